@@ -1,0 +1,232 @@
+package feature
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+)
+
+// ErrTruncated says that a stored value ended too early.
+var ErrTruncated = errors.New("value is truncated")
+
+// AppendValue appends the stored form of v:
+//
+//	+------+------------------------------------------------------+
+//	| kind | payload                                              |
+//	| 1 B  | null: none · bool: 1 B · int64, double, date,        |
+//	|      | timestamp: 8 B big-endian · decimal: scale 1 B +     |
+//	|      | 16 B big-endian · string, bytes, uuid: uvarint + n B |
+//	+------+------------------------------------------------------+
+func AppendValue(b []byte, v Value) []byte {
+	b = append(b, byte(v.Kind))
+	switch v.Kind {
+	case Null:
+		return b
+	case Bool:
+		return append(b, byte(v.I))
+	case Decimal:
+		b = append(b, v.Scale)
+		b = binary.BigEndian.AppendUint64(b, uint64(v.H))
+		return binary.BigEndian.AppendUint64(b, uint64(v.I))
+	case String, Bytes, UUID:
+		b = binary.AppendUvarint(b, uint64(len(v.S)))
+		return append(b, v.S...)
+	default:
+		return binary.BigEndian.AppendUint64(b, uint64(v.I))
+	}
+}
+
+// DecodeValue reads one stored value from the start of b and gives the rest.
+func DecodeValue(b []byte) (Value, []byte, error) {
+	if len(b) == 0 {
+		return Value{}, nil, ErrTruncated
+	}
+	v := Value{Kind: Kind(b[0])}
+	b = b[1:]
+	need := func(n int) bool { return len(b) >= n }
+	switch v.Kind {
+	case Null:
+		return v, b, nil
+	case Bool:
+		if !need(1) {
+			return Value{}, nil, ErrTruncated
+		}
+		if b[0] > 1 {
+			return Value{}, nil, fmt.Errorf("a bool is stored as %d", b[0])
+		}
+		v.I = int64(b[0])
+		return v, b[1:], nil
+	case Decimal:
+		if !need(17) {
+			return Value{}, nil, ErrTruncated
+		}
+		v.Scale = b[0]
+		v.H = int64(binary.BigEndian.Uint64(b[1:]))
+		v.I = int64(binary.BigEndian.Uint64(b[9:]))
+		return v, b[17:], nil
+	case String, Bytes, UUID:
+		n, w := binary.Uvarint(b)
+		if w <= 0 || uint64(len(b)-w) < n {
+			return Value{}, nil, ErrTruncated
+		}
+		v.S = string(b[w : w+int(n)])
+		return v, b[w+int(n):], nil
+	case Int64, Double, Date, Timestamp:
+		if !need(8) {
+			return Value{}, nil, ErrTruncated
+		}
+		v.I = int64(binary.BigEndian.Uint64(b))
+		return v, b[8:], nil
+	default:
+		return Value{}, nil, fmt.Errorf("stored value has unknown kind %d", v.Kind)
+	}
+}
+
+// AppendKey appends the ordered form of a key value, whose bytes compare as the values do.
+// Strings escape 0x00 as 0x00 0xFF and end with 0x00 0x01; numbers have their sign bit flipped.
+// NULL is 0x00 alone, everything else starts with its kind.
+func AppendKey(b []byte, v Value) []byte {
+	b = append(b, byte(v.Kind))
+	switch v.Kind {
+	case Null:
+		return b
+	case Bool:
+		return append(b, byte(v.I))
+	case Double:
+		u := uint64(v.I)
+		if v.Float() == 0 {
+			u = 0 // -0 and 0 are one key
+		}
+		if u>>63 == 1 {
+			u = ^u
+		} else {
+			u |= 1 << 63
+		}
+		return binary.BigEndian.AppendUint64(b, u)
+	case Decimal:
+		b = append(b, v.Scale)
+		b = binary.BigEndian.AppendUint64(b, uint64(v.H)^1<<63)
+		return binary.BigEndian.AppendUint64(b, uint64(v.I))
+	case String, Bytes, UUID:
+		for i := range len(v.S) {
+			b = append(b, v.S[i])
+			if v.S[i] == 0 {
+				b = append(b, 0xFF)
+			}
+		}
+		return append(b, 0, 1)
+	default:
+		return binary.BigEndian.AppendUint64(b, uint64(v.I)^1<<63)
+	}
+}
+
+// DecodeKey reads one ordered key value from the start of b and gives the rest.
+func DecodeKey(b []byte) (Value, []byte, error) {
+	if len(b) == 0 {
+		return Value{}, nil, ErrTruncated
+	}
+	v := Value{Kind: Kind(b[0])}
+	b = b[1:]
+	switch v.Kind {
+	case Null:
+		return v, b, nil
+	case Bool:
+		if len(b) < 1 {
+			return Value{}, nil, ErrTruncated
+		}
+		v.I = int64(b[0])
+		return v, b[1:], nil
+	case Decimal:
+		if len(b) < 17 {
+			return Value{}, nil, ErrTruncated
+		}
+		v.Scale = b[0]
+		v.H = int64(binary.BigEndian.Uint64(b[1:]) ^ 1<<63)
+		v.I = int64(binary.BigEndian.Uint64(b[9:]))
+		return v, b[17:], nil
+	case String, Bytes, UUID:
+		return decodeKeyString(v.Kind, b)
+	case Int64, Double, Date, Timestamp:
+		if len(b) < 8 {
+			return Value{}, nil, ErrTruncated
+		}
+		u := binary.BigEndian.Uint64(b)
+		if v.Kind == Double && u>>63 == 0 {
+			u = ^u
+		} else {
+			u ^= 1 << 63
+		}
+		v.I = int64(u)
+		return v, b[8:], nil
+	default:
+		return Value{}, nil, fmt.Errorf("stored key has unknown kind %d", v.Kind)
+	}
+}
+
+func decodeKeyString(k Kind, b []byte) (Value, []byte, error) {
+	var out []byte
+	for i := 0; i < len(b); i++ {
+		if b[i] != 0 {
+			out = append(out, b[i])
+			continue
+		}
+		if i+1 >= len(b) {
+			break
+		}
+		if b[i+1] == 1 {
+			return Value{Kind: k, S: string(out)}, b[i+2:], nil
+		}
+		if b[i+1] != 0xFF {
+			return Value{}, nil, fmt.Errorf("stored key has a broken escape")
+		}
+		out = append(out, 0)
+		i++
+	}
+	return Value{}, nil, ErrTruncated
+}
+
+// KeyText gives the text form of an entity key: the value itself, or a JSON array of texts for a
+// composite one.
+func KeyText(key []Value) string {
+	if len(key) == 1 {
+		return key[0].Text()
+	}
+	texts := make([]string, len(key))
+	for i, v := range key {
+		texts[i] = v.Text()
+	}
+	b, err := json.Marshal(texts)
+	if err != nil { // strings always marshal
+		return fmt.Sprint(texts)
+	}
+	return string(b)
+}
+
+// AppendJSON appends v as JSON: numbers with all digits, times in RFC 3339, bytes in base64.
+// NaN and infinities, which JSON has no numbers for, are strings.
+func AppendJSON(b []byte, v Value) []byte {
+	switch v.Kind {
+	case Null:
+		return append(b, "null"...)
+	case Bool, Int64, Decimal:
+		return append(b, v.Text()...)
+	case Double:
+		f := v.Float()
+		if math.IsNaN(f) || math.IsInf(f, 0) {
+			return strconv.AppendQuote(b, v.Text())
+		}
+		return strconv.AppendFloat(b, f, 'g', -1, 64)
+	case Bytes:
+		return strconv.AppendQuote(b, base64.StdEncoding.EncodeToString([]byte(v.S)))
+	default:
+		q, err := json.Marshal(v.Text())
+		if err != nil { // strings always marshal
+			return append(b, "null"...)
+		}
+		return append(b, q...)
+	}
+}

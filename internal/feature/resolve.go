@@ -1,0 +1,416 @@
+package feature
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+// Resolve checks definitions against the source's tables and gives the catalog everything runs
+// on. It is a pure function: the same definitions and tables give the same catalog everywhere.
+// Expressions are compiled by whoever evaluates them, not here.
+func Resolve(d *Definitions, tables []*Table) (*Catalog, error) {
+	c := &Catalog{Definitions: d, Tables: map[string]*Table{}}
+	for _, t := range tables {
+		c.Tables[t.FullName()] = t
+	}
+	names := map[string]Meta{}
+	unique := func(kind, name string, m Meta) error {
+		if !validName(name) {
+			return fault.New(fault.Usage, "%s name %q: expected lower-case letters, digits and _, starting with a letter", kind, name).At("%s", m)
+		}
+		if old, ok := names[kind+name]; ok {
+			return fault.New(fault.Usage, "%s %s is defined twice, first at %s", kind, name, old).At("%s", m).ToMend("rename or remove one of them")
+		}
+		names[kind+name] = m
+		return nil
+	}
+	for i := range d.Groups {
+		g := &d.Groups[i]
+		if err := unique("PartitionGroup", g.Name, g.Meta); err != nil {
+			return nil, err
+		}
+		if err := checkGroup(g); err != nil {
+			return nil, err
+		}
+		c.Groups = append(c.Groups, g)
+	}
+	for i := range d.Views {
+		def := &d.Views[i]
+		if err := unique("FeatureView", def.Name, def.Meta); err != nil {
+			return nil, err
+		}
+		v, err := c.resolveView(def)
+		if err != nil {
+			return nil, err
+		}
+		c.Views = append(c.Views, v)
+	}
+	return c, c.checkUses(unique)
+}
+
+func validName(s string) bool {
+	for i, r := range s {
+		letter := r >= 'a' && r <= 'z'
+		if !letter && (i == 0 || (r != '_' && (r < '0' || r > '9'))) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func checkGroup(g *PartitionGroup) error {
+	t, err := ParseType(g.Key.Type)
+	if err != nil || !slices.Contains([]Kind{Int64, String, UUID, Date}, t.Kind) {
+		return fault.New(fault.Usage, "group %s: key type %q: expected int64, string, uuid or date", g.Name, g.Key.Type).At("%s", g.Meta)
+	}
+	if n := g.Partitions; n < 1 || n > 4096 || n&(n-1) != 0 {
+		return fault.New(fault.Usage, "group %s: %d partitions: expected a power of two from 1 to 4096", g.Name, n).At("%s", g.Meta)
+	}
+	return nil
+}
+
+// refuse makes the error of one view.
+func refuse(d *FeatureView, what string, args ...any) *fault.Error {
+	return fault.New(fault.Usage, "view "+d.Name+": "+what, args...).At("%s", d.Meta)
+}
+
+func (c *Catalog) resolveView(d *FeatureView) (*View, error) {
+	v := &View{Def: d, Name: d.Name, Generation: 1, Where: strings.TrimSpace(d.Where), TTL: time.Duration(d.TTL)}
+	if v.Group = c.Group(d.Group); v.Group == nil {
+		return nil, refuse(d, "group %q is not defined", d.Group).ToMend("define it with kind: PartitionGroup, or use one of: %s", c.groupNames())
+	}
+	if v.Source = c.Tables[d.Source]; v.Source == nil {
+		return nil, refuse(d, "the source has no table %q", d.Source).ToMend("name it as schema.table")
+	}
+	if d.Mode != "" && d.Mode != "rows" {
+		return nil, refuse(d, "mode %q is not supported yet: use mode: rows", d.Mode)
+	}
+	if len(v.Source.KeyColumns()) == 0 {
+		return nil, refuse(d, "table %s has no primary key, so its rows cannot be told apart", d.Source).
+			ToMend("ALTER TABLE %s ADD PRIMARY KEY (…)", d.Source)
+	}
+	if err := c.resolveEntity(v); err != nil {
+		return nil, err
+	}
+	if err := c.resolveJoins(v); err != nil {
+		return nil, err
+	}
+	if err := v.resolveFeatures(); err != nil {
+		return nil, err
+	}
+	return v, v.checkIdentity()
+}
+
+func (c *Catalog) groupNames() string {
+	var names []string
+	for _, g := range c.Groups {
+		names = append(names, g.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func (c *Catalog) resolveEntity(v *View) error {
+	d := v.Def
+	if len(d.Entity) == 0 || d.Entity[0] != v.Group.Key.Name {
+		return refuse(d, "the first entity key must be the group's key %q", v.Group.Key.Name)
+	}
+	for i, name := range d.Entity {
+		column, ok := d.Key[name]
+		if !ok {
+			return refuse(d, "entity key %q has no source column", name).ToMend("add it under key: {%s: COLUMN}", name)
+		}
+		at := v.Source.Index(column)
+		if at < 0 {
+			return refuse(d, "%s has no column %q", d.Source, column).ToMend("columns are: %s", columnNames(v.Source))
+		}
+		t := v.Source.Columns[at].Type
+		if i == 0 && t.Kind.String() != v.Group.Key.Type {
+			return refuse(d, "column %s is %s but the group's key is %s", column, t, v.Group.Key.Type)
+		}
+		v.Entity = append(v.Entity, Field{Name: name, Type: t})
+		v.Key = append(v.Key, at)
+	}
+	if v.EventTime = v.Source.Index(d.EventTime); v.EventTime < 0 {
+		return refuse(d, "event_time: %s has no column %q", d.Source, d.EventTime).ToMend("columns are: %s", columnNames(v.Source))
+	}
+	if et := v.Source.Columns[v.EventTime]; et.Type.Kind != Timestamp {
+		return refuse(d, "event_time: column %s is %s; expected a timestamp", et.Name, et.Source)
+	}
+	return nil
+}
+
+func columnNames(t *Table) string {
+	names := make([]string, len(t.Columns))
+	for i, c := range t.Columns {
+		names[i] = c.Name
+	}
+	return strings.Join(names, ", ")
+}
+
+func (c *Catalog) resolveJoins(v *View) error {
+	d := v.Def
+	for _, jd := range d.Join {
+		t := c.Tables[jd.Table]
+		if t == nil {
+			return refuse(d, "join: the source has no table %q", jd.Table)
+		}
+		if jd.AsOf != "" && jd.AsOf != "change" {
+			return refuse(d, "join %s: as_of: %s is not supported yet: use as_of: change", jd.Table, jd.AsOf)
+		}
+		if !validName(jd.As) {
+			return refuse(d, "join %s: as: %q is not a name", jd.Table, jd.As)
+		}
+		j := Join{Table: t, As: jd.As}
+		keys := t.KeyColumns()
+		for _, k := range keys {
+			source, ok := jd.On[t.Columns[k].Name]
+			if !ok {
+				return refuse(d, "join %s: on: must name its whole primary key (%s is missing)", jd.Table, t.Columns[k].Name)
+			}
+			s := v.Source.Index(source)
+			if s < 0 {
+				return refuse(d, "join %s: %s has no column %q", jd.Table, d.Source, source).ToMend("columns are: %s", columnNames(v.Source))
+			}
+			if t.Columns[k].Type.Kind != v.Source.Columns[s].Type.Kind {
+				return refuse(d, "join %s: %s is %s but %s is %s", jd.Table, t.Columns[k].Name, t.Columns[k].Type, source, v.Source.Columns[s].Type)
+			}
+			j.On = append(j.On, JoinOn{Dimension: k, Source: s})
+		}
+		if len(keys) == 0 || len(jd.On) != len(keys) {
+			return refuse(d, "join %s: on: must be exactly its primary key", jd.Table)
+		}
+		v.Joins = append(v.Joins, j)
+	}
+	return nil
+}
+
+// Lookup finds a column of the source, or alias.column of a join.
+func (v *View) Lookup(name string) (Ref, Column, bool) {
+	if alias, column, ok := strings.Cut(name, "."); ok {
+		for i, j := range v.Joins {
+			if at := j.Table.Index(column); j.As == alias && at >= 0 {
+				return Ref{i, at}, j.Table.Columns[at], true
+			}
+		}
+		return Ref{}, Column{}, false
+	}
+	if at := v.Source.Index(name); at >= 0 {
+		return Ref{-1, at}, v.Source.Columns[at], true
+	}
+	return Ref{}, Column{}, false
+}
+
+func (v *View) resolveFeatures() error {
+	d := v.Def
+	if len(d.Features) == 0 {
+		return refuse(d, "it has no features")
+	}
+	taken := map[string]bool{}
+	for _, e := range v.Entity {
+		taken[e.Name] = true
+	}
+	take := func(name string) error {
+		if !validName(name) || taken[name] {
+			return refuse(d, "feature name %q is taken or not a name (lower-case letters, digits and _)", name)
+		}
+		taken[name] = true
+		return nil
+	}
+	for _, fd := range d.Features {
+		fs, err := v.resolveFeature(fd)
+		if err != nil {
+			return err
+		}
+		for _, f := range fs {
+			if err := take(f.Name); err != nil {
+				return err
+			}
+			v.Features = append(v.Features, f)
+		}
+	}
+	for _, dd := range d.Derived {
+		t, err := ParseType(dd.Type)
+		if err != nil {
+			return refuse(d, "derived %s: %s", dd.Name, err)
+		}
+		if err := take(dd.Name); err != nil {
+			return err
+		}
+		v.Derived = append(v.Derived, Derived{Field: Field{dd.Name, t}, Expr: dd.Expr})
+	}
+	return nil
+}
+
+func (v *View) resolveFeature(fd FeatureDef) ([]Feature, error) {
+	d := v.Def
+	agg, ok := aggregateNames[fd.Agg]
+	if !ok {
+		return nil, refuse(d, "feature %s: unknown aggregate %q: expected count, sum, mean, min, max, first or last", fd.Name, fd.Agg)
+	}
+	f := Feature{Field: Field{Name: fd.Name}, Agg: agg}
+	if fd.Of == "" {
+		if agg != Count {
+			return nil, refuse(d, "feature %s: %s needs of: COLUMN", fd.Name, fd.Agg)
+		}
+		f.CountRows, f.Type = true, Type{Kind: Int64}
+	} else {
+		ref, col, ok := v.Lookup(fd.Of)
+		if !ok {
+			return nil, refuse(d, "feature %s: unknown column %q", fd.Name, fd.Of).ToMend("columns of %s are: %s", d.Source, columnNames(v.Source))
+		}
+		f.Of, f.OfType = ref, col.Type
+		if f.Type, ok = resultType(agg, col.Type); !ok {
+			return nil, refuse(d, "feature %s: %s of %s (%s) is not possible", fd.Name, fd.Agg, fd.Of, col.Source)
+		}
+	}
+	if len(fd.Windows) == 0 {
+		return []Feature{f}, nil
+	}
+	var out []Feature
+	for _, w := range fd.Windows {
+		g := f
+		g.Name = fd.Name + "_" + w.String()
+		g.Window = time.Duration(w)
+		if g.Window < time.Minute {
+			return nil, refuse(d, "feature %s: window %s is shorter than a minute", fd.Name, w)
+		}
+		g.Hop = Hop(g.Window)
+		out = append(out, g)
+	}
+	return out, nil
+}
+
+func resultType(a Aggregate, t Type) (Type, bool) {
+	numeric := t.Kind == Int64 || t.Kind == Double || (t.Kind == Decimal && t.Precision > 0)
+	switch a {
+	case Count:
+		return Type{Kind: Int64}, true
+	case Sum:
+		if t.Kind == Decimal {
+			return Type{Kind: Decimal, Precision: 38, Scale: t.Scale}, numeric
+		}
+		return t, numeric
+	case Mean:
+		return Type{Kind: Double}, numeric
+	default:
+		return t, t.Kind != Decimal || numeric
+	}
+}
+
+// checkIdentity refuses a table whose before-images are too weak for the view: a row that moves to
+// another entity must be taken back where it was.
+func (v *View) checkIdentity() error {
+	for _, k := range v.Key {
+		if !v.Source.CarriesOld(k) {
+			return refuse(v.Def, "updates and deletes of %s do not carry the old value of %s, so a row that moves to another entity could not be taken back",
+				v.Source.FullName(), v.Source.Columns[k].Name).ToMend("ALTER TABLE %s REPLICA IDENTITY FULL;", v.Source.FullName())
+		}
+	}
+	return nil
+}
+
+// SetField is one resolved member of a feature set.
+type SetField struct {
+	View   *View
+	Output int // ordinal among the view's Outputs
+}
+
+// Set resolves a feature set; ok is false when it is not defined or names what is not there.
+func (c *Catalog) Set(name string) (fields []SetField, err error) {
+	for _, s := range c.Definitions.Sets {
+		if s.Name != name {
+			continue
+		}
+		for _, f := range s.Features {
+			view, column, _ := strings.Cut(f, ".")
+			v := c.View(view)
+			if v == nil || v.Output(column) < 0 {
+				return nil, fault.New(fault.Usage, "feature set %s: there is no feature %q", name, f).At("%s", s.Meta)
+			}
+			fields = append(fields, SetField{v, v.Output(column)})
+		}
+		return fields, nil
+	}
+	return nil, fault.New(fault.NotFound, "there is no feature set %q", name)
+}
+
+func (c *Catalog) checkUses(unique func(kind, name string, m Meta) error) error {
+	for _, s := range c.Definitions.Sets {
+		if err := unique("FeatureSet", s.Name, s.Meta); err != nil {
+			return err
+		}
+		if _, err := c.Set(s.Name); err != nil {
+			return err
+		}
+	}
+	models := map[string]bool{}
+	for _, m := range c.Definitions.Models {
+		if err := unique("Model", m.Name, m.Meta); err != nil {
+			return err
+		}
+		if err := c.checkModel(m); err != nil {
+			return err
+		}
+		models[m.Name] = true
+	}
+	for _, p := range c.Definitions.Pipelines {
+		if err := unique("Pipeline", p.Name, p.Meta); err != nil {
+			return err
+		}
+		if err := c.checkPipeline(p, models); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Catalog) checkModel(m ModelDef) error {
+	fields, err := c.Set(m.Inputs)
+	if err != nil {
+		return fault.Wrap(fault.Usage, err, "model %s", m.Name).At("%s", m.Meta)
+	}
+	for _, f := range fields {
+		if f.View != fields[0].View {
+			return fault.New(fault.Usage, "model %s: inputs come from views %s and %s; for now all inputs must be of one view", m.Name, fields[0].View.Name, f.View.Name).At("%s", m.Meta)
+		}
+	}
+	if m.Format != "lightgbm" {
+		return fault.New(fault.Usage, "model %s: format %q is not supported yet: use lightgbm", m.Name, m.Format).At("%s", m.Meta)
+	}
+	if len(m.Outputs) != 1 || m.Outputs[0].Type != "double" {
+		return fault.New(fault.Usage, "model %s: expected exactly one output of type double", m.Name).At("%s", m.Meta)
+	}
+	return nil
+}
+
+func (c *Catalog) checkPipeline(p PipelineDef, models map[string]bool) error {
+	bad := func(what string, args ...any) error {
+		return fault.New(fault.Usage, "pipeline "+p.Name+": "+what, args...).At("%s", p.Meta)
+	}
+	seen := map[string]bool{}
+	for _, s := range p.Steps {
+		switch {
+		case seen[s.Name] || s.Name == "":
+			return bad("step %q is unnamed or defined twice", s.Name)
+		case (s.Merge == "") == (s.Score == ""):
+			return bad("step %s must have exactly one of merge: and score:", s.Name)
+		case s.Merge != "" && c.View(s.Merge) == nil:
+			return bad("step %s: there is no view %q", s.Name, s.Merge)
+		case s.Score != "" && !models[s.Score]:
+			return bad("step %s: there is no model %q", s.Name, s.Score)
+		}
+		for _, n := range s.Needs {
+			if !seen[n] {
+				return bad("step %s needs %q, which is not a step before it", s.Name, n)
+			}
+		}
+		seen[s.Name] = true
+	}
+	if p.OnHeld != "" && p.OnHeld != "stop" {
+		return bad("on_held: %q is not supported yet: use stop", p.OnHeld)
+	}
+	return nil
+}

@@ -1,0 +1,194 @@
+package feature
+
+import (
+	"slices"
+	"time"
+)
+
+// Field is a named, typed output column.
+type Field struct {
+	Name string `json:"name"`
+	Type Type   `json:"type"`
+}
+
+// Ref names a column of the source table (Join is -1) or of a joined dimension.
+type Ref struct {
+	Join   int
+	Column int
+}
+
+// Aggregate is what a feature computes over its rows.
+type Aggregate uint8
+
+// The aggregates.
+const (
+	Count Aggregate = iota + 1
+	Sum
+	Mean
+	Min
+	Max
+	First
+	Last
+)
+
+var aggregateNames = map[string]Aggregate{
+	"count": Count, "sum": Sum, "mean": Mean, "min": Min, "max": Max, "first": First, "last": Last,
+}
+
+// String gives the name used in definitions.
+func (a Aggregate) String() string {
+	for name, v := range aggregateNames {
+		if v == a {
+			return name
+		}
+	}
+	return "unknown"
+}
+
+// Feature is one output column of a view that aggregates rows.
+type Feature struct {
+	Field
+	Agg       Aggregate
+	Of        Ref // meaningless when CountRows
+	CountRows bool
+	OfType    Type          // type of the aggregated column
+	Window    time.Duration // 0: all visible rows
+	Hop       time.Duration // 0 without a window
+}
+
+// Derived is one output column computed from the features of the same row.
+type Derived struct {
+	Field
+	Expr string
+}
+
+// Join is a resolved broadcast join. On[i] pairs a dimension column with a source column; together
+// they cover the dimension's primary key.
+type Join struct {
+	Table   *Table
+	As      string
+	On      []JoinOn
+	Current bool // as_of: current
+}
+
+// JoinOn pairs a dimension's column with a source column, by ordinals.
+type JoinOn struct{ Dimension, Source int }
+
+// View is a feature view resolved against the source's tables.
+type View struct {
+	Def        *FeatureView
+	Name       string
+	Group      *PartitionGroup
+	Generation uint32
+	Source     *Table
+	Entity     []Field // key columns of the output, group key first
+	Key        []int   // source column of each entity key
+	EventTime  int     // source column
+	Where      string
+	Joins      []Join
+	TTL        time.Duration // 0: never expires
+	Features   []Feature
+	Derived    []Derived
+}
+
+// Outputs gives the feature columns in order: aggregates, then derived.
+func (v *View) Outputs() []Field {
+	out := make([]Field, 0, len(v.Features)+len(v.Derived))
+	for _, f := range v.Features {
+		out = append(out, f.Field)
+	}
+	for _, d := range v.Derived {
+		out = append(out, d.Field)
+	}
+	return out
+}
+
+// Output gives the ordinal of a feature column among Outputs, or -1.
+func (v *View) Output(name string) int {
+	return slices.IndexFunc(v.Outputs(), func(f Field) bool { return f.Name == name })
+}
+
+// Hop gives the grid on which a window of length w moves (CONTRACT section 5).
+func Hop(w time.Duration) time.Duration {
+	switch {
+	case w >= 12*24*time.Hour:
+		return 24 * time.Hour
+	case w >= 12*time.Hour:
+		return time.Hour
+	case w >= time.Hour:
+		return 5 * time.Minute
+	default:
+		return time.Minute
+	}
+}
+
+// Floor gives the start, in microseconds, of the hop that holds the instant us.
+func Floor(us int64, hop time.Duration) int64 {
+	h := hop.Microseconds()
+	return floorDiv(us, h) * h
+}
+
+// WindowBounds gives the half-open event-time range [from, to), in microseconds, that a window of
+// length w holds at log time now (microseconds): [floor(now-w), floor(now)+hop).
+func WindowBounds(now int64, w, hop time.Duration) (from, to int64) {
+	return Floor(now-w.Microseconds(), hop), Floor(now, hop) + hop.Microseconds()
+}
+
+// Catalog is all definitions, resolved.
+type Catalog struct {
+	Definitions *Definitions
+	Tables      map[string]*Table // by full name
+	Groups      []*PartitionGroup
+	Views       []*View
+}
+
+// View finds a view by name, or nil.
+func (c *Catalog) View(name string) *View {
+	for _, v := range c.Views {
+		if v.Name == name {
+			return v
+		}
+	}
+	return nil
+}
+
+// Group finds a group by name, or nil.
+func (c *Catalog) Group(name string) *PartitionGroup {
+	for _, g := range c.Groups {
+		if g.Name == name {
+			return g
+		}
+	}
+	return nil
+}
+
+// Route is how the changes of one table reach one group: hashed by each of Keys (source columns),
+// or to every partition when the table is a dimension there.
+type Route struct {
+	Group     *PartitionGroup
+	Keys      []int
+	Broadcast bool
+}
+
+// Routes gives where the changes of a table go, in order of the groups' definition.
+func (c *Catalog) Routes(table string) []Route {
+	var out []Route
+	for _, g := range c.Groups {
+		r := Route{Group: g}
+		for _, v := range c.Views {
+			if v.Group != g {
+				continue
+			}
+			if v.Source.FullName() == table && !slices.Contains(r.Keys, v.Key[0]) {
+				r.Keys = append(r.Keys, v.Key[0])
+			}
+			for _, j := range v.Joins {
+				r.Broadcast = r.Broadcast || j.Table.FullName() == table
+			}
+		}
+		if len(r.Keys) > 0 || r.Broadcast {
+			out = append(out, r)
+		}
+	}
+	return out
+}
