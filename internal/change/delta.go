@@ -62,7 +62,9 @@ type DeltaCodec struct {
 }
 
 // Subject is the registry subject (TopicRecordName) of this view's deltas in a topic.
-func (c DeltaCodec) Subject(topic string) string { return topic + "-freshet.delta." + c.View.Name + ".Delta" }
+func (c DeltaCodec) Subject(topic string) string {
+	return topic + "-freshet.delta." + c.View.Name + ".Delta"
+}
 
 // Schema gives the Avro schema as JSON.
 func (c DeltaCodec) Schema() string {

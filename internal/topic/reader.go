@@ -1,0 +1,96 @@
+package topic
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// ReaderOptions say what to read. From holds the next offset of each partition to read.
+type ReaderOptions struct {
+	Topic     string
+	From      map[int32]int64
+	MaxBytes  int  // per poll over all partitions; 0 means 16 MiB
+	Committed bool // leave out records of aborted and open transactions
+	markers   bool
+}
+
+// Fetched is one record of a batch.
+type Fetched struct {
+	Record
+	marker bool // a transaction marker, seen only by Tails
+}
+
+// Batch is the records of one partition, in offset order.
+type Batch struct {
+	Partition int32
+	Records   []Fetched
+}
+
+// Reader reads partitions by direct assignment, from given offsets. It is not for concurrent use.
+type Reader struct {
+	kafka *kgo.Client
+	topic string
+}
+
+// NewReader makes a reader. Offsets that the topic no longer has are an error of Poll, not a jump.
+func (c *Client) NewReader(o ReaderOptions) (*Reader, error) {
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 16 << 20
+	}
+	offsets := map[int32]kgo.Offset{}
+	for p, at := range o.From {
+		offsets[p] = kgo.NewOffset().At(at)
+	}
+	isolation := kgo.ReadUncommitted()
+	if o.Committed {
+		isolation = kgo.ReadCommitted()
+	}
+	opts := c.options(
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{o.Topic: offsets}),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchIsolationLevel(isolation),
+		kgo.FetchMaxBytes(int32(o.MaxBytes)),
+		kgo.FetchMaxPartitionBytes(int32(max(o.MaxBytes/4, 1<<20))),
+		kgo.MaxConcurrentFetches(1),
+		kgo.FetchMaxWait(fetchWait),
+	)
+	if o.markers {
+		opts = append(opts, kgo.KeepControlRecords())
+	}
+	k, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", o.Topic, err)
+	}
+	return &Reader{kafka: k, topic: o.Topic}, nil
+}
+
+// Poll gives what has arrived, one batch per partition, and blocks while nothing has.
+func (r *Reader) Poll(ctx context.Context) ([]Batch, error) {
+	for {
+		fetches := r.kafka.PollFetches(ctx)
+		if err := ctx.Err(); err != nil {
+			return nil, err //nolint:wrapcheck // the caller's own end
+		}
+		for _, e := range fetches.Errors() {
+			return nil, fmt.Errorf("reading %s/%d: %w", e.Topic, e.Partition, e.Err)
+		}
+		var out []Batch
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+			b := Batch{Partition: p.Partition, Records: make([]Fetched, 0, len(p.Records))}
+			for _, rec := range p.Records {
+				b.Records = append(b.Records, Fetched{fromKafka(rec), rec.Attrs.IsControl()})
+			}
+			if len(b.Records) > 0 {
+				out = append(out, b)
+			}
+		})
+		if len(out) > 0 {
+			return out, nil
+		}
+	}
+}
+
+// Close ends the reader.
+func (r *Reader) Close() { r.kafka.Close() }

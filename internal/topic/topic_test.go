@@ -1,0 +1,123 @@
+package topic
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+func dial(t *testing.T) *Client {
+	t.Helper()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	c, err := Dial(t.Context(), Config{Brokers: cluster.ListenAddrs(), Prefix: "t"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func write(t *testing.T, w *Writer, commit bool, recs ...Record) {
+	t.Helper()
+	if err := w.Begin(); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range recs {
+		w.Put(t.Context(), r)
+	}
+	if commit {
+		if err := w.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	} else if err := w.kafka.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTailsSkipMarkersAndWhatWasAborted(t *testing.T) {
+	c := dial(t)
+	if err := c.Ensure(t.Context(), []Spec{{Topic: "t.x", Partitions: 3}}); err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.NewWriter(t.Context(), "w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		write(t, w, true, Record{Topic: "t.x", Partition: 1, Value: []byte{byte(i)}, Position: "1:0/1:1"})
+	}
+	write(t, w, false, Record{Topic: "t.x", Partition: 1, Value: []byte("open")}, Record{Topic: "t.x", Partition: 2, Value: []byte("open")})
+	w2, err := c.NewWriter(t.Context(), "w") // aborts what w left open
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w2.Close()
+	tails, err := c.Tails(t.Context(), "t.x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(tails) != 1 || tails[1] == nil || tails[1].Value[0] != 19 || tails[1].Position != "1:0/1:1" {
+		t.Fatalf("tails = %+v", tails)
+	}
+	err = w.Begin()
+	if err == nil {
+		w.Put(t.Context(), Record{Topic: "t.x", Value: []byte("zombie")})
+		err = w.Commit(t.Context())
+	}
+	if err == nil {
+		t.Fatal("a fenced writer committed")
+	}
+	w.Close()
+}
+
+func TestRegistryIDsAreOffsetsOfFirstAppearance(t *testing.T) {
+	c := dial(t)
+	a, err := OpenRegistry(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := a.Put(t.Context(), "cut/1", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	id, err := a.SchemaID(t.Context(), "s", `"long"`)
+	if err != nil || id != 1 {
+		t.Fatalf("id %d, %v", id, err)
+	}
+	b, err := OpenRegistry(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if id2, err := b.SchemaID(t.Context(), "s", `"long"`); err != nil || id2 != id {
+		t.Fatalf("id %d, %v", id2, err)
+	}
+	id3, err := b.SchemaID(t.Context(), "s", `"string"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, schema, err := a.Schema(t.Context(), id3); err != nil || schema != `"string"` {
+		t.Fatalf("schema %q, %v", schema, err)
+	}
+	if v := a.Versions("s"); len(v) != 2 || v[0] != id || v[1] != id3 {
+		t.Fatalf("versions %v", v)
+	}
+	if _, _, err := a.Schema(t.Context(), 99); err == nil {
+		t.Fatal("an unknown id was found")
+	}
+}
+
+func TestDialSaysWhereNoKafkaIs(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := Dial(ctx, Config{Brokers: []string{"127.0.0.1:1"}})
+	if err == nil || errors.Is(err, ErrFenced) {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,112 @@
+package topic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/freshet-io/freshet/internal/change"
+)
+
+const (
+	fetchWait = 500 * time.Millisecond
+	linger    = time.Millisecond
+	// transactionTimeout bounds how long a killed writer's open transaction hides what others
+	// committed after it; a takeover ends it at once.
+	transactionTimeout = 60 * time.Second
+	maxRecordBytes     = 8 << 20
+)
+
+// Writer writes inside Kafka transactions under one fixed transactional id. It is not for
+// concurrent use. After any error it is dead: every later call fails and the process must end.
+type Writer struct {
+	kafka *kgo.Client
+	id    string
+	mu    sync.Mutex
+	err   error
+}
+
+// NewWriter initialises the transactional id, which fences every predecessor and aborts what it
+// left open, before it returns.
+func (c *Client) NewWriter(ctx context.Context, transactionalID string) (*Writer, error) {
+	k, err := kgo.NewClient(c.options(
+		kgo.TransactionalID(transactionalID),
+		kgo.TransactionTimeout(transactionTimeout),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerLinger(linger),
+		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
+		kgo.ProducerBatchMaxBytes(maxRecordBytes),
+		kgo.MaxBufferedBytes(64<<20),
+		kgo.MaxBufferedRecords(1<<20),
+	)...)
+	if err != nil {
+		return nil, fmt.Errorf("writer %s: %w", transactionalID, err)
+	}
+	if _, _, err := k.ProducerID(ctx); err != nil {
+		k.Close()
+		return nil, fmt.Errorf("writer %s: initialising its transactional id: %w", transactionalID, err)
+	}
+	return &Writer{kafka: k, id: transactionalID}, nil
+}
+
+// Begin starts a transaction.
+func (w *Writer) Begin() error {
+	if err := w.failed(); err != nil {
+		return err
+	}
+	return w.fail(w.kafka.BeginTransaction())
+}
+
+// Put adds a record to the open transaction. It blocks while more than 64 MiB wait to be sent.
+func (w *Writer) Put(ctx context.Context, r Record) {
+	rec := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
+	if r.Position != "" {
+		rec.Headers = []kgo.RecordHeader{{Key: change.Header, Value: []byte(r.Position)}}
+	}
+	w.kafka.Produce(ctx, rec, func(_ *kgo.Record, err error) {
+		if err != nil {
+			_ = w.fail(err)
+		}
+	})
+}
+
+// Commit sends what is left and commits the transaction. Any error is final.
+func (w *Writer) Commit(ctx context.Context) error {
+	if err := w.kafka.Flush(ctx); err != nil {
+		return w.fail(err)
+	}
+	if err := w.failed(); err != nil {
+		return err
+	}
+	return w.fail(w.kafka.EndTransaction(ctx, kgo.TryCommit))
+}
+
+func (w *Writer) failed() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
+func (w *Writer) fail(err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) || errors.Is(err, kerr.TransactionalIDNotFound) {
+		err = fmt.Errorf("%w: %w", ErrFenced, err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.err = fmt.Errorf("writer %s: %w", w.id, err)
+	}
+	return w.err
+}
+
+// Close ends the writer without committing what is open.
+func (w *Writer) Close() { w.kafka.Close() }
