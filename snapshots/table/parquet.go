@@ -78,6 +78,20 @@ func parquetNode(t Type) parquet.Node {
 	return parquet.Leaf(parquet.ByteArrayType) // Bytes
 }
 
+// width gives about how many bytes a value has in a page; strings and binaries are indexes there.
+func (t Type) width() int {
+	switch physicalKind(t) {
+	case parquet.Boolean:
+		return 1
+	case parquet.Int64, parquet.Double:
+		return 8
+	case parquet.FixedLenByteArray:
+		return 16
+	case parquet.Int32, parquet.ByteArray, parquet.Float, parquet.Int96:
+	}
+	return 4
+}
+
 func physicalKind(t Type) parquet.Kind { return parquetNode(t).Type().Kind() }
 
 func writerConfig(columns []Column) (*parquet.WriterConfig, error) {

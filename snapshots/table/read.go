@@ -28,7 +28,7 @@ type fileReader struct {
 }
 
 // openFile opens a file for some columns. Columns that the file lacks are NULL if they may be.
-func openFile(r io.ReaderAt, size int64, columns []Column, required func(string) bool) (_ *fileReader, err error) {
+func openFile(r io.ReaderAt, size int64, columns []Column) (_ *fileReader, err error) {
 	defer caught(&err)
 	f, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(64<<10))
 	if err != nil {
@@ -38,7 +38,7 @@ func openFile(r io.ReaderAt, size int64, columns []Column, required func(string)
 	for i, c := range columns {
 		node := f.Root().Column(c.Name)
 		if node == nil {
-			if !c.Nullable || (required != nil && required(c.Name)) {
+			if !c.Nullable {
 				return nil, fault.New(fault.Failed, "Parquet file lacks column %q", c.Name)
 			}
 			fr.leaves = append(fr.leaves, -1)

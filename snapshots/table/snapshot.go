@@ -236,7 +236,7 @@ func (s *Snapshot) scanFile(ctx context.Context, f *File, columns []Column, sel 
 	}
 	defer o.Close() //nolint:errcheck // only read
 	inFile, places := s.Schema.split(columns)
-	r, err := openFile(o, o.Size, inFile, nil)
+	r, err := openFile(o, o.Size, inFile)
 	if err != nil {
 		return t.fail(err, "read %s", f.Path)
 	}
@@ -265,7 +265,7 @@ func (s *Snapshot) scanFile(ctx context.Context, f *File, columns []Column, sel 
 				b.Columns[i], inner.Columns[place] = inner.Columns[place], b.Columns[i]
 			}
 		}
-		b.select1(gone, from, sel)
+		b.pick(gone, from, sel)
 		s.Schema.fillPartition(b, columns, places)
 		if b.Rows > 0 {
 			if err := fn(b); err != nil {
@@ -313,17 +313,17 @@ func (s Schema) fillPartition(b *Batch, columns []Column, places []int) {
 	}
 }
 
-// select1 drops from b, whose first row is row from of its file, the rows that are not asked for, and
+// pick drops from b, whose first row is row from of its file, the rows that are not asked for, and
 // notes the ordinals of the rest.
-func (b *Batch) select1(gone *roaring64.Bitmap, from int64, sel Select) {
+func (b *Batch) pick(gone *roaring64.Bitmap, from int64, sel Select) {
 	to := from + int64(b.Rows)
 	var rows []int32
 	all := true
 	if gone != nil {
 		it := gone.Iterator()
 		it.AdvanceIfNeeded(uint64(from))
-		if all = !it.HasNext() || int64(it.PeekNext()) >= to; !all || sel.Deleted {
-			all = false
+		all = !sel.Deleted && (!it.HasNext() || int64(it.PeekNext()) >= to)
+		if !all {
 			rows = make([]int32, 0, b.Rows)
 			for r := from; r < to; r++ {
 				deleted := it.HasNext() && int64(it.PeekNext()) == r

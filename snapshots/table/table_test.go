@@ -31,8 +31,17 @@ func seeded(t testing.TB) *rand.Rand {
 // allTypes is a schema with a column of every type, required and nullable.
 func allTypes() Schema {
 	types := []Type{
-		{Kind: Bool}, {Kind: Int32}, {Kind: Int64}, {Kind: Double}, {Kind: String}, {Kind: Bytes}, {Kind: Date}, {Kind: Timestamp},
-		{Kind: Decimal, Precision: 9, Scale: 2}, {Kind: Decimal, Precision: 18, Scale: 0}, {Kind: Decimal, Precision: 38, Scale: 10},
+		{Kind: Bool},
+		{Kind: Int32},
+		{Kind: Int64},
+		{Kind: Double},
+		{Kind: String},
+		{Kind: Bytes},
+		{Kind: Date},
+		{Kind: Timestamp},
+		{Kind: Decimal, Precision: 9, Scale: 2},
+		{Kind: Decimal, Precision: 18, Scale: 0},
+		{Kind: Decimal, Precision: 38, Scale: 10},
 	}
 	s := Schema{PartitionBy: []string{BucketColumn}}
 	for i, t := range types {
@@ -306,7 +315,7 @@ func TestRowGroupsAreBounded(t *testing.T) {
 	} {
 		f := must(tab.WriteFile(t.Context(), schema, Partition{}, rows(c.n, c.size)))(t)
 		o := must(tab.open(t.Context(), f.Path, f.Size))(t)
-		fr := must(openFile(o, o.Size, schema.Columns, nil))(t)
+		fr := must(openFile(o, o.Size, schema.Columns))(t)
 		if len(fr.groups) != c.groups {
 			t.Errorf("%d rows of %d bytes: %d row groups, want %d", c.n, c.size, len(fr.groups), c.groups)
 		}
@@ -317,7 +326,8 @@ func TestRowGroupsAreBounded(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	ctx := context.Background()
 	schema := Schema{Columns: []Column{
-		{"k", Type{Kind: Int64}, false}, {"s", Type{Kind: String}, true},
+		{"k", Type{Kind: Int64}, false},
+		{"s", Type{Kind: String}, true},
 		{"d", Type{Kind: Decimal, Precision: 3, Scale: 1}, true},
 	}, PartitionBy: []string{BucketColumn}}
 	tab := create(t, openDir(t, t.TempDir()), schema, Options{})

@@ -133,7 +133,6 @@ func (e *encoder) writeColumn(i int, v *Vector, from, to int) error {
 	if c.Nullable {
 		level = 1
 	}
-	width := 8
 	for row := from; row < to; row++ {
 		if v.IsNull(row) {
 			e.values = append(e.values, parquet.NullValue().Level(0, 0, i))
@@ -142,24 +141,24 @@ func (e *encoder) writeColumn(i int, v *Vector, from, to int) error {
 		var value parquet.Value
 		switch c.Type.Kind {
 		case Bool:
-			value, width = parquet.BooleanValue(v.Bools[row]), 1
+			value = parquet.BooleanValue(v.Bools[row])
 		case Int32, Date:
-			value, width = parquet.Int32Value(v.Int32s[row]), 4
+			value = parquet.Int32Value(v.Int32s[row])
 		case Int64, Timestamp:
 			value = parquet.Int64Value(v.Int64s[row])
 		case Double:
 			value = parquet.DoubleValue(v.Doubles[row])
 		case String, Bytes:
-			value, width = parquet.ByteArrayValue(v.Bytes(row)), 4
+			value = parquet.ByteArrayValue(v.Bytes(row))
 		case Decimal:
-			value, width = e.decimal(c.Type, v.Decimals[row])
+			value = e.decimal(c.Type, v.Decimals[row])
 		}
 		e.values = append(e.values, value.Level(0, level, i))
 	}
 	if n, err := w.WriteRowValues(e.values); err != nil || n != to-from {
 		return fmt.Errorf("%d of %d rows taken: %w", n, to-from, err)
 	}
-	e.pending[i] += (width + level) * (to - from)
+	e.pending[i] += (c.Type.width() + level) * (to - from)
 	if (e.group+to-from)%gridRows == 0 && e.pending[i] >= pageBytes {
 		e.pending[i] = 0
 		return w.Flush() //nolint:wrapcheck // write wraps it
@@ -167,19 +166,19 @@ func (e *encoder) writeColumn(i int, v *Vector, from, to int) error {
 	return nil
 }
 
-func (e *encoder) decimal(t Type, d Int128) (value parquet.Value, width int) {
+func (e *encoder) decimal(t Type, d Int128) parquet.Value {
 	switch {
 	case t.Precision <= 9:
-		return parquet.Int32Value(int32(d.Lo)), 4
+		return parquet.Int32Value(int32(d.Lo))
 	case t.Precision <= 18:
-		return parquet.Int64Value(int64(d.Lo)), 8
+		return parquet.Int64Value(int64(d.Lo))
 	}
 	at := len(e.arena)
 	if cap(e.arena)-at < 16 { // values point into it: a full arena is left to them
 		e.arena, at = make([]byte, 0, 16*gridRows), 0
 	}
 	e.arena = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(e.arena, uint64(d.Hi)), d.Lo)
-	return parquet.FixedLenByteArrayValue(e.arena[at : at+16]), 16
+	return parquet.FixedLenByteArrayValue(e.arena[at : at+16])
 }
 
 // check refuses a batch that does not fit the schema, before any of it is written.
@@ -310,7 +309,7 @@ func (s *staged) verify(ctx context.Context, columns []Column, e *encoder) error
 		return fault.Wrap(fault.Failed, err, "read back")
 	}
 	defer f.Close() //nolint:errcheck // only read
-	r, err := openFile(f, s.size, columns, nil)
+	r, err := openFile(f, s.size, columns)
 	if err != nil {
 		return err
 	}
