@@ -1,0 +1,97 @@
+package expression
+
+import (
+	"errors"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/freshet-io/freshet/internal/feature"
+)
+
+func columns(name string) (Column, bool) {
+	types := map[string]Column{
+		"i": {0, feature.Type{Kind: feature.Int64}}, "d": {1, feature.Type{Kind: feature.Double}},
+		"s": {2, feature.Type{Kind: feature.String}}, "n": {3, feature.Type{Kind: feature.Int64}},
+		"b": {4, feature.Type{Kind: feature.Bool}}, "plane.seats": {5, feature.Type{Kind: feature.Int64}},
+		"big": {6, feature.Type{Kind: feature.Int64}}, "nb": {7, feature.Type{Kind: feature.Bool}},
+	}
+	c, ok := types[name]
+	return c, ok
+}
+
+func TestMeaning(t *testing.T) {
+	null := feature.Value{}
+	row := []feature.Value{
+		feature.OfInt(7), feature.OfDouble(2.5), feature.OfString("Ab"), null,
+		feature.OfBool(true), feature.OfInt(55), feature.OfInt(math.MaxInt64), null,
+	}
+	for source, want := range map[string]feature.Value{
+		"i + 1":                       feature.OfInt(8),
+		"i / 2":                       feature.OfDouble(3.5),
+		"i % 4":                       feature.OfInt(3),
+		"i / 0":                       null,
+		"i % 0":                       null,
+		"n + 1":                       null,
+		"n ?? 3":                      feature.OfInt(3),
+		"n == nil":                    feature.OfBool(true),
+		"n != nil":                    feature.OfBool(false),
+		"nil == i":                    feature.OfBool(false),
+		"n == 1":                      null,
+		"b and nb":                    null,
+		"not b and nb":                feature.OfBool(false),
+		"b or nb":                     feature.OfBool(true),
+		"not nb":                      null,
+		"i > 2 ? d : 1":               feature.OfDouble(2.5),
+		"nb ? 1 : 2":                  feature.OfInt(2),
+		"s == 'Ab'":                   feature.OfBool(true),
+		"lower(s) + '!'":              feature.OfString("ab!"),
+		"i in [1, 7]":                 feature.OfBool(true),
+		"i in [1, n]":                 null,
+		"n in [1]":                    null,
+		"i in []":                     feature.OfBool(false),
+		"plane.seats * d":             feature.OfDouble(137.5),
+		"-i":                          feature.OfInt(-7),
+		"abs(-d)":                     feature.OfDouble(2.5),
+		"d * 1e308 * 1e308":           null,
+		"round(d)":                    feature.OfDouble(2),
+		"i >= 7 && d < 3 && s != 'x'": feature.OfBool(true),
+	} {
+		p, err := Compile(source, columns)
+		if err != nil {
+			t.Errorf("%s: %v", source, err)
+			continue
+		}
+		if got, err := p.Eval(&State{Row: row}); err != nil || got != want {
+			t.Errorf("%s = %v, %v; want %v", source, got, err, want)
+		}
+	}
+	for _, source := range []string{"big + 1", "big * 2", "-big - 2"} {
+		p, err := Compile(source, columns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Eval(&State{Row: row}); !errors.Is(err, ErrOverflow) {
+			t.Errorf("%s: %v", source, err)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for source, want := range map[string]string{
+		"x + 1":       `unknown column "x" (at character 1`,
+		"i + s":       "int64 + string is not possible",
+		"i < nil":     "nil can only be compared",
+		"i == s":      "int64 and string do not go together",
+		"now()":       "not supported",
+		"i + ":        "unexpected token",
+		"i and b":     "needs bool on both sides",
+		"other.x > 1": `unknown column "other.x"`,
+		"i in s":      "in needs a list",
+		"map([1], #)": "not supported",
+	} {
+		if _, err := Compile(source, columns); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", source, err, want)
+		}
+	}
+}

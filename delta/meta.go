@@ -1,0 +1,60 @@
+package delta
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+// Meta is what a partition knows about itself, kept as JSON under 06|meta in the same batch as the
+// state it describes.
+type Meta struct {
+	Version    int               `json:"version"` // 1
+	Position   position.Position `json:"position"`
+	Offset     int64             `json:"offset"` // next record of the changes topic
+	LogTime    int64             `json:"log_time"`
+	CommitTime int64             `json:"commit_time"`
+	Resume     position.LSN      `json:"resume"` // everything committed below it is folded
+	Sequences  map[string]uint64 `json:"sequences"`
+	Snapshot   string            `json:"snapshot"`
+	Chunk      uint32            `json:"chunk"`
+	N          uint64            `json:"n"`
+	Done       bool              `json:"snapshot_done"`
+	LastCut    string            `json:"last_cut"`
+	Stats      Stats             `json:"stats"`
+}
+
+// Stats counts what happened in a partition since its state began.
+type Stats struct {
+	Changes   uint64 `json:"changes"`
+	Cells     uint64 `json:"cells"`
+	Deltas    uint64 `json:"deltas"`
+	Deletes   uint64 `json:"deletes"`
+	Moves     uint64 `json:"moves"`
+	Entries   uint64 `json:"entries"`
+	Expiries  uint64 `json:"expiries"`
+	Rebuilds  uint64 `json:"rebuilds"`
+	NullKeys  uint64 `json:"null_keys"`
+	DeadRows  uint64 `json:"dead_rows"`
+	Overflows uint64 `json:"overflows"`
+	NotFinite uint64 `json:"not_finite"`
+	Dropped   uint64 `json:"dropped"` // already folded
+}
+
+// CutInfo is what a partition remembers of a cut, under 06|cut/<id>.
+type CutInfo struct {
+	ID        string            `json:"id"`
+	Position  position.Position `json:"position"`
+	LogTime   int64             `json:"log_time"`
+	Offset    int64             `json:"offset"`
+	Sequences map[string]uint64 `json:"sequences"` // last delta of each view at the cut
+}
+
+func encodeJSON(v any) ([]byte, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	return b, nil
+}

@@ -1,0 +1,255 @@
+package delta
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/topic"
+)
+
+// Publisher moves deltas from the outboxes of a node's partitions to the delta topics, each batch
+// in one Kafka transaction. What is published is known from the topic itself: at takeover the id is
+// initialised first (nobody else can write then), the tails are read, and everything up to the
+// sequence found there is left out. So a read_committed reader sees every delta once, in order.
+type Publisher struct {
+	o          PublisherOptions
+	writer     *topic.Writer
+	frames     map[string][]byte // view: Confluent frame of its deltas
+	published  map[outboxID]uint64
+	partitions []*Partition
+}
+
+// PublisherOptions configure a Publisher.
+type PublisherOptions struct {
+	Topics   *topic.Client
+	Registry *topic.Registry
+	Catalog  *feature.Catalog
+	ID       string // transactional id
+	MaxBytes int    // of one transaction; 0 means 4 MiB
+	// Published is called after each transaction with what is now published.
+	Published func(p *Partition, view string, through uint64)
+	Point     func(name string)
+}
+
+type outboxID struct {
+	p    *Partition
+	view string
+}
+
+// NewPublisher takes the transactional id over and learns what is published.
+func NewPublisher(ctx context.Context, o PublisherOptions, partitions []*Partition) (*Publisher, error) {
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 4 << 20
+	}
+	p := &Publisher{o: o, frames: map[string][]byte{}, published: map[outboxID]uint64{}, partitions: partitions}
+	var err error
+	if p.writer, err = o.Topics.NewWriter(ctx, o.ID); err != nil {
+		return nil, fmt.Errorf("publisher: %w", err)
+	}
+	if err := p.recover(ctx); err != nil {
+		p.writer.Close()
+		return nil, fmt.Errorf("publisher: %w", err)
+	}
+	return p, nil
+}
+
+// Close ends the publisher; an open transaction is aborted by the next one.
+func (p *Publisher) Close() { p.writer.Close() }
+
+func (p *Publisher) recover(ctx context.Context) error {
+	id, err := p.o.Registry.SchemaID(ctx, p.o.Topics.Dead("delta")+"-"+change.DeadRecord, change.DeadSchema())
+	if err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	p.frames[""] = change.AppendFrame(nil, id)
+	for _, v := range p.o.Catalog.Views {
+		codec := change.DeltaCodec{View: v}
+		name := p.o.Topics.Delta(v.Name)
+		id, err := p.o.Registry.SchemaID(ctx, codec.Subject(name), codec.Schema())
+		if err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		p.frames[v.Name] = change.AppendFrame(nil, id)
+		tails, err := p.o.Topics.Tails(ctx, name)
+		if err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		for _, part := range p.partitions {
+			tail := tails[int32(part.o.Partition)]
+			if part.o.Group != v.Group.Name || tail == nil {
+				continue
+			}
+			d, err := decodeTail(codec, tail)
+			if err != nil {
+				return err
+			}
+			p.published[outboxID{part, v.Name}] = d.Sequence
+		}
+	}
+	return p.recoverDead()
+}
+
+func decodeTail(codec change.DeltaCodec, tail *topic.Record) (*change.Delta, error) {
+	_, payload, err := change.Unframe(tail.Value)
+	if err == nil {
+		var d *change.Delta
+		if d, err = codec.Decode(payload); err == nil {
+			return d, nil
+		}
+	}
+	return nil, fmt.Errorf("the last record of %s/%d (offset %d): %w", tail.Topic, tail.Partition, tail.Offset, err)
+}
+
+// recoverDead takes what the partition remembers as published: the dead topic is shared, so its
+// tail does not tell. A dead letter may be there twice after a kill, with the same position.
+func (p *Publisher) recoverDead() error {
+	for _, part := range p.partitions {
+		n, err := part.deadPublished()
+		if err != nil {
+			return err
+		}
+		p.published[outboxID{part, ""}] = n
+	}
+	return nil
+}
+
+// Publish sends what is in the outboxes and not yet published; more tells that the size bound left
+// some for the next call.
+func (p *Publisher) Publish(ctx context.Context) (n int, more bool, err error) {
+	done := map[outboxID]uint64{}
+	begun := false
+	size := 0
+	for _, part := range p.partitions {
+		sequences := part.Meta().Sequences
+		names := append([]string{""}, part.viewNames()...)
+		for _, view := range names {
+			id := outboxID{part, view}
+			through, after := sequences[view], p.published[id]
+			if through <= after {
+				continue
+			}
+			if size >= p.o.MaxBytes {
+				more = true
+				continue
+			}
+			if !begun {
+				if err := p.writer.Begin(); err != nil {
+					return 0, false, fmt.Errorf("publishing deltas: %w", err)
+				}
+				begun = true
+			}
+			last, count, bytes, err := p.put(ctx, part, view, after, through, p.o.MaxBytes-size)
+			if err != nil {
+				return 0, false, err
+			}
+			size += bytes
+			n += count
+			more = more || last < through
+			done[id] = last
+		}
+	}
+	if !begun {
+		return 0, false, nil
+	}
+	p.point("publish.before-commit")
+	if err := p.writer.Commit(ctx); err != nil {
+		return 0, false, fmt.Errorf("publishing deltas: %w", err)
+	}
+	p.point("publish.after-commit")
+	return n, more, p.settle(done)
+}
+
+func (p *Publisher) point(name string) {
+	if p.o.Point != nil {
+		p.o.Point(name)
+	}
+}
+
+func (p *Publisher) settle(done map[outboxID]uint64) error {
+	for id, through := range done {
+		p.published[id] = through
+		if id.view == "" {
+			if err := id.p.setDeadPublished(through); err != nil {
+				return err
+			}
+		}
+		if p.o.Published != nil {
+			p.o.Published(id.p, id.view, through)
+		}
+	}
+	return nil
+}
+
+// put adds the outbox of one view of one partition to the open transaction, up to a size.
+func (p *Publisher) put(ctx context.Context, part *Partition, view string, after, through uint64, room int) (last uint64, n, size int, err error) {
+	last = after
+	err = part.outbox(view, after, through, func(sequence uint64, value []byte) error {
+		if size > 0 && size >= room {
+			return errFull
+		}
+		rec, err := p.record(part, view, value)
+		if err != nil {
+			return err
+		}
+		p.writer.Put(ctx, rec)
+		size += len(rec.Value) + len(rec.Key)
+		last = sequence
+		n++
+		return nil
+	})
+	if err == errFull { //nolint:errorlint // our own sentinel, never wrapped
+		err = nil
+	}
+	return last, n, size, err
+}
+
+var errFull = fmt.Errorf("transaction is full")
+
+func (p *Publisher) record(part *Partition, view string, value []byte) (topic.Record, error) {
+	framed := append(append(make([]byte, 0, len(value)+5), p.frames[view]...), value...)
+	if view == "" {
+		d, err := change.DecodeDead(value)
+		if err != nil {
+			return topic.Record{}, fmt.Errorf("outbox: %w", err)
+		}
+		return topic.Record{Topic: p.o.Topics.Dead("delta"), Key: d.Key, Value: framed, Position: d.From}, nil
+	}
+	d, err := change.DeltaCodec{View: part.views[view].View}.Decode(value)
+	if err != nil {
+		return topic.Record{}, fmt.Errorf("outbox: %w", err)
+	}
+	return topic.Record{
+		Topic: p.o.Topics.Delta(view), Partition: int32(part.o.Partition),
+		Key: []byte(feature.KeyText(d.Key)), Value: framed, Position: d.Position.String(),
+	}, nil
+}
+
+func (p *Partition) viewNames() []string {
+	out := make([]string, len(p.order))
+	for i, v := range p.order {
+		out[i] = v.Name
+	}
+	return out
+}
+
+func (p *Partition) deadPublished() (uint64, error) {
+	b, err := p.store.Get(metaKey("dead"))
+	if err != nil || b == nil {
+		return 0, err
+	}
+	return uint64(unsigned(b)), nil
+}
+
+func (p *Partition) setDeadPublished(through uint64) error {
+	b := p.store.Batch()
+	defer b.Close()
+	if err := b.Set(metaKey("dead"), signed(int64(through))); err != nil {
+		return err
+	}
+	if err := b.DeleteRange(sequenceKey("", 0), sequenceKey("", through+1)); err != nil {
+		return err
+	}
+	return b.Apply()
+}

@@ -1,0 +1,147 @@
+package delta
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"github.com/freshet-io/freshet/delta/state"
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+// Lookup gives the served row of one entity as of now: one Get.
+func (p *Partition) Lookup(viewName string, key []feature.Value) (*Served, error) {
+	v := p.views[viewName]
+	if v == nil {
+		return nil, fault.New(fault.NotFound, "there is no view %q in group %s", viewName, p.o.Group)
+	}
+	b, err := p.store.Get(keyOf(spaceServed, v.Name, entityKey(key)))
+	if err != nil {
+		return nil, err
+	}
+	return decodeServed(b, len(v.names))
+}
+
+// ScanServed calls fn for every entity of a view that is present at a cut, in key order. The cut
+// must be one of the last few, taken since this process started.
+func (p *Partition) ScanServed(viewName, cut string, fn func(key []feature.Value, s *Served) error) error {
+	v := p.views[viewName]
+	if v == nil {
+		return fault.New(fault.NotFound, "there is no view %q in group %s", viewName, p.o.Group)
+	}
+	p.mu.Lock()
+	snap := p.cuts[cut]
+	p.mu.Unlock()
+	if snap == nil {
+		return fault.New(fault.NotFound, "the state at cut %s is no longer held", cut).ToMend("run the command again: it puts a new cut")
+	}
+	prefix := keyOf(spaceServed, v.Name)
+	var bad error
+	err := snap.Scan(prefix, successor(prefix), func(k, b []byte) bool {
+		var s *Served
+		if s, bad = decodeServed(b, len(v.names)); bad != nil || s.Status != Present {
+			return bad == nil
+		}
+		key := make([]feature.Value, len(v.Key))
+		rest := k[len(prefix):]
+		for i := range key {
+			if key[i], rest, bad = feature.DecodeKey(rest); bad != nil {
+				return false
+			}
+		}
+		bad = fn(key, s)
+		return bad == nil
+	})
+	return cmpErr(err, bad)
+}
+
+// WaitPosition waits until everything committed below lsn is folded.
+func (p *Partition) WaitPosition(ctx context.Context, lsn position.LSN) error {
+	return p.wait(ctx, func() bool { return p.meta.Resume >= lsn })
+}
+
+// WaitCut waits until the cut is folded and gives what is known of it.
+func (p *Partition) WaitCut(ctx context.Context, id string) (CutInfo, error) {
+	for {
+		moved := p.Moved()
+		if info, ok, err := p.Cut(id); ok || err != nil {
+			return info, err
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return CutInfo{}, fault.Wrap(fault.Timeout, ctx.Err(), "partition %s/%d has not reached cut %s; it is at %s",
+				p.o.Group, p.o.Partition, id, p.Position())
+		}
+	}
+}
+
+func (p *Partition) wait(ctx context.Context, done func() bool) error {
+	for {
+		p.mu.Lock()
+		ok, moved := done(), p.moved
+		p.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return fault.Wrap(fault.Timeout, ctx.Err(), "partition %s/%d is at %s", p.o.Group, p.o.Partition, p.Position())
+		}
+	}
+}
+
+// Cut gives what the partition remembers of a cut.
+func (p *Partition) Cut(id string) (CutInfo, bool, error) {
+	var info CutInfo
+	b, err := p.store.Get(metaKey("cut/" + id))
+	if err != nil || b == nil {
+		return info, false, err
+	}
+	if err := json.Unmarshal(b, &info); err != nil {
+		return info, false, fmt.Errorf("stored cut %s: %w", id, err)
+	}
+	return info, true, nil
+}
+
+// Outbox calls fn for the deltas of a view with sequence in (after, through], in order.
+func (p *Partition) Outbox(viewName string, after, through uint64, fn func(d *change.Delta) error) error {
+	v := p.views[viewName]
+	if v == nil {
+		return fault.New(fault.NotFound, "there is no view %q in group %s", viewName, p.o.Group)
+	}
+	codec := change.DeltaCodec{View: v.View}
+	return p.outbox(viewName, after, through, func(_ uint64, value []byte) error {
+		d, err := codec.Decode(value)
+		if err != nil {
+			return fmt.Errorf("outbox: %w", err)
+		}
+		return fn(d)
+	})
+}
+
+func (p *Partition) outbox(name string, after, through uint64, fn func(sequence uint64, value []byte) error) error {
+	var bad error
+	err := p.store.Scan(sequenceKey(name, after+1), sequenceKey(name, through+1), func(k, value []byte) bool {
+		bad = fn(binary.BigEndian.Uint64(k[len(k)-8:]), value)
+		return bad == nil
+	})
+	return cmpErr(err, bad)
+}
+
+// Trim forgets the deltas of a view up to a sequence: they are published and in a table version.
+func (p *Partition) Trim(viewName string, through uint64) error {
+	b := p.store.Batch()
+	defer b.Close()
+	if err := b.DeleteRange(sequenceKey(viewName, 0), sequenceKey(viewName, through+1)); err != nil {
+		return err
+	}
+	return b.Apply()
+}
+
+var _ state.Reader = (*state.Snapshot)(nil)

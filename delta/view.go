@@ -1,0 +1,186 @@
+package delta
+
+import (
+	"slices"
+
+	"github.com/freshet-io/freshet/delta/aggregate"
+	"github.com/freshet-io/freshet/delta/expression"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+)
+
+// view is a feature view, compiled: which columns it reads, how a row is judged, which
+// accumulators its tiles hold.
+type view struct {
+	*feature.View
+	where   *expression.Program
+	derived []*expression.Program
+	inputs  []feature.Ref    // what the aggregates read, evaluated once per row
+	columns []feature.Column // of inputs
+	needs   []int            // source columns the view reads
+	levels  []level          // one per hop used, lifetime (hop 0) first
+	plan    []output         // one per aggregate feature
+	names   []string         // of all outputs
+	types   []feature.Type   // of all outputs
+}
+
+// level is the tiles of one hop; hop 0 is one tile over all rows.
+type level struct {
+	hop     int64 // microseconds
+	ops     []aggregate.Op
+	windows []int64 // microseconds, ascending
+}
+
+type output struct {
+	level, op int
+	window    int64 // microseconds; 0: lifetime
+	agg       feature.Aggregate
+}
+
+// Check compiles every expression of a view and gives the first error with its place: what plan
+// needs to know.
+func Check(v *feature.View) error {
+	_, err := compile(v)
+	return err
+}
+
+func compile(fv *feature.View) (*view, error) {
+	v := &view{View: fv}
+	v.levels = []level{{ops: []aggregate.Op{{Agg: feature.Count, Input: -1}}}}
+	need := func(c int) {
+		if !slices.Contains(v.needs, c) {
+			v.needs = append(v.needs, c)
+		}
+	}
+	for _, k := range fv.Key {
+		need(k)
+	}
+	need(fv.EventTime)
+	for _, j := range fv.Joins {
+		for _, on := range j.On {
+			need(on.Source)
+		}
+	}
+	for _, f := range fv.Features {
+		v.addFeature(f)
+	}
+	for _, ref := range v.inputs {
+		if ref.Join < 0 {
+			need(ref.Column)
+		}
+	}
+	if err := v.compileExpressions(need); err != nil {
+		return nil, err
+	}
+	slices.Sort(v.needs)
+	for _, o := range fv.Outputs() {
+		v.names = append(v.names, o.Name)
+		v.types = append(v.types, o.Type)
+	}
+	return v, nil
+}
+
+func (v *view) addFeature(f feature.Feature) {
+	input := -1
+	if !f.CountRows {
+		if input = slices.Index(v.inputs, f.Of); input < 0 {
+			input = len(v.inputs)
+			v.inputs = append(v.inputs, f.Of)
+			v.columns = append(v.columns, v.column(f.Of))
+		}
+	}
+	hop := f.Hop.Microseconds()
+	l := slices.IndexFunc(v.levels, func(l level) bool { return l.hop == hop })
+	if l < 0 {
+		l = len(v.levels)
+		v.levels = append(v.levels, level{hop: hop})
+	}
+	lv := &v.levels[l]
+	op := aggregate.OpFor(f.Agg, input, f.OfType)
+	at := slices.Index(lv.ops, op)
+	if at < 0 {
+		at = len(lv.ops)
+		lv.ops = append(lv.ops, op)
+	}
+	w := f.Window.Microseconds()
+	if w > 0 && !slices.Contains(lv.windows, w) {
+		lv.windows = append(lv.windows, w)
+		slices.Sort(lv.windows)
+	}
+	v.plan = append(v.plan, output{level: l, op: at, window: w, agg: f.Agg})
+}
+
+func (v *view) column(r feature.Ref) feature.Column {
+	if r.Join < 0 {
+		return v.Source.Columns[r.Column]
+	}
+	return v.Joins[r.Join].Table.Columns[r.Column]
+}
+
+// compileExpressions compiles where over the source row followed by the joined rows, and derived
+// over the outputs before it.
+func (v *view) compileExpressions(need func(int)) error {
+	fail := func(what string, err error) error {
+		return fault.Wrap(fault.Usage, err, "view %s: %s", v.Name, what).At("%s", v.Def.Meta)
+	}
+	if v.Where != "" {
+		p, err := expression.Compile(v.Where, func(name string) (expression.Column, bool) {
+			ref, col, ok := v.Lookup(name)
+			return expression.Column{Index: v.flat(ref), Type: col.Type}, ok
+		})
+		if err != nil {
+			return fail("where", err)
+		}
+		if p.Type.Kind != feature.Bool {
+			return fault.New(fault.Usage, "view %s: where is %s, expected bool", v.Name, p.Type).At("%s", v.Def.Meta)
+		}
+		for _, c := range p.Uses {
+			if c < len(v.Source.Columns) {
+				need(c)
+			}
+		}
+		v.where = p
+	}
+	outputs := v.Outputs()
+	for i, d := range v.Derived {
+		known := outputs[:len(v.Features)+i]
+		p, err := expression.Compile(d.Expr, func(name string) (expression.Column, bool) {
+			at := slices.IndexFunc(known, func(f feature.Field) bool { return f.Name == name })
+			if at < 0 {
+				return expression.Column{}, false
+			}
+			return expression.Column{Index: at, Type: known[at].Type}, true
+		})
+		if err != nil {
+			return fail("derived "+d.Name, err)
+		}
+		if p.Type.Kind != d.Type.Kind && p.Type.Kind != feature.Null {
+			return fault.New(fault.Usage, "view %s: derived %s is %s but the expression gives %s", v.Name, d.Name, d.Type, p.Type).
+				At("%s", v.Def.Meta).ToMend("declare type: %s", p.Type)
+		}
+		v.derived = append(v.derived, p)
+	}
+	return nil
+}
+
+// flat gives the ordinal of a column in the source row followed by the joined rows.
+func (v *view) flat(r feature.Ref) int {
+	if r.Join < 0 {
+		return r.Column
+	}
+	at := len(v.Source.Columns)
+	for _, j := range v.Joins[:r.Join] {
+		at += len(j.Table.Columns)
+	}
+	return at + r.Column
+}
+
+func (v *view) width() int {
+	n := len(v.Source.Columns)
+	for _, j := range v.Joins {
+		n += len(j.Table.Columns)
+	}
+	return n
+}
+
+func (v *view) ttl() int64 { return v.TTL.Microseconds() }
