@@ -1,0 +1,108 @@
+package delta
+
+import (
+	"errors"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/topic"
+)
+
+// However often the publisher is taken over, before or after its commit, a read_committed reader
+// sees every delta once, in order, and the one that was taken over cannot write any more.
+func TestTakeoversPublishEveryDeltaOnce(t *testing.T) {
+	ctx := t.Context()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	topics, err := topic.Dial(ctx, topic.Config{Brokers: cluster.ListenAddrs(), Prefix: "t"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(topics.Close)
+	if err := topics.Ensure(ctx, []topic.Spec{{Topic: topics.Delta("delays"), Partitions: 1}, {Topic: topics.Dead("delta"), Partitions: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	registry, err := topic.OpenRegistry(ctx, topics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(registry.Close)
+	c := catalog(t)
+	r := rand.New(rand.NewPCG(seed(t), 3))
+	l, _ := history(r, 60)
+	p := open(t, c, filepath.Join(t.TempDir(), "p"))
+	takeOver := func(maxBytes int) *Publisher {
+		pub, err := NewPublisher(ctx, PublisherOptions{Topics: topics, Registry: registry, Catalog: c, ID: "t.delta", MaxBytes: maxBytes}, []*Partition{p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pub.Close)
+		return pub
+	}
+	var old *Publisher
+	for i, rec := range l.records {
+		if err := p.Fold(ctx, []Input{rec}); err != nil {
+			t.Fatal(err)
+		}
+		if i%20 != 0 {
+			continue
+		}
+		pub := takeOver(1 + r.IntN(2000))
+		if old != nil && p.Meta().Sequences["delays"] > old.published[outboxID{p, "delays"}] {
+			if _, _, err := old.Publish(ctx); !errors.Is(err, topic.ErrFenced) {
+				t.Fatalf("a publisher that was taken over got %v", err)
+			}
+		}
+		if _, _, err := pub.Publish(ctx); err != nil {
+			t.Fatal(err)
+		}
+		old = pub
+	}
+	last := takeOver(0)
+	for more := true; more; {
+		if _, more, err = last.Publish(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkTopic(t, topics, p)
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkTopic(t *testing.T, topics *topic.Client, p *Partition) {
+	t.Helper()
+	reader, err := topics.NewReader(topic.ReaderOptions{Topic: topics.Delta("delays"), From: map[int32]int64{0: 0}, Committed: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	next, through := uint64(1), p.Meta().Sequences["delays"]
+	if through < 50 {
+		t.Fatalf("only %d deltas", through)
+	}
+	for next <= through {
+		batches, err := reader.Poll(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, rec := range batches[0].Records {
+			_, payload, err := change.Unframe(rec.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, err := change.DeltaCodec{View: p.views["delays"].View}.Decode(payload)
+			if err != nil || d.Sequence != next || string(rec.Key) != d.Key[0].S || rec.Position != d.Position.String() {
+				t.Fatalf("offset %d: delta %+v, %v; sequence %d expected", rec.Offset, d, err, next)
+			}
+			next++
+		}
+	}
+}
