@@ -10,8 +10,7 @@
 //
 // Positions are text (epoch:LSN:seq), times microseconds since 1970 UTC. The Avro schemas are made
 // from the shape of the source table or of the view, so that any Avro reader decodes them; the
-// hand-written codec here is the same encoding without reflection, and is tested against a general
-// Avro library.
+// hand-written codec here is the same encoding without reflection.
 package change
 
 import (
