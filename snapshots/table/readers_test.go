@@ -82,6 +82,9 @@ func expect(t *testing.T, s *Snapshot, where string, columns []string, keep func
 func TestReaders(t *testing.T) {
 	python := os.Getenv("FRESHET_READERS_PYTHON")
 	if python == "" {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("FRESHET_READERS_PYTHON names no python with ../readers/requirements.txt; run make test-readers first and set it")
+		}
 		t.Skip("FRESHET_READERS_PYTHON names no python with ../readers/requirements.txt; make test-readers sets it")
 	}
 	r := seeded(t)
