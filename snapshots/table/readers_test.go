@@ -161,6 +161,9 @@ func TestReaders(t *testing.T) {
 			positions = slices.Compact(positions)
 			gone := must(tab.deleted(ctx, &f))(t)
 			positions = slices.DeleteFunc(positions, func(p int64) bool { return gone != nil && gone.Contains(uint64(p)) })
+			if len(positions) == 0 { // all that were drawn had gone already: nothing to lose here
+				continue
+			}
 			c.Deleted = append(c.Deleted, must(tab.WriteDV(ctx, f, positions))(t))
 		}
 		if round == 0 {
