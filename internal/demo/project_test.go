@@ -130,7 +130,7 @@ func tables(t *testing.T) []*feature.Table {
 	for _, name := range []string{"flights", "planes", "airports", "airlines"} {
 		table := &feature.Table{Schema: "public", Name: name}
 		table.Identity = feature.Identity(one[string](t, c, `select relreplident::text from pg_class where oid = ('public.' || $1)::regclass`, name)[0])
-		rows, err := c.Query(t.Context(), `select attname, format_type(atttypid, atttypmod), attnotnull, attnum = any(coalesce(i.indkey, '{}'))
+		rows, err := c.Query(t.Context(), `select attname, format_type(atttypid, atttypmod), attnotnull, coalesce(attnum = any(i.indkey), false)
 from pg_attribute a left join pg_index i on i.indrelid = a.attrelid and i.indisprimary
 where attrelid = ('public.' || $1)::regclass and attnum > 0 order by attnum`, name)
 		if err != nil {
