@@ -148,6 +148,7 @@ func (r *Replayer) Run(ctx context.Context, conn *pgx.Conn) error {
 			until++
 		}
 		if err := send(ctx, conn, batch); err != nil {
+			tidy(ctx, conn)
 			return fault.Wrap(fault.Failed, err, "cannot replay transactions %d to %d", next, until-1)
 		}
 		next = until
@@ -196,6 +197,13 @@ func send(ctx context.Context, conn *pgx.Conn, statements []statement) error {
 		return fmt.Errorf("close batch: %w", err)
 	}
 	return nil
+}
+
+// tidy leaves a connection that survived an error outside of any transaction.
+func tidy(ctx context.Context, conn *pgx.Conn) {
+	if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+		_, _ = conn.Exec(context.WithoutCancel(ctx), "rollback") // what failed before is the error to tell
+	}
 }
 
 // saved is the row of demo.progress.

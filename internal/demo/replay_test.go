@@ -126,6 +126,55 @@ func TestRunGoesOnAfterBeingCutOffAnywhere(t *testing.T) {
 	}
 }
 
+// The server ends the session itself at drawn row changes: of flights, of planes, of the clock (a
+// transaction's first) and of the progress (its last).
+func TestRunGoesOnAfterDyingInsideATransaction(t *testing.T) {
+	d, r := month(t), random(t)
+	from, _ := d.Span()
+	o := demo.Options{From: from.Add(60 * time.Hour), To: from.Add(70 * time.Hour)}
+	straight, broken := database(t), database(t)
+	run(t, d, straight, o)
+	c := connect(t, broken)
+	exec(t, c, `create schema chaos; create sequence chaos.s; create table chaos.deaths (n bigint);
+create function chaos.die() returns trigger language plpgsql as $$
+declare turn bigint := nextval('chaos.s');
+begin
+    if exists (select from chaos.deaths where n = turn) then perform pg_terminate_backend(pg_backend_pid()); end if;
+    return coalesce(new, old);
+end $$;
+create trigger a_die before insert or update or delete on public.flights for each row execute function chaos.die();
+create trigger a_die before insert or update or delete on public.planes for each row execute function chaos.die();
+create trigger a_die before update on public.simulation_clock for each row execute function chaos.die();
+create trigger z_die after update on demo.progress for each row execute function chaos.die()`)
+	// phase runs on until it is done, dying at turns that are up to gap apart.
+	phase := func(o demo.Options, deaths int, gap int64) {
+		turn := one[int64](t, c, `select last_value from chaos.s`)
+		for range deaths {
+			turn += 1 + r.Int64N(gap)
+			exec(t, c, `insert into chaos.deaths values ($1)`, turn)
+		}
+		died := 0
+		for demo.New(d, o).Run(t.Context(), connect(t, broken)) != nil {
+			if died++; died > deaths {
+				t.Fatal("it fails without being killed")
+			}
+		}
+		if died < deaths*3/4 {
+			t.Errorf("it died %d times, should have %d times", died, deaths)
+		}
+		t.Logf("%d deaths up to transaction %s", died, dump(t, broken)["progress"])
+	}
+	load := o
+	load.To = o.From
+	phase(load, 3, 2500)
+	phase(o, 25, 100) // the ten hours have about 2,000 turns
+	same(t, "after deaths", dump(t, broken), dump(t, straight))
+	count := `select count(*) from audit.log`
+	if got, want := one[int](t, connect(t, broken), count), one[int](t, connect(t, straight), count); got != want {
+		t.Errorf("%d changes were committed, want %d: something was done twice or never", got, want)
+	}
+}
+
 func TestAuditLogReplaysToTheTables(t *testing.T) {
 	d := month(t)
 	from, _ := d.Span()
@@ -237,7 +286,9 @@ func TestTwoReplayersStopEachOther(t *testing.T) {
 		t.Fatal("the first replayer did not notice the second")
 	}
 	o.Hook = nil
-	run(t, d, url, o)
+	if err := demo.New(d, o).Run(t.Context(), conn); err != nil {
+		t.Fatalf("the same connection again: %v", err)
+	}
 	straight := database(t)
 	run(t, d, straight, o)
 	same(t, "after two replayers", dump(t, url), dump(t, straight))

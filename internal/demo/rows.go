@@ -80,7 +80,7 @@ func (d *Data) statement(e event) statement {
 	}
 }
 
-// begin gives the statements of transaction n, from begin to commit, with the one that is rolled back
+// statements gives those of transaction n, from begin to commit, with the one that is rolled back
 // before it.
 func (d *Data) statements(n int64) []statement {
 	t := d.plan.transactions[n]
@@ -135,8 +135,8 @@ const (
 	hasArrived
 )
 
-// state is the database at one point of the plan, without the database. A 0 of seats is a plane
-// that is not there, plus one otherwise.
+// state is the database at one point of the plan, without the database. seats is 0 for a plane
+// that is not there, and one more than its seats otherwise.
 type state struct {
 	flights  []uint8
 	seats    []int32
