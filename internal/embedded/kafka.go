@@ -1,0 +1,145 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+// KafkaOptions say what broker to start. Only Dir must be set.
+type KafkaOptions struct {
+	Dir    string // holds topics, groups and transactions
+	Listen string // host:port, told to clients as it is; "": a free port on 127.0.0.1
+	// Warn is called, if set, with what the broker reports as wrong: writes that failed, for one.
+	Warn func(message string)
+}
+
+// Kafka is a Kafka broker inside this process, with its data on disk and fsynced before a produce
+// request is acknowledged. It is one broker without replicas, authentication or encryption.
+type Kafka struct {
+	cluster *kfake.Cluster
+	lock    *Lock
+	brokers []string
+}
+
+// StartKafka starts the broker on o.Dir, with all that was in it. Transactions that were open when
+// the process before was killed are aborted.
+func StartKafka(o KafkaOptions) (*Kafka, error) {
+	listen, err := listenAddress("Kafka", o.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if o.Dir == "" {
+		return nil, fault.New(fault.Usage, "the embedded Kafka needs a directory")
+	}
+	lock, err := LockDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	store := filepath.Join(o.Dir, "store")
+	if err := os.MkdirAll(store, 0o700); err != nil {
+		return nil, errors.Join(fault.Wrap(fault.Failed, err, "cannot make %s", store), lock.Close())
+	}
+	cluster, err := kfake.NewCluster(
+		kfake.NumBrokers(1),
+		kfake.ClusterID("freshet-embedded"),
+		kfake.DataDir(store),
+		kfake.SyncWrites(),
+		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return listenAs(network, listen) }),
+		kfake.WithLogger(kafkaLogger{o.Warn}),
+	)
+	if err != nil {
+		return nil, errors.Join(startFault("Kafka", err, o.Dir, listen), lock.Close())
+	}
+	return &Kafka{cluster: cluster, lock: lock, brokers: cluster.ListenAddrs()}, nil
+}
+
+// Brokers gives the addresses for clients to start from.
+func (k *Kafka) Brokers() []string { return k.brokers }
+
+// Close stops the broker and gives its directory back; a second call does nothing.
+func (k *Kafka) Close() {
+	k.cluster.Close()
+	_ = k.lock.Close() // the kernel would do it at our end; nothing is lost by a failure
+}
+
+type kafkaLogger struct{ warn func(string) }
+
+// Logf passes errors on; kfake's warnings are of requests that a client got an error for.
+func (l kafkaLogger) Logf(level kfake.LogLevel, format string, args ...any) {
+	if l.warn != nil && level <= kfake.LogLevelError {
+		l.warn(fmt.Sprintf(format, args...))
+	}
+}
+
+// named is a listener that goes by the address it was asked for: what the broker tells its clients.
+type named struct {
+	net.Listener
+	host string
+}
+
+type namedAddr struct {
+	net.Addr
+	name string
+}
+
+func (a namedAddr) String() string { return a.name }
+
+// Addr gives the host as it was asked for and the port as it is.
+func (n named) Addr() net.Addr {
+	_, port, err := net.SplitHostPort(n.Listener.Addr().String())
+	if err != nil {
+		return n.Listener.Addr()
+	}
+	return namedAddr{n.Listener.Addr(), net.JoinHostPort(n.host, port)}
+}
+
+func listenAs(network, address string) (net.Listener, error) {
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return nil, err
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return named{l, host}, nil
+}
+
+// listenAddress checks the address of a service, which is also the one that clients are told.
+func listenAddress(service, listen string) (string, error) {
+	if listen == "" {
+		return "127.0.0.1:0", nil
+	}
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", fault.Wrap(fault.Usage, err, "the embedded %s cannot listen on %q", service, listen).
+			ToMend("give host:port, such as 127.0.0.1:7402")
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return "", fault.New(fault.Usage, "the embedded %s tells its clients the address it listens on, and %q is none they can reach", service, listen).
+			ToMend("give one address of this host")
+	}
+	return listen, nil
+}
+
+func startFault(service string, err error, dir, listen string) error {
+	f := fault.Wrap(fault.Failed, err, "the embedded %s did not start", service).At("%s", dir)
+	var op *net.OpError
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		f = f.ToMend("stop what listens on %s, or choose another address under `embedded`", listen)
+	case errors.As(err, &op):
+		f = f.ToMend("choose an address of this host under `embedded`")
+	case errors.Is(err, syscall.ENOSPC):
+		f = f.ToMend("free disk space")
+	}
+	return f
+}
