@@ -264,3 +264,40 @@ func startCanBeCancelled(t *testing.T) {
 	}
 	startPostgres(t, PostgresOptions{Dir: dir})
 }
+
+// TestPostgresWaitsForChildrenOfAKilledPostmaster: a backend that has not noticed yet holds the shared
+// memory, and the server refuses to start beside it.
+func TestPostgresWaitsForChildrenOfAKilledPostmaster(t *testing.T) {
+	dir := openDir(t)
+	p := startPostgres(t, PostgresOptions{Dir: dir})
+	c, err := pgx.Connect(t.Context(), p.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close(context.Background()) }()
+	backend := int(c.PgConn().PID())
+	if err := syscall.Kill(backend, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(p.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	if err := p.lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	resumed := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		err := poll(ctx, 10*time.Millisecond, func() (bool, error) {
+			b, err := os.ReadFile(filepath.Join(dir, "postgres.log"))
+			return strings.Contains(string(b), "pre-existing shared memory block"), err
+		})
+		resumed <- errors.Join(err, syscall.Kill(backend, syscall.SIGCONT))
+	}()
+	startPostgres(t, PostgresOptions{Dir: dir})
+	if err := <-resumed; err != nil {
+		t.Errorf("the server was not held up, or not let go: %v", err)
+	}
+}
