@@ -26,8 +26,10 @@ type NodeOptions struct {
 	Registry *topic.Registry
 	Memory   int64         // block cache of all partitions, bytes; 0 means 64 MiB
 	Sync     time.Duration // between syncs of the state; 0 means one second
-	Events   Events
-	Point    func(name string)
+	// Retention of the delta topics; 0 keeps them for ever.
+	Retention time.Duration
+	Events    Events
+	Point     func(name string)
 }
 
 // Events are what a node tells; every one may be nil.
@@ -113,6 +115,9 @@ func (n *Node) For(v *feature.View, key []feature.Value) (*Partition, error) {
 
 // Run folds and publishes until ctx ends or something fails.
 func (n *Node) Run(ctx context.Context) error {
+	if err := n.ensure(ctx); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, group := range n.o.Catalog.Groups {
 		g.Go(func() error { return n.follow(ctx, group) })
@@ -124,6 +129,18 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	}
 	return err //nolint:wrapcheck // wrapped where it happened
+}
+
+// ensure makes the topics the node reads and writes, whoever starts first.
+func (n *Node) ensure(ctx context.Context) error {
+	var specs []topic.Spec
+	for _, g := range n.o.Catalog.Groups {
+		specs = append(specs, topic.Spec{Topic: n.o.Topics.Changes(g.Name), Partitions: g.Partitions})
+	}
+	for _, v := range n.o.Catalog.Views {
+		specs = append(specs, topic.Spec{Topic: n.o.Topics.Delta(v.Name), Partitions: v.Group.Partitions, Retention: n.o.Retention})
+	}
+	return n.o.Topics.Ensure(ctx, specs) //nolint:wrapcheck // it names the topic
 }
 
 // follow reads a group's changes and folds them, the partitions of one poll beside each other.

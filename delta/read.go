@@ -68,7 +68,9 @@ func (p *Partition) WaitPosition(ctx context.Context, lsn position.LSN) error {
 func (p *Partition) WaitCut(ctx context.Context, id string) (CutInfo, error) {
 	for {
 		moved := p.Moved()
-		if info, ok, err := p.Cut(id); ok || err != nil {
+		info, ok, err := p.Cut(id)
+		// The record is in the store a moment before the snapshot of its state is kept.
+		if err != nil || (ok && !info.Position.After(p.Position())) {
 			return info, err
 		}
 		select {

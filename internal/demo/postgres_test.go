@@ -3,26 +3,19 @@ package demo_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet-io/freshet/internal/demo"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 // server gives the URL of a PostgreSQL that may be used freely.
 func server(t *testing.T) string {
 	t.Helper()
-	url := os.Getenv("FRESHET_TEST_POSTGRES")
-	if url == "" && os.Getenv("CI") != "" {
-		t.Fatal("FRESHET_TEST_POSTGRES is not set: these tests need a PostgreSQL")
-	}
-	if url == "" {
-		t.Skip("FRESHET_TEST_POSTGRES is not set")
-	}
-	return url
+	return testkit.Postgres(t).URL()
 }
 
 // database makes an empty database with the demo's tables and gives its URL.

@@ -1,0 +1,272 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/topic"
+)
+
+const (
+	cellChanges = 1_000   // a cell ends at the first commit that reaches this
+	splitEvery  = 10_000  // a huge commit is split where seq passes a multiple of this
+	groupBytes  = 4 << 20 // a Kafka transaction groups cells up to about this
+)
+
+// publisher turns events into cells and cells into Kafka transactions. One goroutine uses it.
+type publisher struct {
+	topics    *topic.Client
+	registry  *topic.Registry
+	writer    *topic.Writer
+	groups    []*feature.PartitionGroup
+	controlID []uint32
+	events    Events
+	point     func(string)
+
+	last       position.Position // of the last record written
+	logTime    int64
+	commitTime int64
+	whole      position.LSN // what may be confirmed once everything written is committed
+	beat       struct {
+		logTime int64
+		resume  position.LSN
+	}
+
+	rows      []event // of the open cell
+	inKafka   bool    // a Kafka transaction is open
+	bytes     int     // in it
+	confirmed atomic.Uint64
+	stats     Stats
+}
+
+// Stats counts what capture wrote since it started.
+type Stats struct {
+	Changes uint64 `json:"changes"` // row events published
+	Records uint64 `json:"records"` // their copies in partitions
+	Cells   uint64 `json:"cells"`
+	Dropped uint64 `json:"dropped"` // sent again by the source and already published
+}
+
+func (p *publisher) at(name string) {
+	if p.point != nil {
+		p.point(name)
+	}
+}
+
+// row adds a change to the open cell, unless it was published before.
+func (p *publisher) row(ctx context.Context, e event) error {
+	if !e.change.Position.After(p.last) {
+		p.stats.Dropped++
+		return nil
+	}
+	if n := len(p.rows); n > 0 && p.rows[n-1].lsn == e.lsn && p.rows[n-1].seq/splitEvery != e.seq/splitEvery {
+		if err := p.closeCell(ctx); err != nil {
+			return err
+		}
+	}
+	p.rows = append(p.rows, e)
+	return nil
+}
+
+// closeCell writes the open cell; the last record of each partition it touches is flagged.
+func (p *publisher) closeCell(ctx context.Context) error {
+	if len(p.rows) == 0 {
+		return nil
+	}
+	if err := p.begin(); err != nil {
+		return err
+	}
+	type place struct {
+		group     int
+		partition int32
+	}
+	last := map[place]int{}
+	for i := range p.rows {
+		for _, t := range p.rows[i].targets {
+			last[place{t.group, t.partition}] = i
+		}
+	}
+	for i := range p.rows {
+		e := &p.rows[i]
+		for _, t := range e.targets {
+			e.change.LastInCell = last[place{t.group, t.partition}] == i
+			if err := p.put(ctx, e, t); err != nil {
+				return err
+			}
+		}
+		p.last = e.change.Position
+		if e.change.Op == change.Snapshot {
+			p.last.Seq = position.Max
+			p.last.Ordinal = 1
+		}
+		p.logTime, p.commitTime = max(p.logTime, e.change.LogTime), e.change.CommitTime
+	}
+	p.stats.Changes += uint64(len(p.rows))
+	p.stats.Cells++
+	p.rows = p.rows[:0]
+	if p.bytes >= groupBytes {
+		return p.commit(ctx)
+	}
+	return nil
+}
+
+func (p *publisher) put(ctx context.Context, e *event, t target) error {
+	route := 0
+	for e.table.groups[route] != t.group {
+		route++
+	}
+	name := p.topics.Changes(p.groups[t.group].Name)
+	codec := change.Codec{Table: e.table.shape}
+	if e.table.ids[route] == 0 {
+		id, err := p.registry.SchemaID(ctx, codec.Subject(name), codec.Schema())
+		if err != nil {
+			return fmt.Errorf("schema of %s: %w", e.table.shape.FullName(), err)
+		}
+		e.table.ids[route] = id + 1
+	}
+	value := codec.Append(change.AppendFrame(make([]byte, 0, 64+e.bytes), e.table.ids[route]-1), e.change)
+	rec := topic.Record{Topic: name, Partition: t.partition, Value: value, Position: e.change.Position.String()}
+	if t.key != "" {
+		rec.Key = []byte(t.key)
+	}
+	p.writer.Put(ctx, rec)
+	p.bytes += len(value)
+	p.stats.Records++
+	return nil
+}
+
+// control writes a control record into every partition of every group.
+func (p *publisher) control(ctx context.Context, c change.Control) error {
+	if err := p.closeCell(ctx); err != nil {
+		return err
+	}
+	if err := p.begin(); err != nil {
+		return err
+	}
+	for i, g := range p.groups {
+		value := change.AppendControl(change.AppendFrame(nil, p.controlID[i]), &c)
+		for n := range g.Partitions {
+			p.writer.Put(ctx, topic.Record{
+				Topic: p.topics.Changes(g.Name), Partition: int32(n), Value: value, Position: c.Position.String(),
+			})
+			p.bytes += len(value)
+		}
+	}
+	p.last = c.Position
+	p.logTime, p.commitTime = max(p.logTime, c.LogTime), max(p.commitTime, c.CommitTime)
+	p.whole = max(p.whole, c.Resume)
+	return nil
+}
+
+// next is the position of the next control record: the last one written plus an ordinal.
+func (p *publisher) next() position.Position {
+	if p.last.IsControl() {
+		return p.last.Control(p.last.Ordinal + 1)
+	}
+	return p.last.Control(1)
+}
+
+// heartbeat carries log time and resume point to every partition, if either moved.
+func (p *publisher) heartbeat(ctx context.Context, logTime int64, resume position.LSN) error {
+	if logTime <= p.beat.logTime && resume <= p.beat.resume {
+		return nil
+	}
+	p.beat.logTime, p.beat.resume = max(logTime, p.beat.logTime), max(resume, p.beat.resume)
+	pos := p.next()
+	return p.control(ctx, change.Control{
+		Kind: change.Heartbeat, ID: "heartbeat " + pos.String(), Position: pos,
+		CommitTime: p.commitTime, LogTime: max(logTime, p.logTime), Resume: p.beat.resume,
+	})
+}
+
+func (p *publisher) begin() error {
+	if p.inKafka {
+		return nil
+	}
+	p.inKafka = true
+	return p.writer.Begin() //nolint:wrapcheck // the writer names itself
+}
+
+// commit makes everything written durable; what it covers may then be confirmed to the source.
+func (p *publisher) commit(ctx context.Context) error {
+	if !p.inKafka {
+		return nil
+	}
+	p.at("capture.before-commit")
+	if err := p.writer.Commit(ctx); err != nil {
+		return err //nolint:wrapcheck // the writer names itself
+	}
+	p.at("capture.after-commit")
+	p.inKafka, p.bytes = false, 0
+	p.confirmed.Store(max(p.confirmed.Load(), uint64(p.whole)))
+	if p.events.Published != nil {
+		p.events.Published(p.last, p.stats)
+	}
+	return nil
+}
+
+// resumeState is what the tails of the changes topics say.
+type resumeState struct {
+	last       position.Position
+	token      position.LSN
+	logTime    int64
+	commitTime int64
+}
+
+// tails reads the last record of every partition. The writer must be initialised before.
+func tails(ctx context.Context, topics *topic.Client, registry *topic.Registry, groups []*feature.PartitionGroup) (resumeState, error) {
+	var r resumeState
+	for _, g := range groups {
+		last, err := topics.Tails(ctx, topics.Changes(g.Name))
+		if err != nil {
+			return r, fmt.Errorf("tails of %s: %w", g.Name, err)
+		}
+		for _, rec := range last {
+			if err := r.add(ctx, registry, rec.Value); err != nil {
+				return r, fmt.Errorf("tail of %s/%d: %w", g.Name, rec.Partition, err)
+			}
+		}
+	}
+	return r, nil
+}
+
+func (r *resumeState) add(ctx context.Context, registry *topic.Registry, value []byte) error {
+	id, payload, err := change.Unframe(value)
+	if err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	subject, schema, err := registry.Schema(ctx, id)
+	if err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	var pos position.Position
+	if isControl(subject) {
+		c, err := change.DecodeControl(payload)
+		if err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		pos = c.Position
+		r.token = max(r.token, c.Resume)
+		r.logTime, r.commitTime = max(r.logTime, c.LogTime), max(r.commitTime, c.CommitTime)
+	} else {
+		t, err := change.TableOf(schema)
+		if err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		ch, err := change.Codec{Table: t}.Decode(payload)
+		if err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		pos = ch.Position
+		r.logTime, r.commitTime = max(r.logTime, ch.LogTime), max(r.commitTime, ch.CommitTime)
+	}
+	r.token = max(r.token, pos.LSN)
+	if pos.After(r.last) {
+		r.last = pos
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+package capture
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+// exportLimit bounds the wait for a consistent point: it waits for the transactions that run.
+const exportLimit = 30 * time.Second
+
+// Cut is a cut that was put. Export is set when it equals a snapshot of the source; the caller
+// closes it when it has read what it wants.
+type Cut struct {
+	change.CutRecord
+	Export *pgwire.Export
+}
+
+type cutRequest struct {
+	sql    bool
+	reply  chan cutReply
+	export *pgwire.Export
+}
+
+type cutReply struct {
+	cut Cut
+	err error
+}
+
+func (c *cutRequest) fail(err error) {
+	if c == nil {
+		return
+	}
+	if c.export != nil {
+		c.export.Close()
+	}
+	c.reply <- cutReply{err: fault.Wrap(fault.Failed, err, "capture ended before the cut was put")}
+}
+
+// Cut puts a cut at the next commit boundary. With sql it is the boundary at which a snapshot of
+// the source is exported: state at the cut equals what a query under that snapshot sees. Run must
+// be running.
+func (r *Runner) Cut(ctx context.Context, sql bool) (Cut, error) {
+	c := &cutRequest{sql: sql, reply: make(chan cutReply, 1)}
+	select {
+	case r.cuts <- c:
+	case <-ctx.Done():
+		return Cut{}, fault.Wrap(fault.Timeout, ctx.Err(), "no commit boundary was reached in time for a cut")
+	}
+	select {
+	case a := <-c.reply:
+		return a.cut, a.err
+	case <-ctx.Done():
+		go func() { // the cut stands; its snapshot is not wanted any more
+			if a := <-c.reply; a.cut.Export != nil {
+				a.cut.Export.Close()
+			}
+		}()
+		return Cut{}, fault.Wrap(fault.Timeout, ctx.Err(), "the cut was not put in time")
+	}
+}
+
+// begin starts a cut at a commit boundary. Publishing pauses here until the server has given a
+// consistent point; then commits below it are published, and the cut follows them.
+func (l *loop) begin(ctx context.Context, c *cutRequest) error {
+	if err := l.p.closeCell(ctx); err != nil {
+		return err
+	}
+	if err := l.p.commit(ctx); err != nil {
+		return err
+	}
+	l.cut = c
+	if !c.sql {
+		return l.put(ctx)
+	}
+	limited, cancel := context.WithTimeout(ctx, exportLimit)
+	defer cancel()
+	export, err := l.o.Source.CreateSlot(limited, l.o.Source.Slot+"_cut", true)
+	if err != nil {
+		l.cut = nil
+		c.reply <- cutReply{err: fault.Wrap(fault.ClassOf(err), err, "no consistent snapshot of the source within %s", exportLimit).
+			ToMend("look for long transactions: SELECT pid, xact_start, query FROM pg_stat_activity WHERE state <> 'idle'")}
+		return nil
+	}
+	c.export = export
+	l.wake(true)
+	return nil
+}
+
+// reached puts the waiting cut when every commit below its consistent point has been taken.
+func (l *loop) reached(ctx context.Context, lsn position.LSN) error {
+	if l.cut == nil || l.cut.export == nil || lsn < l.cut.export.Consistent {
+		return nil
+	}
+	return l.put(ctx)
+}
+
+// put writes the cut: first into the registry, then into every partition.
+func (l *loop) put(ctx context.Context) error {
+	if err := l.p.closeCell(ctx); err != nil {
+		return err
+	}
+	if err := l.p.commit(ctx); err != nil {
+		return err
+	}
+	rec := change.CutRecord{Ordinal: 1, LogTime: max(l.p.logTime, l.logTime), SQL: l.cut.sql}
+	if all := l.o.Registry.List(change.CutPrefix); len(all) > 0 {
+		before, err := change.ParseCut(all[len(all)-1].Value)
+		if err != nil {
+			return err //nolint:wrapcheck // it names the cut
+		}
+		rec.Ordinal = before.Ordinal + 1
+	}
+	rec.ID = fmt.Sprintf("cut-%d", rec.Ordinal)
+	rec.Position = l.p.next()
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("cut %s: %w", rec.ID, err)
+	}
+	l.p.at("capture.before-cut")
+	if err := l.o.Registry.Put(ctx, rec.Key(), b); err != nil {
+		return err //nolint:wrapcheck // it names the registry
+	}
+	l.p.at("capture.cut-in-registry")
+	if err := l.p.emit(ctx, rec); err != nil {
+		return err
+	}
+	c := l.cut
+	l.cut = nil
+	if l.o.Events.Cut != nil {
+		l.o.Events.Cut(rec)
+	}
+	c.reply <- cutReply{cut: Cut{rec, c.export}}
+	return nil
+}
+
+// emit puts a cut's copies into every partition, all or none.
+func (p *publisher) emit(ctx context.Context, rec change.CutRecord) error {
+	err := p.control(ctx, change.Control{
+		Kind: change.Cut, ID: rec.ID, Position: rec.Position, CommitTime: p.commitTime, LogTime: rec.LogTime, Resume: p.whole,
+	})
+	if err != nil {
+		return err
+	}
+	return p.commit(ctx)
+}
+
+// unfinishedCuts puts the cuts that the registry has and the changes topics do not have yet.
+func (r *Runner) unfinishedCuts(ctx context.Context, p *publisher) error {
+	for _, kv := range r.o.Registry.List(change.CutPrefix) {
+		rec, err := change.ParseCut(kv.Value)
+		if err != nil {
+			return err //nolint:wrapcheck // it names the cut
+		}
+		if rec.Position.Epoch == p.last.Epoch && rec.Position.After(p.last) {
+			if err := p.emit(ctx, rec); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,15 @@
+// Package capture tails one PostgreSQL source into the changes topics.
+//
+// The walk of a change here:
+//
+//	runner.go    takes the slot over, decides between first snapshot and streaming, owns the goroutines
+//	initial.go   the first snapshot: whole tables by COPY under the slot's exported snapshot
+//	stream.go    messages of the stream become numbered changes (a pure step)
+//	route.go     which partitions of which groups a change concerns
+//	cell.go      whole commits become cells, cells become Kafka transactions
+//	cut.go       cuts, also ones that equal an exported snapshot
+//
+// The slot is confirmed only up to what Kafka has durably: the commit LSN of the last published
+// commit, or the resume point of the last published heartbeat (decision 0002). After a takeover the
+// tails of the changes topics say where to go on; what is not above them is dropped.
+package capture

@@ -1,0 +1,149 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+const snapshotCell = 5_000 // rows of a snapshot in one cell
+
+// initial takes the first snapshot, or a new one: a new slot, its exported snapshot, every table by
+// COPY, dimensions first so that the rows that join them find them. A snapshot that was cut off is
+// taken anew under a new epoch; the fold replaces what it left.
+func (r *Runner) initial(ctx context.Context, conn *pgx.Conn, p *publisher, h history) (history, position.LSN, error) {
+	// The intent is durable before the slot exists, so that a slot of ours is never taken for another's.
+	if err := r.save(ctx, h); err != nil {
+		return h, 0, err
+	}
+	if err := r.o.Source.DropSlot(ctx, conn); err != nil {
+		return h, 0, err
+	}
+	export, err := r.o.Source.CreateSlot(ctx, r.o.Source.Slot, false)
+	if err != nil {
+		return h, 0, err
+	}
+	defer export.Close()
+	h.Consistent = export.Consistent
+	h.Snapshot = fmt.Sprintf("snapshot %d at %s", h.Epoch, export.Consistent)
+	snap, err := r.o.Source.Adopt(ctx, export.Name)
+	if err != nil {
+		return h, 0, err
+	}
+	defer snap.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	if p.logTime, err = r.snapshotTime(ctx, snap, p.logTime); err != nil {
+		return h, 0, err
+	}
+	at := position.Position{Epoch: h.Epoch, LSN: export.Consistent - 1}
+	if r.o.Events.Taken != nil {
+		r.o.Events.Taken(at, true)
+	}
+	mark := func(kind change.ControlKind, n uint32, resume position.LSN) error {
+		err := p.control(ctx, change.Control{
+			Kind: kind, ID: h.Snapshot, Position: at.Control(n), CommitTime: p.logTime, LogTime: p.logTime, Resume: resume,
+		})
+		if err != nil {
+			return err
+		}
+		return p.commit(ctx)
+	}
+	if err := mark(change.SnapshotBegin, 1, 0); err != nil {
+		return h, 0, err
+	}
+	for chunk, t := range r.snapshotOrder() {
+		if err := r.copyTable(ctx, snap, p, h, t, uint32(chunk)+1, at); err != nil {
+			return h, 0, err
+		}
+	}
+	if err := mark(change.SnapshotEnd, 2, export.Consistent); err != nil {
+		return h, 0, err
+	}
+	p.beat.logTime, p.beat.resume = p.logTime, export.Consistent
+	h.Done = true
+	return h, export.Consistent, r.save(ctx, h)
+}
+
+// snapshotOrder gives the routed tables, dimensions first, then by name.
+func (r *Runner) snapshotOrder() []*table {
+	var out []*table
+	for _, t := range r.tables {
+		if len(t.routes) > 0 {
+			out = append(out, t)
+		}
+	}
+	rank := func(t *table) string {
+		if slices.ContainsFunc(r.o.Catalog.Views, func(v *feature.View) bool { return v.Source == t.shape }) {
+			return "1" + t.shape.FullName()
+		}
+		return "0" + t.shape.FullName()
+	}
+	slices.SortFunc(out, func(a, b *table) int {
+		if rank(a) < rank(b) {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// snapshotTime is log time at the snapshot: the clock table's, else the server's.
+func (r *Runner) snapshotTime(ctx context.Context, c *pgx.Conn, floor int64) (int64, error) {
+	sql := "select (extract(epoch from now()) * 1000000)::bigint"
+	if name, column := splitClock(r.o.Clock); name != "" {
+		t := r.tables[name].shape
+		sql = "select coalesce(max((extract(epoch from " + pgx.Identifier{column}.Sanitize() + ") * 1000000)::bigint), 0) from " +
+			pgx.Identifier{t.Schema, t.Name}.Sanitize()
+	}
+	var us int64
+	if err := c.QueryRow(ctx, sql).Scan(&us); err != nil {
+		return 0, fmt.Errorf("log time of the snapshot: %w", err)
+	}
+	return max(us, floor), nil
+}
+
+func (r *Runner) copyTable(ctx context.Context, c *pgx.Conn, p *publisher, h history, t *table, chunk uint32, at position.Position) error {
+	var n uint64
+	told := func(done bool) {
+		if r.o.Events.Table != nil {
+			r.o.Events.Table(t.shape.FullName(), n, done)
+		}
+	}
+	err := pgwire.Copy(ctx, c, t.shape, func(in *pgwire.Tuple) error {
+		n++
+		row, _, err := values(t.shape, in, nil)
+		if err != nil {
+			return fmt.Errorf("row %d: %w", n, err)
+		}
+		ch := &change.Change{
+			Position: at, Op: change.Snapshot, CommitTime: p.logTime, LogTime: p.logTime, After: row,
+			SnapshotID: h.Snapshot, Chunk: chunk, N: n,
+		}
+		e := event{table: t, change: ch, bytes: size(in)}
+		if e.targets, err = t.route(ch, nil); err != nil {
+			return err
+		}
+		if len(e.targets) > 0 {
+			p.rows = append(p.rows, e)
+		}
+		if n%snapshotCell != 0 {
+			return nil
+		}
+		told(false)
+		return p.closeCell(ctx)
+	})
+	if err != nil {
+		return err //nolint:wrapcheck // it names the table
+	}
+	told(true)
+	if err := p.closeCell(ctx); err != nil {
+		return err
+	}
+	return p.commit(ctx)
+}

@@ -1,0 +1,129 @@
+package capture
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+// loop is the publisher's goroutine: events in, cells out, heartbeats and cuts at commit boundaries.
+type loop struct {
+	*Runner
+	p        *publisher
+	boundary bool         // no transaction is half written, and the resent one has been seen
+	walEnd   position.LSN // every commit below it has been taken
+	logTime  int64
+	cut      *cutRequest // waits for its consistent point
+	asked    bool
+}
+
+func (l *loop) run(ctx context.Context, queue <-chan []event, room *semaphore.Weighted) error {
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	defer func() { l.cut.fail(context.Canceled) }()
+	ticks := 0
+	for {
+		cuts := l.cuts
+		if !l.boundary || l.cut != nil {
+			cuts = nil
+		}
+		select {
+		case batch, ok := <-queue:
+			if !ok {
+				return nil
+			}
+			if err := l.take(ctx, batch, room, len(queue) == 0); err != nil {
+				return err
+			}
+		case c := <-cuts:
+			if err := l.begin(ctx, c); err != nil {
+				return err
+			}
+		case <-tick.C:
+			ticks++
+			if err := l.tick(ctx, ticks); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err() //nolint:wrapcheck // the caller's own end
+		}
+	}
+}
+
+// take handles a batch; when nothing more waits, what is whole is published at once.
+func (l *loop) take(ctx context.Context, batch []event, room *semaphore.Weighted, last bool) error {
+	bytes := 0
+	for i := range batch {
+		bytes += batch[i].bytes
+		if err := l.event(ctx, &batch[i]); err != nil {
+			return err
+		}
+	}
+	room.Release(int64(min(bytes, queueBytes)))
+	if !last || !l.boundary {
+		return nil
+	}
+	if err := l.p.closeCell(ctx); err != nil {
+		return err
+	}
+	return l.p.commit(ctx)
+}
+
+func (l *loop) event(ctx context.Context, e *event) error {
+	switch e.kind {
+	case evBegin:
+		if err := l.reached(ctx, e.lsn); err != nil {
+			return err
+		}
+		l.boundary = false
+	case evRow:
+		return l.p.row(ctx, *e)
+	case evTruncate:
+		for _, c := range e.controls {
+			if !c.Position.After(l.p.last) {
+				continue
+			}
+			c.ID = "truncate " + c.Position.String()
+			if err := l.p.control(ctx, c); err != nil {
+				return err
+			}
+		}
+	case evCommit:
+		l.boundary = true
+		l.logTime = max(l.logTime, e.logTime)
+		l.p.whole = max(l.p.whole, e.lsn)
+		if len(l.p.rows) >= cellChanges {
+			return l.p.closeCell(ctx)
+		}
+	case evIdle:
+		l.boundary, l.asked = true, false
+		l.walEnd = max(l.walEnd, e.lsn)
+		return l.reached(ctx, e.lsn)
+	}
+	return nil
+}
+
+// tick publishes heartbeats, and asks an idle server how far it is.
+func (l *loop) tick(ctx context.Context, ticks int) error {
+	if l.cut != nil {
+		l.wake(true)
+		return nil
+	}
+	if !l.boundary || ticks%beatTicks != 0 {
+		return nil
+	}
+	if err := l.p.closeCell(ctx); err != nil {
+		return err
+	}
+	if err := l.p.heartbeat(ctx, l.logTime, l.walEnd); err != nil {
+		return err
+	}
+	if err := l.p.commit(ctx); err != nil {
+		return err
+	}
+	l.wake(true)
+	return nil
+}

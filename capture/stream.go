@@ -1,0 +1,243 @@
+package capture
+
+import (
+	"fmt"
+
+	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+// event is what the stream gives to the publisher.
+type event struct {
+	kind     eventKind
+	table    *table
+	change   *change.Change
+	targets  []target
+	lsn      position.LSN // commit: of the commit; idle: where the server has read to; begin: of the commit to come
+	logTime  int64
+	time     int64 // commit time
+	seq      uint32
+	controls []change.Control
+	bytes    int
+}
+
+type eventKind uint8
+
+const (
+	evRow eventKind = iota
+	evBegin
+	evCommit
+	evIdle
+	evTruncate
+	evNothing
+)
+
+// decoder turns messages into events. It is a pure step function: no clock, no I/O; its state is
+// what the messages so far have said.
+type decoder struct {
+	epoch   uint32
+	tables  map[string]*table
+	byOID   map[uint32]*table
+	logTime int64
+	commit  position.LSN
+	time    int64
+	seq     uint32
+}
+
+// step takes one message. The event does not alias the message.
+func (d *decoder) step(m *pgwire.Message) (event, error) {
+	switch m.Kind {
+	case pgwire.Begin:
+		d.commit, d.time, d.seq = m.LSN, m.CommitTime, 0
+		return event{kind: evBegin, lsn: m.LSN}, nil
+	case pgwire.Commit:
+		return event{kind: evCommit, lsn: d.commit, logTime: d.logTime, time: d.time}, nil
+	case pgwire.Keepalive:
+		return event{kind: evIdle, lsn: m.LSN, logTime: d.logTime}, nil
+	case pgwire.Relation:
+		return event{kind: evNothing}, d.relation(m.Shape)
+	case pgwire.Truncate:
+		return d.truncate(m)
+	case pgwire.Insert, pgwire.Update, pgwire.Delete:
+		return d.row(m)
+	}
+	return event{kind: evNothing}, nil
+}
+
+// truncate gives one control per captured table. Each takes a seq of its own, so that it stands
+// between the rows before and after it in its transaction.
+func (d *decoder) truncate(m *pgwire.Message) (event, error) {
+	e := event{kind: evTruncate, lsn: d.commit, logTime: d.logTime, time: d.time}
+	for _, oid := range m.Relations {
+		d.seq++
+		if t := d.byOID[oid]; t != nil && len(t.routes) > 0 {
+			e.controls = append(e.controls, change.Control{
+				Kind: change.Truncate, Table: t.shape.FullName(), LogTime: d.logTime, CommitTime: d.time,
+				Position: position.Position{Epoch: d.epoch, LSN: d.commit, Seq: d.seq},
+			})
+		}
+	}
+	if len(e.controls) == 0 {
+		e.kind = evNothing
+	}
+	return e, nil
+}
+
+func (d *decoder) row(m *pgwire.Message) (event, error) {
+	d.seq++
+	t := d.byOID[m.Relation]
+	if t == nil {
+		return event{}, fault.New(fault.Failed, "the stream has a row of relation %d before its description", m.Relation)
+	}
+	pos := position.Position{Epoch: d.epoch, LSN: d.commit, Seq: d.seq}
+	ch := &change.Change{Position: pos, CommitTime: d.time, Op: change.Insert}
+	var err error
+	switch m.Kind {
+	case pgwire.Update:
+		ch.Op = change.Update
+	case pgwire.Delete:
+		ch.Op = change.Delete
+	}
+	e := event{kind: evRow, table: t, change: ch, seq: d.seq, lsn: d.commit, time: d.time}
+	if m.Old != nil {
+		if ch.Before, _, err = values(t.shape, m.Old, nil); err != nil {
+			return event{}, unfit(e, err)
+		}
+		e.bytes += size(m.Old)
+	}
+	if m.New != nil {
+		if ch.After, ch.Unchanged, err = values(t.shape, m.New, ch.Before); err != nil {
+			return event{}, unfit(e, err)
+		}
+		e.bytes += size(m.New)
+	}
+	if t.clock >= 0 && ch.After != nil && ch.After[t.clock].Kind == feature.Timestamp {
+		d.logTime = max(d.logTime, ch.After[t.clock].I)
+	} else if !d.hasClock() {
+		d.logTime = max(d.logTime, d.time)
+	}
+	ch.LogTime, e.logTime = d.logTime, d.logTime
+	if e.targets, err = t.route(ch, nil); err != nil {
+		return event{}, err
+	}
+	if len(e.targets) == 0 {
+		e.kind = evNothing
+	}
+	return e, nil
+}
+
+// unfit stops capture: to leave the row out would lose it silently, and its later changes with it.
+func unfit(e event, err error) error {
+	return fault.Wrap(fault.Failed, err, "a change of table %s at %s has a value that its column's type does not hold",
+		e.table.shape.FullName(), e.change.Position).
+		ToMend("correct the value in the source and take a new snapshot, or leave the column out of the publication")
+}
+
+func (d *decoder) hasClock() bool {
+	for _, t := range d.tables {
+		if t.clock >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func size(t *pgwire.Tuple) int {
+	n := 0
+	for _, x := range t.Texts {
+		n += len(x) + 24
+	}
+	return n
+}
+
+// values reads a tuple. Under a full identity an unchanged TOAST value is in the before-image and
+// is taken from there; otherwise its bit is set and the value is NULL, which is not the value.
+func values(t *feature.Table, in *pgwire.Tuple, before []feature.Value) (out []feature.Value, unchanged []byte, err error) {
+	if len(in.Kinds) != len(t.Columns) {
+		return nil, nil, fmt.Errorf("%d columns were sent, table %s has %d", len(in.Kinds), t.FullName(), len(t.Columns))
+	}
+	out = make([]feature.Value, len(in.Kinds))
+	for i, k := range in.Kinds {
+		switch {
+		case k == 't':
+			if out[i], err = value(t.Columns[i], in.Texts[i]); err != nil {
+				return nil, nil, err
+			}
+		case k == 'u' && before != nil && t.Identity == feature.IdentityFull:
+			out[i] = before[i]
+		case k == 'u':
+			if unchanged == nil {
+				unchanged = make([]byte, (len(in.Kinds)+7)/8)
+			}
+			unchanged[i/8] |= 1 << (i % 8)
+		}
+	}
+	return out, unchanged, nil
+}
+
+func value(c feature.Column, text []byte) (feature.Value, error) {
+	if c.Type.Kind == feature.Decimal {
+		return feature.OfString(string(text)), nil // exact text; see feature.FromRow
+	}
+	v, err := feature.ParseText(c.Type, string(text))
+	if err != nil {
+		return v, fmt.Errorf("column %s: %w", c.Name, err)
+	}
+	return v, nil
+}
+
+// relation takes the shape the stream announces. The same shape, or one with added columns, goes
+// on; anything else stops.
+func (d *decoder) relation(s *pgwire.Shape) error {
+	name := s.Schema + "." + s.Name
+	t := d.tables[name]
+	if t == nil { // published, but not ours
+		t = &table{shape: &feature.Table{Schema: s.Schema, Name: s.Name}, clock: -1}
+		d.tables[name] = t
+	}
+	next := &feature.Table{Schema: s.Schema, Name: s.Name, Identity: s.Identity}
+	stop := func(what string, args ...any) error {
+		return fault.New(fault.Failed, "table %s: "+what, append([]any{name}, args...)...).At("schema change").
+			ToMend("take the change back, or change the definitions and take a new snapshot")
+	}
+	if len(t.routes) == 0 && t.clock < 0 {
+		for _, c := range s.Columns {
+			next.Columns = append(next.Columns, feature.Column{Name: c.Name, Type: c.Type, InIdentity: c.Key})
+		}
+		d.byOID[s.OID] = &table{shape: next, clock: -1}
+		return nil
+	}
+	if s.Identity != t.shape.Identity {
+		return stop("its replica identity changed from %c to %c", t.shape.Identity, s.Identity)
+	}
+	for _, c := range s.Columns {
+		col := feature.Column{Name: c.Name, Type: c.Type, InIdentity: c.Key, Source: fmt.Sprintf("oid %d", c.OID)}
+		if at := t.shape.Index(c.Name); at >= 0 {
+			if old := t.shape.Columns[at]; old.Type != c.Type {
+				return stop("column %s changed its type from %s to %s", c.Name, old.Type, c.Type)
+			}
+			col = t.shape.Columns[at]
+		}
+		next.Columns = append(next.Columns, col)
+	}
+	for _, c := range t.shape.Columns {
+		if next.Index(c.Name) < 0 {
+			return stop("column %s is no longer there", c.Name)
+		}
+	}
+	if next.Fingerprint() != t.shape.Fingerprint() {
+		if len(next.Columns) < len(t.shape.Columns) {
+			return stop("its columns changed")
+		}
+		t = &table{shape: next, routes: t.routes, groups: t.groups, ids: make([]uint32, len(t.routes)), clock: t.clock}
+		if t.clock >= 0 {
+			t.clock = next.Index(d.tables[name].shape.Columns[t.clock].Name)
+		}
+		d.tables[name] = t
+	}
+	d.byOID[s.OID] = t
+	return nil
+}
