@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -12,10 +13,18 @@ import (
 	"github.com/freshet-io/freshet/internal/testkit"
 )
 
-// server gives the URL of a PostgreSQL that may be used freely.
+// servers holds the one server of each test, so that its databases can act on each other's sessions.
+var servers sync.Map
+
+// server gives the URL of a PostgreSQL that may be used freely, the same one within a test.
 func server(t *testing.T) string {
 	t.Helper()
-	return testkit.Postgres(t).URL()
+	if url, ok := servers.Load(t); ok {
+		return url.(string)
+	}
+	url := testkit.Postgres(t).URL()
+	servers.Store(t, url)
+	return url
 }
 
 // database makes an empty database with the demo's tables and gives its URL.
