@@ -1,0 +1,248 @@
+// Package config reads freshet.yaml (CONTRACT section 4): strictly, with values from the
+// environment or from files, and the environment's FRESHET_… over what the file says.
+package config
+
+import (
+	"encoding"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/strict"
+)
+
+// Config is the configuration of one process.
+type Config struct {
+	Name        string   `yaml:"name"`
+	DataDir     string   `yaml:"data_dir"`
+	Source      Source   `yaml:"source"`
+	Kafka       Kafka    `yaml:"kafka"`
+	NATS        NATS     `yaml:"nats"`
+	Embedded    Embedded `yaml:"embedded"`
+	Storage     Storage  `yaml:"storage"`
+	Listen      Listen   `yaml:"listen"`
+	State       State    `yaml:"state"`
+	Definitions string   `yaml:"definitions"`
+}
+
+// Source is the database that is captured.
+type Source struct {
+	Postgres Postgres `yaml:"postgres"`
+	Clock    string   `yaml:"clock"`
+	Timezone string   `yaml:"timezone"`
+}
+
+// Postgres is where the source is and through which slot it is read.
+type Postgres struct {
+	URL         string `yaml:"url"`
+	Slot        string `yaml:"slot"`
+	Publication string `yaml:"publication"`
+}
+
+// Kafka is where the broker is; without brokers it is embedded.
+type Kafka struct {
+	Brokers     []string         `yaml:"brokers"`
+	Replication int              `yaml:"replication"`
+	Retention   feature.Duration `yaml:"retention"`
+}
+
+// NATS is where NATS is; without url it is embedded.
+type NATS struct {
+	URL string `yaml:"url"`
+}
+
+// Embedded says where embedded services listen.
+type Embedded struct {
+	Kafka string `yaml:"kafka"`
+	NATS  string `yaml:"nats"`
+}
+
+// Storage is where tables live.
+type Storage struct {
+	Hot string `yaml:"hot"`
+}
+
+// Listen says where this process listens.
+type Listen struct {
+	GRPC string `yaml:"grpc"`
+	HTTP string `yaml:"http"`
+}
+
+// State bounds the state of the node.
+type State struct {
+	Memory Size `yaml:"memory"`
+}
+
+// Size is a number of bytes, written with a unit: 512MiB.
+type Size int64
+
+// UnmarshalText reads a number with a unit of B KB MB GB KiB MiB GiB.
+func (s *Size) UnmarshalText(text []byte) error {
+	t := strings.TrimSpace(string(text))
+	for _, u := range []struct {
+		name string
+		n    int64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}} {
+		if digits, ok := strings.CutSuffix(t, u.name); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 40)
+			if err == nil && n >= 0 {
+				*s = Size(n * u.n)
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%q is not a size: expected a whole number and a unit of B KB MB GB KiB MiB GiB, as in 512MiB", t)
+}
+
+// Load reads a file. Environment variables FRESHET_<KEY>, with dots as underscores, go before it.
+func Load(file string, env func(string) (string, bool)) (*Config, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fault.Wrap(fault.Usage, err, "the configuration cannot be read").At("%s", file).ToMend("name it with -c FILE")
+	}
+	c := &Config{}
+	docs, err := strict.Parse(file, data)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // it names file and line
+	}
+	if len(docs) > 0 {
+		if err := docs[0].Decode(c); err != nil {
+			return nil, err //nolint:wrapcheck // it names file and line
+		}
+	}
+	if err := overlay(reflect.ValueOf(c).Elem(), "FRESHET", env); err != nil {
+		return nil, err
+	}
+	if err := resolve(reflect.ValueOf(c).Elem(), "", filepath.Dir(file), env); err != nil {
+		return nil, err
+	}
+	c.defaults(filepath.Dir(file))
+	return c, c.validate(file)
+}
+
+// overlay takes values from the environment.
+func overlay(v reflect.Value, name string, env func(string) (string, bool)) error {
+	for i := range v.NumField() {
+		f := v.Field(i)
+		key := name + "_" + strings.ToUpper(v.Type().Field(i).Tag.Get("yaml"))
+		if f.Kind() == reflect.Struct {
+			if err := overlay(f, key, env); err != nil {
+				return err
+			}
+			continue
+		}
+		text, ok := env(key)
+		if !ok {
+			continue
+		}
+		if u, ok := f.Addr().Interface().(encoding.TextUnmarshaler); ok {
+			if err := u.UnmarshalText([]byte(text)); err != nil {
+				return fault.Wrap(fault.Usage, err, "the value is not usable").At("environment variable %s", key)
+			}
+			continue
+		}
+		switch f.Kind() {
+		case reflect.String:
+			f.SetString(text)
+		case reflect.Slice:
+			f.Set(reflect.ValueOf(strings.Split(text, ",")))
+		case reflect.Int:
+			n, err := strconv.Atoi(text)
+			if err != nil {
+				return fault.New(fault.Usage, "%q is not a whole number", text).At("environment variable %s", key)
+			}
+			f.SetInt(int64(n))
+		}
+	}
+	return nil
+}
+
+// resolve replaces env:NAME and file:PATH. file:// addresses of storage stay.
+func resolve(v reflect.Value, path, dir string, env func(string) (string, bool)) error {
+	for i := range v.NumField() {
+		f, key := v.Field(i), strings.TrimPrefix(path+"."+v.Type().Field(i).Tag.Get("yaml"), ".")
+		if f.Kind() == reflect.Struct {
+			if err := resolve(f, key, dir, env); err != nil {
+				return err
+			}
+		}
+		if f.Kind() != reflect.String {
+			continue
+		}
+		if name, ok := strings.CutPrefix(f.String(), "env:"); ok {
+			value, ok := env(name)
+			if !ok {
+				return fault.New(fault.Usage, "environment variable %s is not set", name).At("%s", key).ToMend("export %s=…", name)
+			}
+			f.SetString(value)
+		} else if name, ok := strings.CutPrefix(f.String(), "file:"); ok && !strings.HasPrefix(name, "//") {
+			if !filepath.IsAbs(name) {
+				name = filepath.Join(dir, name)
+			}
+			value, err := os.ReadFile(name)
+			if err != nil {
+				return fault.Wrap(fault.Usage, err, "the value's file cannot be read").At("%s", key)
+			}
+			f.SetString(strings.TrimSpace(string(value)))
+		} else if u, err := url.Parse(f.String()); err == nil && u.User != nil {
+			if _, secret := u.User.Password(); secret {
+				return fault.New(fault.Usage, "a password is written in the configuration itself").At("%s", key).
+					ToMend("write env:NAME or file:PATH there")
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Config) defaults(dir string) {
+	set := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	set(&c.DataDir, "data")
+	set(&c.Source.Postgres.Slot, "freshet")
+	set(&c.Source.Postgres.Publication, "freshet")
+	set(&c.Embedded.Kafka, "127.0.0.1:7402")
+	set(&c.Embedded.NATS, "127.0.0.1:7403")
+	set(&c.Listen.GRPC, "127.0.0.1:7400")
+	set(&c.Listen.HTTP, "127.0.0.1:7401")
+	set(&c.Definitions, "definitions")
+	for _, p := range []*string{&c.DataDir, &c.Definitions} {
+		if !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	set(&c.Storage.Hot, "file://"+filepath.ToSlash(filepath.Join(c.DataDir, "storage")))
+	if c.State.Memory == 0 {
+		c.State.Memory = 512 << 20
+	}
+	if c.Source.Clock == "commit" {
+		c.Source.Clock = ""
+	}
+}
+
+func (c *Config) validate(file string) error {
+	need := func(key, value, mend string) error {
+		if value != "" {
+			return nil
+		}
+		return fault.New(fault.Usage, "%s is not set", key).At("%s", file).ToMend("%s", mend)
+	}
+	if err := need("name", c.Name, "name: flights"); err != nil {
+		return err
+	}
+	if err := need("source.postgres.url", c.Source.Postgres.URL, "source: {postgres: {url: env:FRESHET_SOURCE_URL}}"); err != nil {
+		return err
+	}
+	if c.Source.Clock != "" && strings.Count(c.Source.Clock, ".") != 2 {
+		return fault.New(fault.Usage, "source.clock is %q", c.Source.Clock).At("%s", file).ToMend("write commit, or schema.table.column")
+	}
+	return nil
+}

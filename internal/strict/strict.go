@@ -1,0 +1,148 @@
+// Package strict reads YAML in which an unknown key is an error that names file, line and the
+// nearest known key.
+package strict
+
+import (
+	"bytes"
+	"encoding"
+	"errors"
+	"io"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+// Document is one document of a YAML file.
+type Document struct {
+	File string
+	Line int
+	node ast.Node
+}
+
+// Parse splits a file into its documents; empty ones are left out.
+func Parse(file string, data []byte) ([]Document, error) {
+	f, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return nil, fault.New(fault.Usage, "not valid YAML: %s", oneLine(err)).At("%s", place(file, err))
+	}
+	var out []Document
+	for _, d := range f.Docs {
+		if d.Body == nil || d.Body.Type() == ast.NullType {
+			continue
+		}
+		line := d.Body.GetToken().Position.Line
+		if m, ok := d.Body.(*ast.MappingNode); ok && len(m.Values) > 0 {
+			line = m.Values[0].GetToken().Position.Line
+			if k := m.Values[0].Key; k != nil {
+				line = k.GetToken().Position.Line
+			}
+		}
+		out = append(out, Document{file, line, d.Body})
+	}
+	return out, nil
+}
+
+// Field gives the scalar under a top-level key, or "".
+func (d Document) Field(name string) string {
+	var m map[string]any
+	if err := yaml.NodeToValue(d.node, &m); err != nil {
+		return ""
+	}
+	s, _ := m[name].(string)
+	return s
+}
+
+// Decode reads the document into a struct with yaml tags.
+func (d Document) Decode(into any) error {
+	err := yaml.NewDecoder(bytes.NewReader(nil), yaml.DisallowUnknownField()).DecodeFromNode(d.node, into)
+	if err == nil || errors.Is(err, io.EOF) {
+		return nil
+	}
+	e := fault.New(fault.Usage, "%s", oneLine(err)).At("%s", place(d.File, err))
+	if m := unknown.FindStringSubmatch(err.Error()); m != nil {
+		e.What = "unknown key " + m[1]
+		if near := nearest(m[1], keys(reflect.TypeOf(into))); near != "" {
+			_ = e.ToMend("did you mean %s?", near)
+		}
+	}
+	return e
+}
+
+var (
+	unknown  = regexp.MustCompile(`unknown field "([^"]+)"`)
+	location = regexp.MustCompile(`\[(\d+):\d+\]`)
+)
+
+func oneLine(err error) string {
+	s, _, _ := strings.Cut(err.Error(), "\n")
+	return strings.TrimSpace(location.ReplaceAllString(s, ""))
+}
+
+func place(file string, err error) string {
+	if m := location.FindStringSubmatch(err.Error()); m != nil {
+		return file + ":" + m[1]
+	}
+	return file
+}
+
+// keys gives every key that the type knows, at any depth.
+func keys(t reflect.Type) []string {
+	var out []string
+	seen := map[reflect.Type]bool{}
+	var walk func(t reflect.Type)
+	walk = func(t reflect.Type) {
+		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
+			t = t.Elem()
+		}
+		if t.Kind() != reflect.Struct || seen[t] || reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+			return
+		}
+		seen[t] = true
+		for i := range t.NumField() {
+			name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+			if name != "" && name != "-" && !slices.Contains(out, name) {
+				out = append(out, name)
+			}
+			walk(t.Field(i).Type)
+		}
+	}
+	walk(t)
+	return out
+}
+
+func nearest(word string, known []string) string {
+	best, at := "", len(word)/2+2
+	for _, k := range known {
+		if d := distance(word, k); d < at {
+			best, at = k, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}
