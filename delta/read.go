@@ -147,3 +147,6 @@ func (p *Partition) Trim(viewName string, through uint64) error {
 }
 
 var _ state.Reader = (*state.Snapshot)(nil)
+
+// Number is the partition's number.
+func (p *Partition) Number() int { return p.o.Partition }

@@ -1,0 +1,296 @@
+// Package featurestore answers lookups from the served rows of the node's own partitions: one read
+// of Pebble per (key, view).
+package featurestore
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/delta"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+const maxKeys = 1_000
+
+// Options configure a Server; Node and Name are needed.
+type Options struct {
+	Node *delta.Node
+	Name string           // of this node, in lags
+	Now  func() time.Time // for max_age; nil: time.Now
+}
+
+// Server implements the FeatureStore service; what it does not have answers UNIMPLEMENTED.
+type Server struct {
+	freshetv1.UnimplementedFeatureStoreServer
+	o Options
+}
+
+// New makes a Server.
+func New(o Options) *Server {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Server{o: o}
+}
+
+// selected is one resolved selection.
+type selected struct {
+	view    *feature.View
+	columns []int // ordinals of the view's outputs
+}
+
+// Get looks entities up (CONTRACT section 7).
+func (s *Server) Get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.GetResponse, error) {
+	if n := len(in.Keys); n == 0 || n > maxKeys {
+		return nil, status.Errorf(codes.InvalidArgument, "%d keys: expected 1 to %d", n, maxKeys)
+	}
+	if in.Encoding != freshetv1.Encoding_ENCODING_VALUES {
+		return nil, status.Errorf(codes.Unimplemented, "encoding %s is not there yet: use ENCODING_VALUES", in.Encoding)
+	}
+	views, err := s.resolve(in)
+	if err != nil {
+		return nil, err
+	}
+	out := &freshetv1.GetResponse{}
+	for _, v := range views {
+		out.Columns = append(out.Columns, columns(v.view, v.columns))
+	}
+	touched := map[*delta.Partition]int{}
+	for i, k := range in.Keys {
+		key, err := keyOf(views[0].view, k)
+		if err != nil {
+			return nil, status.Errorf(codes.InvalidArgument, "key %d: %s", i+1, err)
+		}
+		p, err := s.o.Node.For(views[0].view, key)
+		if err != nil {
+			return nil, status.Errorf(codes.InvalidArgument, "key %d: %s", i+1, err)
+		}
+		if _, ok := touched[p]; !ok {
+			if err := wait(ctx, p, in.MinPosition); err != nil {
+				return nil, err
+			}
+			touched[p] = len(out.Lags)
+			out.Lags = append(out.Lags, s.lag(views[0].view.Group.Name, p))
+		}
+		stale := s.stale(in, out.Lags[touched[p]])
+		for _, v := range views {
+			row, err := lookup(p, v, key, stale)
+			if err != nil {
+				return nil, status.Errorf(codes.Internal, "%s", err)
+			}
+			out.Rows = append(out.Rows, row)
+		}
+	}
+	return out, nil
+}
+
+func (s *Server) stale(in *freshetv1.GetRequest, lag *freshetv1.PartitionLag) bool {
+	return in.MaxAgeUs > 0 && !in.ReturnStale && s.o.Now().UnixMicro()-lag.CommitTime > in.MaxAgeUs
+}
+
+func lookup(p *delta.Partition, v selected, key []feature.Value, stale bool) (*freshetv1.Row, error) {
+	if stale {
+		return &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE}, nil
+	}
+	served, err := p.Lookup(v.view.Name, key)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // it names the view
+	}
+	if served == nil || (served.Status == delta.NotFound && served.Version == 0) {
+		return &freshetv1.Row{Status: freshetv1.Status_NOT_FOUND}, nil
+	}
+	row := &freshetv1.Row{
+		Version: served.Version, Position: served.Position.String(), CommitTime: &served.CommitTime, LogTime: &served.LogTime,
+	}
+	switch served.Status {
+	case delta.Present:
+		row.Status = freshetv1.Status_PRESENT
+	case delta.Expired:
+		row.Status = freshetv1.Status_EXPIRED
+		return row, nil
+	default:
+		row.Status = freshetv1.Status_NOT_FOUND
+		return row, nil
+	}
+	if !served.EventTime.IsNull() {
+		row.EventTime = &served.EventTime.I
+	}
+	outputs := v.view.Outputs()
+	for _, c := range v.columns {
+		row.Values = append(row.Values, ToValue(served.Values[c], outputs[c].Type))
+	}
+	return row, nil
+}
+
+// wait blocks until the partition has everything below the asked position, or the deadline passes.
+func wait(ctx context.Context, p *delta.Partition, text string) error {
+	if text == "" {
+		return nil
+	}
+	lsn, err := position.ParseLSN(text)
+	if err != nil {
+		at, err := position.Parse(text)
+		if err != nil {
+			return status.Errorf(codes.InvalidArgument, "min_position %q: expected an LSN as in 0/16B3748, or epoch:LSN:seq", text)
+		}
+		// Everything below the byte after the commit record's start: the commit itself included.
+		lsn = at.LSN + 1
+		if !at.After(p.Position()) {
+			return nil
+		}
+	}
+	if err := p.WaitPosition(ctx, lsn); err != nil {
+		code := codes.DeadlineExceeded
+		if errors.Is(err, context.Canceled) {
+			code = codes.Canceled
+		}
+		return status.Errorf(code, "%s", err)
+	}
+	return nil
+}
+
+func (s *Server) lag(group string, p *delta.Partition) *freshetv1.PartitionLag {
+	m := p.Meta()
+	return &freshetv1.PartitionLag{
+		Group: group, Partition: int32(p.Number()), Position: m.Position.String(), LogTime: m.LogTime,
+		CommitTime: m.CommitTime, Resume: m.Resume.String(), Node: s.o.Name,
+	}
+}
+
+// resolve finds views and columns; all views share the entity.
+func (s *Server) resolve(in *freshetv1.GetRequest) ([]selected, error) {
+	catalog := s.o.Node.Catalog()
+	selections := in.Selections
+	if in.FeatureSet != "" {
+		fields, err := catalog.Set(in.FeatureSet)
+		if err != nil {
+			return nil, status.Errorf(codes.NotFound, "%s", err)
+		}
+		selections = nil
+		for _, f := range fields {
+			name := f.View.Name
+			i := slices.IndexFunc(selections, func(x *freshetv1.Selection) bool { return x.View == name })
+			if i < 0 {
+				i = len(selections)
+				selections = append(selections, &freshetv1.Selection{View: name})
+			}
+			selections[i].Features = append(selections[i].Features, f.View.Outputs()[f.Output].Name)
+		}
+	}
+	if len(selections) == 0 {
+		return nil, status.Error(codes.InvalidArgument, "nothing is selected: name a view or a feature_set")
+	}
+	var out []selected
+	for _, sel := range selections {
+		v := catalog.View(sel.View)
+		if v == nil {
+			return nil, status.Errorf(codes.NotFound, "there is no view %q; there are: %s", sel.View, names(catalog))
+		}
+		if len(out) > 0 && !sameEntity(out[0].view, v) {
+			return nil, status.Errorf(codes.InvalidArgument, "views %s and %s are about different entities: ask for them separately", out[0].view.Name, v.Name)
+		}
+		x := selected{view: v}
+		for _, f := range sel.Features {
+			c := v.Output(f)
+			if c < 0 {
+				return nil, status.Errorf(codes.NotFound, "view %s has no feature %q; it has: %s", v.Name, f, strings.Join(columns(v, all(v)).Names, ", "))
+			}
+			x.columns = append(x.columns, c)
+		}
+		if len(x.columns) == 0 {
+			x.columns = all(v)
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+func names(c *feature.Catalog) string {
+	var out []string
+	for _, v := range c.Views {
+		out = append(out, v.Name)
+	}
+	return strings.Join(out, ", ")
+}
+
+func all(v *feature.View) []int {
+	out := make([]int, len(v.Outputs()))
+	for i := range out {
+		out[i] = i
+	}
+	return out
+}
+
+func sameEntity(a, b *feature.View) bool {
+	return a.Group == b.Group && slices.Equal(a.Entity, b.Entity)
+}
+
+func columns(v *feature.View, at []int) *freshetv1.Columns {
+	out := &freshetv1.Columns{View: v.Name}
+	for _, k := range v.Entity {
+		out.KeyNames = append(out.KeyNames, k.Name)
+	}
+	outputs := v.Outputs()
+	for _, c := range at {
+		out.Names = append(out.Names, outputs[c].Name)
+		out.Types = append(out.Types, outputs[c].Type.String())
+	}
+	return out
+}
+
+// keyOf reads a key; a string is accepted for any key type and read as that type's text.
+func keyOf(v *feature.View, k *freshetv1.Key) ([]feature.Value, error) {
+	if len(k.GetValues()) != len(v.Entity) {
+		return nil, fault.New(fault.Usage, "%d values, entity of %s has %d", len(k.GetValues()), v.Name, len(v.Entity))
+	}
+	out := make([]feature.Value, len(v.Entity))
+	for i, f := range v.Entity {
+		value, err := FromValue(k.Values[i], f.Type)
+		if err != nil {
+			return nil, fault.Wrap(fault.Usage, err, "%s", f.Name)
+		}
+		out[i] = value
+	}
+	return out, nil
+}
+
+// Describe gives views and partitions.
+func (s *Server) Describe(_ context.Context, in *freshetv1.DescribeRequest) (*freshetv1.DescribeResponse, error) {
+	catalog := s.o.Node.Catalog()
+	out := &freshetv1.DescribeResponse{}
+	groups := map[string]bool{}
+	for _, v := range catalog.Views {
+		if in.View != "" && in.View != v.Name {
+			continue
+		}
+		d := &freshetv1.View{
+			Name: v.Name, Group: v.Group.Name, Partitions: int32(v.Group.Partitions), Source: v.Source.FullName(),
+			Columns: columns(v, all(v)), Owner: v.Def.Owner, Description: v.Def.Description, Generation: v.Generation,
+		}
+		for _, p := range s.o.Node.Partitions(v.Group.Name) {
+			d.Deltas += s.o.Node.Published(p, v.Name)
+		}
+		out.Views = append(out.Views, d)
+		groups[v.Group.Name] = true
+	}
+	if len(out.Views) == 0 {
+		return nil, status.Errorf(codes.NotFound, "there is no view %q; there are: %s", in.View, names(catalog))
+	}
+	for _, g := range catalog.Groups {
+		for _, p := range s.o.Node.Partitions(g.Name) {
+			if groups[g.Name] {
+				out.Partitions = append(out.Partitions, s.lag(g.Name, p))
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,56 @@
+package featurestore
+
+import (
+	"fmt"
+
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/internal/feature"
+)
+
+// ToValue gives the wire form of a value of a type.
+func ToValue(v feature.Value, t feature.Type) *freshetv1.Value {
+	switch v.Kind {
+	case feature.Null:
+		return &freshetv1.Value{Kind: &freshetv1.Value_Null{Null: true}}
+	case feature.Bool:
+		return &freshetv1.Value{Kind: &freshetv1.Value_Bool{Bool: v.I != 0}}
+	case feature.Int64:
+		return &freshetv1.Value{Kind: &freshetv1.Value_Int64{Int64: v.I}}
+	case feature.Double:
+		return &freshetv1.Value{Kind: &freshetv1.Value_Double{Double: v.Float()}}
+	case feature.Decimal:
+		return &freshetv1.Value{Kind: &freshetv1.Value_Decimal{Decimal: v.Text()}}
+	case feature.Bytes:
+		return &freshetv1.Value{Kind: &freshetv1.Value_Bytes{Bytes: []byte(v.S)}}
+	case feature.Date:
+		return &freshetv1.Value{Kind: &freshetv1.Value_Date{Date: int32(v.I)}}
+	case feature.Timestamp:
+		return &freshetv1.Value{Kind: &freshetv1.Value_Timestamp{Timestamp: v.I}}
+	case feature.UUID:
+		return &freshetv1.Value{Kind: &freshetv1.Value_Uuid{Uuid: []byte(v.S)}}
+	default:
+		return &freshetv1.Value{Kind: &freshetv1.Value_String_{String_: v.S}}
+	}
+}
+
+// FromValue reads a value that must be of a type; text is read as the type's text form.
+func FromValue(v *freshetv1.Value, t feature.Type) (feature.Value, error) {
+	if s, ok := v.GetKind().(*freshetv1.Value_String_); ok {
+		return feature.ParseText(t, s.String_) //nolint:wrapcheck // it names value and type
+	}
+	var out feature.Value
+	switch k := v.GetKind().(type) {
+	case *freshetv1.Value_Int64:
+		out = feature.OfInt(k.Int64)
+	case *freshetv1.Value_Date:
+		out = feature.Value{Kind: feature.Date, I: int64(k.Date)}
+	case *freshetv1.Value_Uuid:
+		if len(k.Uuid) == 16 {
+			out = feature.Value{Kind: feature.UUID, S: string(k.Uuid)}
+		}
+	}
+	if out.Kind != t.Kind {
+		return out, fmt.Errorf("expected a value of type %s", t)
+	}
+	return out, nil
+}
