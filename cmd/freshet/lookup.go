@@ -1,0 +1,170 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+// remote makes a command that talks to a running system.
+func remote(c *cobra.Command, run func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error) *cobra.Command {
+	server := c.Flags().String("server", cmp.Or(os.Getenv("FRESHET_SERVER"), "127.0.0.1:7400"), "address of the system")
+	output := c.Flags().StringP("output", "o", "table", "table or json")
+	timeout := c.Flags().Duration("timeout", 10*time.Second, "how long to wait")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if *output != "table" && *output != "json" {
+			return fault.New(fault.Usage, "--output %q: expected table or json", *output)
+		}
+		conn, err := grpc.NewClient(*server, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			return fault.Wrap(fault.Usage, err, "--server %q", *server)
+		}
+		defer conn.Close() //nolint:errcheck // nothing depends on a clean goodbye
+		ctx, cancel := context.WithTimeout(c.Context(), *timeout)
+		defer cancel()
+		return run(ctx, conn, args, *output)
+	}
+	return c
+}
+
+func getCommand() *cobra.Command {
+	var after string
+	c := &cobra.Command{
+		Use: "get VIEW KEY...", Short: "Look one entity up", Args: cobra.MinimumNArgs(2),
+		Example: "  freshet get plane_delays N14228\n  freshet get carrier_punctuality JFK B6 -o json",
+	}
+	c.Flags().StringVar(&after, "min-position", "", "wait until this LSN or position is folded")
+	return remote(c, func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error {
+		key := &freshetv1.Key{}
+		for _, k := range args[1:] {
+			key.Values = append(key.Values, &freshetv1.Value{Kind: &freshetv1.Value_String_{String_: k}})
+		}
+		r, err := freshetv1.NewFeatureStoreClient(conn).Get(ctx, &freshetv1.GetRequest{
+			Selections: []*freshetv1.Selection{{View: args[0]}}, Keys: []*freshetv1.Key{key}, MinPosition: after,
+		})
+		if err != nil {
+			return err
+		}
+		return printRow(r, args, output)
+	})
+}
+
+func printRow(r *freshetv1.GetResponse, args []string, output string) error {
+	row, columns := r.Rows[0], r.Columns[0]
+	values, key := map[string]any{}, map[string]any{}
+	for i, v := range row.Values {
+		values[columns.Names[i]] = plain(v)
+	}
+	for i, name := range columns.KeyNames {
+		key[name] = args[i+1]
+	}
+	if output == "json" {
+		out := map[string]any{
+			"key": key, "view": args[0], "status": row.Status.String(), "version": row.Version, "position": row.Position,
+			"event_time": instant(row.EventTime), "commit_time": instant(row.CommitTime), "log_time": instant(row.LogTime),
+		}
+		if row.Status == freshetv1.Status_PRESENT {
+			out["values"] = values
+		}
+		e := json.NewEncoder(os.Stdout)
+		e.SetIndent("", "  ")
+		return e.Encode([]any{out})
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "status\t%s\nversion\t%d\nposition\t%s\nlog_time\t%v\n", row.Status, row.Version, row.Position, instant(row.LogTime))
+	for i, name := range columns.Names {
+		if i < len(row.Values) {
+			fmt.Fprintf(w, "%s\t%v\n", name, plain(row.Values[i]))
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if row.Status == freshetv1.Status_NOT_FOUND {
+		return fault.New(fault.NotFound, "view %s has no such entity", args[0])
+	}
+	return nil
+}
+
+func instant(us *int64) any {
+	if us == nil {
+		return nil
+	}
+	return time.UnixMicro(*us).UTC().Format(time.RFC3339Nano)
+}
+
+// plain gives a value as JSON prints it.
+func plain(v *freshetv1.Value) any {
+	switch k := v.GetKind().(type) {
+	case *freshetv1.Value_Bool:
+		return k.Bool
+	case *freshetv1.Value_Int64:
+		return k.Int64
+	case *freshetv1.Value_Double:
+		return k.Double
+	case *freshetv1.Value_Decimal:
+		return json.Number(k.Decimal)
+	case *freshetv1.Value_String_:
+		return k.String_
+	case *freshetv1.Value_Bytes:
+		return k.Bytes
+	case *freshetv1.Value_Date:
+		return time.Unix(int64(k.Date)*86400, 0).UTC().Format(time.DateOnly)
+	case *freshetv1.Value_Timestamp:
+		return instant(&k.Timestamp)
+	case *freshetv1.Value_Uuid:
+		return fmt.Sprintf("%x-%x-%x-%x-%x", k.Uuid[:4], k.Uuid[4:6], k.Uuid[6:8], k.Uuid[8:10], k.Uuid[10:])
+	}
+	return nil
+}
+
+func viewsCommand() *cobra.Command {
+	c := &cobra.Command{Use: "views", Short: "List the feature views with their lag", Example: "  freshet views", Args: cobra.NoArgs}
+	return remote(c, func(ctx context.Context, conn *grpc.ClientConn, _ []string, output string) error {
+		r, err := freshetv1.NewFeatureStoreClient(conn).Describe(ctx, &freshetv1.DescribeRequest{})
+		if err != nil {
+			return err
+		}
+		if output == "json" {
+			return json.NewEncoder(os.Stdout).Encode(r)
+		}
+		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "VIEW\tGROUP\tSOURCE\tFEATURES\tDELTAS\tLOG TIME (oldest partition)")
+		for _, v := range r.Views {
+			oldest := int64(0)
+			for _, p := range r.Partitions {
+				if p.Group == v.Group && (oldest == 0 || p.LogTime < oldest) {
+					oldest = p.LogTime
+				}
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%v\n", v.Name, v.Group, v.Source, len(v.Columns.Names), v.Deltas, instant(&oldest))
+		}
+		return w.Flush()
+	})
+}
+
+func cutCommand() *cobra.Command {
+	c := &cobra.Command{Use: "cut", Short: "Put a cut at the next commit boundary", Example: "  freshet cut", Args: cobra.NoArgs}
+	return remote(c, func(ctx context.Context, conn *grpc.ClientConn, _ []string, output string) error {
+		r, err := freshetv1.NewAdminClient(conn).Cut(ctx, &freshetv1.CutRequest{})
+		if err != nil {
+			return err
+		}
+		if output == "json" {
+			return json.NewEncoder(os.Stdout).Encode(r)
+		}
+		fmt.Printf("%s at %s, log time %v\n", r.Id, r.Position, instant(&r.LogTime))
+		return nil
+	})
+}

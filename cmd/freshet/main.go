@@ -1,0 +1,65 @@
+// Command freshet is the whole system in one binary. A file per subcommand; the only place with
+// flags, logs and wiring.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use: "freshet", Short: "Features from the database's own log", SilenceUsage: true, SilenceErrors: true,
+	}
+	root.AddCommand(demoCommand(), upCommand(), getCommand(), viewsCommand(), cutCommand(), versionCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "freshet:", message(err))
+		stop()
+		os.Exit(exitCode(ctx, err))
+	}
+}
+
+func message(err error) string {
+	if s, ok := status.FromError(err); ok && s.Code() != codes.Unknown {
+		return s.Message()
+	}
+	return err.Error()
+}
+
+// exitCode follows CONTRACT section 3.
+func exitCode(ctx context.Context, err error) int {
+	if ctx.Err() != nil {
+		return 130
+	}
+	switch status.Code(err) {
+	case codes.InvalidArgument:
+		return int(fault.Usage)
+	case codes.NotFound:
+		return int(fault.NotFound)
+	case codes.DeadlineExceeded:
+		return int(fault.Timeout)
+	case codes.Unavailable:
+		return int(fault.Unreachable)
+	case codes.PermissionDenied:
+		return int(fault.Permission)
+	}
+	return int(fault.ClassOf(err))
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Example: "  freshet version", Args: cobra.NoArgs,
+		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "freshet 0.1.0-dev") },
+	}
+}
