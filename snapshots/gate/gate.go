@@ -118,9 +118,16 @@ type Run struct {
 	Overrides map[string]Check  `json:"overrides,omitempty"`
 }
 
-// EvidenceSum is the SHA-256 of the run's stages, hex: what commitInfo keeps of them.
+// EvidenceSum is the SHA-256 of the run's stages before the commit, hex: what commitInfo keeps of
+// them. The commit, which holds this sum, is no part of it.
 func (r *Run) EvidenceSum() string {
-	b, err := json.Marshal(r.Stages)
+	var judged []Stage
+	for _, s := range r.Stages {
+		if s.Number != StageCommit {
+			judged = append(judged, s)
+		}
+	}
+	b, err := json.Marshal(judged)
 	if err != nil { // strings and numbers only
 		return ""
 	}
