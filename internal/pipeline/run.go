@@ -59,7 +59,7 @@ func Run(ctx context.Context, g *Graph, r Record, exec Exec, o Options) (Record,
 		var tasks []Task
 		r, tasks = g.Next(r)
 		for _, t := range tasks {
-			if started[t.Name] || running == o.Parallel || failure != nil || ctx.Err() != nil {
+			if started[t.Name] || running == o.Parallel || ctx.Err() != nil {
 				continue
 			}
 			started[t.Name] = true

@@ -110,13 +110,13 @@ func Due(s Schedule, last, now time.Time) (time.Time, bool) {
 
 // search goes over dates from that of an instant, forwards or backwards, with pick choosing from the
 // sorted instants of a date. A jump can put the instants of neighbouring dates out of order, so it
-// starts a date early and, once something is found, looks at two dates more.
+// starts a date early and, once something is found, looks at one date more.
 func (s Schedule) search(from time.Time, step int, pick func(due []int64, best int64) int64) time.Time {
 	if s.fields == nil {
 		return time.Time{}
 	}
 	year, month, day := from.In(s.zone).Date()
-	best, more := none, 2
+	best, more := none, 1
 	for i := -1; i < searchYears*366 && more > 0; i++ {
 		date := time.Date(year, month, day+i*step, 0, 0, 0, 0, time.UTC)
 		if !s.onDay(date) {

@@ -46,6 +46,8 @@ func TestNextInstants(t *testing.T) {
 		{"half an hour is skipped", "15 2 * * *", "Australia/Lord_Howe", "2026-10-03T00:00:00Z", "2026-10-03T15:30:00Z"},
 		{"midnight is skipped", "0 0 * * *", "America/Sao_Paulo", "2018-11-03T12:00:00Z", "2018-11-04T03:00:00Z 2018-11-05T02:00:00Z"},
 		{"a day is skipped", "0 12 * * *", "Pacific/Apia", "2011-12-30T00:00:00Z", "2011-12-30T10:00:00Z 2011-12-30T22:00:00Z"},
+		{"midnight comes before the evening", "0,30 * * * *", "America/St_Johns", "2006-10-29T01:59:00Z",
+			"2006-10-29T02:00:00Z 2006-10-29T02:30:00Z 2006-10-29T03:00:00Z 2006-10-29T03:30:00Z 2006-10-29T04:00:00Z"},
 		{"either day suffices", "0 0 13 * 5", "UTC", "2026-02-01T00:00:00Z", "2026-02-06T00:00:00Z 2026-02-13T00:00:00Z 2026-02-20T00:00:00Z"},
 		{"a leap day on a Monday", "0 0 29 2 *", "UTC", "2096-03-01T00:00:00Z", "2104-02-29T00:00:00Z"},
 		{"Sunday is 0 and 7", "0 0 * * 7", "UTC", "2026-11-25T00:00:00Z", "2026-11-29T00:00:00Z"},
