@@ -89,7 +89,7 @@ func (r *run) score(ctx context.Context, number int32) (*bucket, error) {
 	}
 	f, err := r.out.WriteFile(ctx, r.schema, table.Partition{Bucket: number}, t.batches(ctx))
 	if err != nil && !errors.Is(err, table.ErrNoRows) {
-		return nil, err //nolint:wrapcheck // it names the table
+		return nil, err
 	}
 	inLog, _ := r.sources[0].snap.RowCounts()
 	return &bucket{
@@ -135,7 +135,7 @@ func (t *task) evaluate(b *table.Batch) error {
 	}
 	for row := range n {
 		t.key = appendKey(t.key[:0], b.Columns[:keys], row)
-		t.keysIn.Write(t.key) //nolint:errcheck // a hash gives no error
+		t.keysIn.Write(t.key)
 		for i, j := range t.joined {
 			j.get(t.key, row, t.in, t.r.sources[1+i].inputs)
 		}
@@ -145,7 +145,7 @@ func (t *task) evaluate(b *table.Batch) error {
 	t.fill(b, n, keys)
 	for row := range t.out.Rows {
 		t.key = appendKey(t.key[:0], t.out.Columns[:keys], row)
-		t.keysOut.Write(t.key) //nolint:errcheck // a hash gives no error
+		t.keysOut.Write(t.key)
 	}
 	return nil
 }
@@ -195,13 +195,13 @@ func doubles(to []float64, v *table.Vector, t feature.Type) error {
 	case table.Double:
 		copy(to, v.Doubles)
 	case table.Int64:
-		for i, x := range v.Int64s {
-			to[i] = float64(x)
+		for i := range to {
+			to[i] = float64(v.Int64s[i])
 		}
 	case table.Bool:
-		for i, x := range v.Bools {
+		for i := range to {
 			to[i] = 0
-			if x {
+			if v.Bools[i] {
 				to[i] = 1
 			}
 		}
@@ -241,7 +241,7 @@ func decimals(to []float64, v *table.Vector, t feature.Type) error {
 		}
 		value, err := layout.At(v, i, t)
 		if err != nil {
-			return err //nolint:wrapcheck // the caller names the column
+			return err
 		}
 		f, ok := value.Number()
 		if !ok {
@@ -319,7 +319,7 @@ func (s *source) load(ctx context.Context, number int32, left *int64) (*joined, 
 		return nil
 	})
 	if err != nil {
-		return nil, err //nolint:wrapcheck // it names the table
+		return nil, err
 	}
 	return j, nil
 }

@@ -355,7 +355,7 @@ func (s *Scorer) halfOpen(ctx context.Context, b gate.Breaker) error {
 		return nil
 	}
 	b.State = gate.HalfOpen
-	return s.records.SetBreaker(ctx, b) //nolint:wrapcheck // the callers name the run
+	return s.records.SetBreaker(ctx, b)
 }
 
 // Discard gives a held run up. The next run is judged anew. Its files, which no version names, stay

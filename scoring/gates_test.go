@@ -19,8 +19,8 @@ import (
 )
 
 // broken is a model all of whose outputs are NaN.
-func (w *world) broken(name string) *Model {
-	m := w.model(name, 1)
+func (w *world) broken() *Model {
+	m := w.model("risk", 1)
 	e := m.Evaluator.(weighted)
 	e.nan = true
 	m.Evaluator, m.SHA256 = e, strings.Repeat("b", 64)
@@ -65,7 +65,7 @@ func breakerIs(t *testing.T, w *world, want gate.State) {
 
 func TestOutputsThatAreAllNaNHoldTheTable(t *testing.T) {
 	w, r := newWorld(t), testkit.Seed(t)
-	good, bad := w.model("risk", 1), w.broken("risk")
+	good, bad := w.model("risk", 1), w.broken()
 	first := w.advance(t, r, 10)
 	if _, err := w.scorer().Run(t.Context(), good, first, nil); err != nil {
 		t.Fatal(err)
@@ -106,7 +106,7 @@ func TestOutputsThatAreAllNaNHoldTheTable(t *testing.T) {
 
 func TestAHalfOpenBreakerOpensAgain(t *testing.T) {
 	w, r := newWorld(t), testkit.Seed(t)
-	bad := w.broken("risk")
+	bad := w.broken()
 	for i := range 2 {
 		cut := w.advance(t, r, 5)
 		rec, err := w.scorer().Run(t.Context(), bad, cut, nil)
@@ -122,7 +122,7 @@ func TestAHalfOpenBreakerOpensAgain(t *testing.T) {
 
 func TestAnAcknowledgementPublishesWhatWasJudged(t *testing.T) {
 	w, r := newWorld(t), testkit.Seed(t)
-	bad := w.broken("risk")
+	bad := w.broken()
 	cut := w.advance(t, r, 10)
 	rec, err := w.scorer().Run(t.Context(), bad, cut, nil)
 	heldBy(t, rec, err, gate.StageStatistics)
@@ -131,7 +131,7 @@ func TestAnAcknowledgementPublishesWhatWasJudged(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	other := w.broken("risk")
+	other := w.broken()
 	other.SHA256 = strings.Repeat("c", 64)
 	if _, err := w.scorer(other).Ack(t.Context(), rec.ID, "me", "fine"); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), other.SHA256) {
 		t.Errorf("another model's run was acknowledged: %v", err)

@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -250,7 +251,7 @@ func (r *run) stage(ctx context.Context) ([]*bucket, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err //nolint:wrapcheck // it names the bucket
+		return nil, err
 	}
 	for _, s := range r.sources {
 		r.rec.Remote += s.table.RemoteBytes()
@@ -372,10 +373,10 @@ func (r *run) entryOf(ctx context.Context, head *table.Snapshot) (table.Entry, e
 			return table.Entry{}, fmt.Errorf("predictions: %w", err)
 		}
 	}
-	for i := len(entries) - 1; i >= 0; i-- {
-		for _, t := range entries[i].Txns {
+	for _, e := range slices.Backward(entries) {
+		for _, t := range e.Txns {
 			if t.AppID == AppID(r.m.Name) && t.Version == r.cut.Ordinal {
-				return entries[i], nil
+				return e, nil
 			}
 		}
 	}

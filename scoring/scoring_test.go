@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -116,9 +117,7 @@ func (w *world) advance(t testing.TB, r *rand.Rand, perBucket int) change.CutRec
 		}
 		rows := map[int64][]float64{}
 		if len(w.rows) > 0 {
-			for k, x := range w.rows[len(w.rows)-1][v.Name] {
-				rows[k] = x
-			}
+			maps.Copy(rows, w.rows[len(w.rows)-1][v.Name])
 		}
 		w.commit(t, r, tab, v, rows, cut, perBucket)
 		now[v.Name] = rows
@@ -385,7 +384,7 @@ func TestARerunWritesNothing(t *testing.T) {
 				t.Errorf("rerun: %s", op)
 			}
 		}
-		if !mapsEqual(before, files(t, w.dir)) {
+		if !maps.Equal(before, files(t, w.dir)) {
 			t.Error("a rerun changed files")
 		}
 	}
@@ -419,18 +418,6 @@ func files(t testing.TB, dir string) map[string]string {
 		t.Fatal(err)
 	}
 	return out
-}
-
-func mapsEqual(a, b map[string]string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, ok := b[k]; !ok || w != v {
-			return false
-		}
-	}
-	return true
 }
 
 // copied gives a store with the same files.
@@ -472,7 +459,7 @@ func TestTwinsWriteTheSameBytes(t *testing.T) {
 	run := "_freshet/runs/" + RunID("risk", 2) + ".json" // how much was fetched is no part of what is twinned
 	delete(a, run)
 	delete(b, run)
-	if !mapsEqual(a, b) {
+	if !maps.Equal(a, b) {
 		t.Error("twins left other files")
 	}
 	w.compare(t, two, m, 2, RunID("risk", 2))

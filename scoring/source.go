@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -128,10 +129,10 @@ func (s *source) find(ctx context.Context, want string, fits func(cut string, or
 		}
 	}
 	newest := "none"
-	for i := len(entries) - 1; i >= 0; i-- {
-		cut, ordinal, ok := cutOf(entries[i])
+	for _, e := range slices.Backward(entries) {
+		cut, ordinal, ok := cutOf(e)
 		if ok && fits(cut, ordinal) {
-			return s.at(ctx, entries[i].Version)
+			return s.at(ctx, e.Version)
 		}
 		if ok && newest == "none" {
 			newest = cut

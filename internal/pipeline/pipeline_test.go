@@ -123,7 +123,7 @@ func (s *script) exec(ctx context.Context, r Record, task Task) (Result, error) 
 	n := s.count
 	s.count++
 	s.mu.Unlock()
-	time.Sleep(time.Duration(1+n%3) * time.Second) // in a bubble: no time passes
+	time.Sleep(time.Duration(1+n%3) * time.Second) //nolint:forbidigo // in a bubble: no time passes
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now--

@@ -55,7 +55,7 @@ func TestNextInstants(t *testing.T) {
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			s, now := schedule(t, c.expr, c.zone), at(t, c.after)
-			for _, want := range strings.Fields(c.want) {
+			for want := range strings.FieldsSeq(c.want) {
 				now = s.Next(now)
 				if got := now.Format(time.RFC3339); got != want {
 					t.Fatalf("got %s, expected %s", got, want)
@@ -93,7 +93,7 @@ func plain(t testing.TB, minute, hour, dom, dow string, zone *time.Location, fro
 			if field == "*" {
 				return true
 			}
-			for _, p := range strings.Split(field, ",") {
+			for p := range strings.SplitSeq(field, ",") {
 				if p == fmt.Sprint(v) {
 					return true
 				}
