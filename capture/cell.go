@@ -188,7 +188,7 @@ func (p *publisher) begin() error {
 		return nil
 	}
 	p.inKafka = true
-	return p.writer.Begin() //nolint:wrapcheck // the writer names itself
+	return p.writer.Begin()
 }
 
 // commit makes everything written durable; what it covers may then be confirmed to the source.
@@ -198,7 +198,7 @@ func (p *publisher) commit(ctx context.Context) error {
 	}
 	p.at("capture.before-commit")
 	if err := p.writer.Commit(ctx); err != nil {
-		return err //nolint:wrapcheck // the writer names itself
+		return err
 	}
 	p.at("capture.after-commit")
 	p.inKafka, p.bytes = false, 0

@@ -113,7 +113,7 @@ func (l *loop) put(ctx context.Context) error {
 	if all := l.o.Registry.List(change.CutPrefix); len(all) > 0 {
 		before, err := change.ParseCut(all[len(all)-1].Value)
 		if err != nil {
-			return err //nolint:wrapcheck // it names the cut
+			return err
 		}
 		rec.Ordinal = before.Ordinal + 1
 	}
@@ -125,7 +125,7 @@ func (l *loop) put(ctx context.Context) error {
 	}
 	l.p.at("capture.before-cut")
 	if err := l.o.Registry.Put(ctx, rec.Key(), b); err != nil {
-		return err //nolint:wrapcheck // it names the registry
+		return err
 	}
 	l.p.at("capture.cut-in-registry")
 	if err := l.p.emit(ctx, rec); err != nil {
@@ -156,7 +156,7 @@ func (r *Runner) unfinishedCuts(ctx context.Context, p *publisher) error {
 	for _, kv := range r.o.Registry.List(change.CutPrefix) {
 		rec, err := change.ParseCut(kv.Value)
 		if err != nil {
-			return err //nolint:wrapcheck // it names the cut
+			return err
 		}
 		if rec.Position.Epoch == p.last.Epoch && rec.Position.After(p.last) {
 			if err := p.emit(ctx, rec); err != nil {

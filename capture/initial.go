@@ -139,7 +139,7 @@ func (r *Runner) copyTable(ctx context.Context, c *pgx.Conn, p *publisher, h his
 		return p.closeCell(ctx)
 	})
 	if err != nil {
-		return err //nolint:wrapcheck // it names the table
+		return err
 	}
 	told(true)
 	if err := p.closeCell(ctx); err != nil {

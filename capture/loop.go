@@ -48,7 +48,7 @@ func (l *loop) run(ctx context.Context, queue <-chan []event, room *semaphore.We
 				return err
 			}
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // the caller's own end
+			return ctx.Err()
 		}
 	}
 }
@@ -102,6 +102,7 @@ func (l *loop) event(ctx context.Context, e *event) error {
 		l.boundary, l.asked = true, false
 		l.walEnd = max(l.walEnd, e.lsn)
 		return l.reached(ctx, e.lsn)
+	case evNothing:
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func splitClock(clock string) (table, column string) {
 // New checks the options; shapes are of every table that Tables names.
 func New(o Options, shapes []*feature.Table) (*Runner, error) {
 	if o.Now == nil {
-		o.Now = time.Now
+		o.Now = time.Now //nolint:forbidigo // goes to the server's statistics only
 	}
 	r := &Runner{o: o, tables: map[string]*table{}, cuts: make(chan *cutRequest), kick: make(chan bool, 1)}
 	clockTable, clockColumn := splitClock(o.Clock)
@@ -135,7 +135,7 @@ func (r *Runner) save(ctx context.Context, h history) error {
 	if err != nil {
 		return fmt.Errorf("registry entry %s: %w", r.key(), err)
 	}
-	return r.o.Registry.Put(ctx, r.key(), b) //nolint:wrapcheck // it names the registry
+	return r.o.Registry.Put(ctx, r.key(), b)
 }
 
 // Run takes the slot over and captures until ctx ends or something fails.
@@ -169,7 +169,7 @@ func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 		specs = append(specs, topic.Spec{Topic: r.o.Topics.Changes(g.Name), Partitions: g.Partitions})
 	}
 	if err := r.o.Topics.Ensure(ctx, specs); err != nil {
-		return nil, err //nolint:wrapcheck // it names the topic
+		return nil, err
 	}
 	p := &publisher{topics: r.o.Topics, registry: r.o.Registry, groups: r.o.Catalog.Groups, events: r.o.Events, point: r.o.Point}
 	for _, s := range specs {
@@ -181,7 +181,7 @@ func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 	}
 	w, err := r.o.Topics.NewWriter(ctx, r.o.Name+".capture."+r.o.Source.Slot)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // it names the writer
+		return nil, err
 	}
 	p.writer = w
 	return p, nil
@@ -190,7 +190,7 @@ func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 // take ends a predecessor at the slot, reads the tails, and either resumes or takes a first snapshot.
 func (r *Runner) take(ctx context.Context, conn *pgx.Conn, p *publisher) (history, position.LSN, error) {
 	if err := r.o.Registry.Refresh(ctx); err != nil {
-		return history{}, 0, err //nolint:wrapcheck // it names the registry
+		return history{}, 0, err
 	}
 	h, found, err := r.load()
 	if err != nil {
@@ -273,7 +273,7 @@ func (r *Runner) follow(ctx context.Context, p *publisher, d *decoder, from posi
 		return l.run(ctx, queue, room)
 	})
 	g.Go(func() error { return r.confirm(ctx, stream, p) })
-	return g.Wait() //nolint:wrapcheck // wrapped where it happened
+	return g.Wait()
 }
 
 // read decodes the stream into batches; a batch ends with a commit at the latest.
@@ -283,7 +283,7 @@ func (r *Runner) read(ctx context.Context, s *pgwire.Stream, d *decoder, queue c
 	for {
 		m, err := s.Next()
 		if err != nil {
-			return err //nolint:wrapcheck // it names the stream
+			return err
 		}
 		if m.Kind == pgwire.Keepalive && m.Reply {
 			r.wake(false)
@@ -311,7 +311,7 @@ func (r *Runner) read(ctx context.Context, s *pgwire.Stream, d *decoder, queue c
 		select {
 		case queue <- batch:
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // the caller's own end
+			return ctx.Err()
 		}
 		batch, bytes = nil, 0
 	}
@@ -335,10 +335,10 @@ func (r *Runner) confirm(ctx context.Context, s *pgwire.Stream, p *publisher) er
 		case reply = <-r.kick:
 		case <-tick.C:
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // the caller's own end
+			return ctx.Err()
 		}
 		if err := s.Confirm(position.LSN(p.confirmed.Load()), reply); err != nil {
-			return err //nolint:wrapcheck // it names the stream
+			return err
 		}
 	}
 }

@@ -63,8 +63,9 @@ func (d *decoder) step(m *pgwire.Message) (event, error) {
 		return d.truncate(m)
 	case pgwire.Insert, pgwire.Update, pgwire.Delete:
 		return d.row(m)
+	default: // pgwire.Other: types, origins, messages
+		return event{kind: evNothing}, nil
 	}
-	return event{kind: evNothing}, nil
 }
 
 // truncate gives one control per captured table. Each takes a seq of its own, so that it stands
@@ -100,6 +101,7 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 		ch.Op = change.Update
 	case pgwire.Delete:
 		ch.Op = change.Delete
+	default: // an insert, as set above
 	}
 	e := event{kind: evRow, table: t, change: ch, seq: d.seq, lsn: d.commit, time: d.time}
 	if m.Old != nil {

@@ -128,7 +128,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if ctx.Err() != nil && fault.ClassOf(err) == fault.Failed && isCancel(err) {
 		return nil
 	}
-	return err //nolint:wrapcheck // wrapped where it happened
+	return err
 }
 
 // ensure makes the topics the node reads and writes, whoever starts first.
@@ -140,7 +140,7 @@ func (n *Node) ensure(ctx context.Context) error {
 	for _, v := range n.o.Catalog.Views {
 		specs = append(specs, topic.Spec{Topic: n.o.Topics.Delta(v.Name), Partitions: v.Group.Partitions, Retention: n.o.Retention})
 	}
-	return n.o.Topics.Ensure(ctx, specs) //nolint:wrapcheck // it names the topic
+	return n.o.Topics.Ensure(ctx, specs)
 }
 
 // follow reads a group's changes and folds them, the partitions of one poll beside each other.
@@ -195,7 +195,7 @@ func (n *Node) foldAll(ctx context.Context, group string, batches []topic.Batch)
 			return err
 		})
 	}
-	return g.Wait() //nolint:wrapcheck // wrapped where it happened
+	return g.Wait()
 }
 
 func (n *Node) publish(ctx context.Context) error {
@@ -224,7 +224,7 @@ func (n *Node) publish(ctx context.Context) error {
 		select {
 		case <-n.wake:
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // the caller's own end
+			return ctx.Err()
 		}
 	}
 }
@@ -241,7 +241,7 @@ func (n *Node) syncs(ctx context.Context) error {
 				}
 			}
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // the caller's own end
+			return ctx.Err()
 		}
 	}
 }

@@ -449,6 +449,7 @@ func (f *fold) control(c *change.Control) error {
 		return f.snapshotBegin(c)
 	case change.SnapshotEnd:
 		f.meta.Done = f.meta.Done || c.ID == f.meta.Snapshot
+	default: // a heartbeat and what does not concern the state: position and times are enough
 	}
 	return nil
 }

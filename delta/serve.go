@@ -171,7 +171,7 @@ func (f *fold) windows(v *view, entity []byte, l *level, now int64, life *aggreg
 	to := floor(now, l.hop) + l.hop
 	prefix := keyOf(spaceTile, v.Name, entity, signed(l.hop))
 	var bad error
-	err := f.batch.Scan(append(prefix[:len(prefix):len(prefix)], signed(froms[len(froms)-1])...), successor(prefix), func(key, value []byte) bool {
+	err := f.batch.Scan(append(slices.Clip(prefix), signed(froms[len(froms)-1])...), successor(prefix), func(key, value []byte) bool {
 		start := unsigned(key[len(prefix):])
 		if start >= to {
 			s.wakeAt(start, change.CauseEntry)
@@ -372,6 +372,7 @@ func (f *fold) emit(v *view, t *touched, s *Served, changed []string) error {
 		f.stats.Entries++
 	case change.CauseExpiry:
 		f.stats.Expiries++
+	default: // counted as a delta only
 	}
 	f.stats.Deltas++
 	return f.batch.Set(sequenceKey(v.Name, d.Sequence), change.DeltaCodec{View: v.View}.Append(nil, d))

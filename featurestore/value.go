@@ -36,7 +36,7 @@ func ToValue(v feature.Value, t feature.Type) *freshetv1.Value {
 // FromValue reads a value that must be of a type; text is read as the type's text form.
 func FromValue(v *freshetv1.Value, t feature.Type) (feature.Value, error) {
 	if s, ok := v.GetKind().(*freshetv1.Value_String_); ok {
-		return feature.ParseText(t, s.String_) //nolint:wrapcheck // it names value and type
+		return feature.ParseText(t, s.String_)
 	}
 	var out feature.Value
 	switch k := v.GetKind().(type) {

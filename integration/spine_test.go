@@ -68,7 +68,7 @@ func newSystem(t *testing.T) *system {
 	s := &system{t: t, url: pg.URL(), dir: t.TempDir(), source: pgwire.Source{URL: pg.URL(), Slot: "freshet", Publication: "freshet"}}
 	ctx := t.Context()
 	c := must(s.source.Connect(ctx))(t)
-	defer c.Close(ctx)
+	defer c.Close(ctx) //nolint:errcheck // a test's end
 	must(c.Exec(ctx, schema))(t)
 	defs := definitions()
 	names := capture.Tables(defs, "public.clock.now")
@@ -165,7 +165,7 @@ func (s *system) compare(r *capture.Runner, n *delta.Node) int {
 		}
 	}
 	c := must(s.source.Adopt(ctx, cut.Export.Name))(s.t)
-	defer c.Close(ctx)
+	defer c.Close(ctx) //nolint:errcheck // a test's end
 	rows := must(c.Query(ctx, truth))(s.t)
 	count := 0
 	for rows.Next() {
@@ -196,7 +196,7 @@ func (s *system) compare(r *capture.Runner, n *delta.Node) int {
 // write commits and rolls back random transactions until ctx ends.
 func write(ctx context.Context, t *testing.T, url string, r *rand.Rand, transactions int) {
 	c := must(pgx.Connect(ctx, url))(t)
-	defer c.Close(context.WithoutCancel(ctx))
+	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // a test's end
 	for range transactions {
 		tx := must(c.Begin(ctx))(t)
 		must(tx.Exec(ctx, "update public.clock set now = now + make_interval(mins => $1)", r.IntN(40)))(t)

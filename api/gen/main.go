@@ -25,38 +25,38 @@ const file = "freshet/v1/freshet.proto"
 func main() {
 	check := flag.Bool("check", false, "compare only")
 	flag.Parse()
-	if err := run(*check); err != nil {
+	if err := run(context.Background(), *check); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(check bool) error {
+func run(ctx context.Context, check bool) error {
 	c := protocompile.Compiler{
 		Resolver:       &protocompile.SourceResolver{ImportPaths: []string{"api"}},
 		SourceInfoMode: protocompile.SourceInfoStandard,
 	}
-	files, err := c.Compile(context.Background(), file)
+	files, err := c.Compile(ctx, file)
 	if err != nil {
 		return fmt.Errorf("run it in the repository's root: %w", err)
 	}
 	request, err := proto.Marshal(&pluginpb.CodeGeneratorRequest{
-		FileToGenerate: []string{file}, Parameter: proto.String("paths=source_relative"),
+		FileToGenerate: []string{file}, Parameter: new("paths=source_relative"),
 		ProtoFile: []*descriptorpb.FileDescriptorProto{protoutil.ProtoFromFileDescriptor(files[0])},
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("the generators' request: %w", err)
 	}
 	for _, tool := range []string{"protoc-gen-go", "protoc-gen-go-grpc"} {
-		if err := generate(tool, request, check); err != nil {
+		if err := generate(ctx, tool, request, check); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func generate(tool string, request []byte, check bool) error {
-	cmd := exec.Command("go", "tool", tool)
+func generate(ctx context.Context, tool string, request []byte, check bool) error {
+	cmd := exec.CommandContext(ctx, "go", "tool", tool)
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(request), os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -64,7 +64,7 @@ func generate(tool string, request []byte, check bool) error {
 	}
 	var response pluginpb.CodeGeneratorResponse
 	if err := proto.Unmarshal(out, &response); err != nil {
-		return err
+		return fmt.Errorf("%s: %w", tool, err)
 	}
 	if response.Error != nil {
 		return fmt.Errorf("%s: %s", tool, *response.Error)

@@ -176,11 +176,10 @@ func (m *Message) data(c *cursor) {
 		m.New = c.tuple(&m.new)
 	case Update, Delete:
 		m.Relation = c.u32()
-		tag := c.u8()
-		if tag == 'O' || tag == 'K' {
+		if tag := c.u8(); tag == 'O' || tag == 'K' {
 			m.Old = c.tuple(&m.old)
 			if m.Kind == Update {
-				tag = c.u8()
+				c.u8()
 			}
 		}
 		if m.Kind == Update {

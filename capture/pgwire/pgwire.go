@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"time"
 
@@ -41,9 +42,7 @@ func (s Source) config() (*pgx.ConnConfig, error) {
 		return nil, fault.New(fault.Usage, "source.postgres.url is not a PostgreSQL address").
 			At("source.postgres.url").ToMend("write it as postgres://user@host:5432/database")
 	}
-	for k, v := range pinned() {
-		cfg.RuntimeParams[k] = v
-	}
+	maps.Copy(cfg.RuntimeParams, pinned())
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = 10 * time.Second
 	}

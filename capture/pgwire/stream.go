@@ -39,8 +39,7 @@ func (s Source) Start(ctx context.Context, from position.LSN, now func() time.Ti
 	})
 	if err != nil {
 		_ = c.Close(context.WithoutCancel(ctx))
-		var pg *pgconn.PgError
-		if errors.As(err, &pg) {
+		if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 			return nil, fault.New(fault.Failed, "the server does not stream slot %s: %s", s.Slot, pg.Message).At("source.postgres.slot")
 		}
 		return nil, fmt.Errorf("start replication of slot %s: %w", s.Slot, err)

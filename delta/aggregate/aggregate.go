@@ -108,6 +108,7 @@ func (a *Acc) add(op Op, v feature.Value, order []byte) error {
 		if a.N == 1 || bytes.Compare(order, a.Order) > 0 {
 			a.Value, a.Order = v, slices.Clone(order)
 		}
+	default: // a count is N; a mean is made of a sum and N
 	}
 	return nil
 }

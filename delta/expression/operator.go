@@ -189,26 +189,26 @@ func (c *compiler) in(n *ast.BinaryNode) (term, error) {
 	if !ok {
 		return term{}, c.errorf(n, "in needs a list, as in status in ['landed', 'departed']")
 	}
-	var any *term
+	var found *term
 	for _, e := range list.Nodes {
 		eq, err := c.binary(&ast.BinaryNode{Operator: "==", Left: n.Left, Right: e})
 		if err != nil {
 			return term{}, err
 		}
-		if any == nil {
-			any = &eq
+		if found == nil {
+			found = &eq
 			continue
 		}
-		both, err := c.logic(&ast.BinaryNode{Operator: "or", Left: n.Left, Right: e}, *any, eq)
+		both, err := c.logic(&ast.BinaryNode{Operator: "or", Left: n.Left, Right: e}, *found, eq)
 		if err != nil {
 			return term{}, err
 		}
-		any = &both
+		found = &both
 	}
-	if any == nil {
+	if found == nil {
 		return constant(feature.OfBool(false)), nil
 	}
-	return *any, nil
+	return *found, nil
 }
 
 func (c *compiler) call(n ast.Node, name string, args []ast.Node) (term, error) {

@@ -32,6 +32,7 @@ const (
 	Snapshot
 )
 
+//nolint:gochecknoglobals // a table of constants
 var opNames = []string{"insert", "update", "delete", "snapshot"}
 
 // String gives the name on the wire.

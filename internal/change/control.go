@@ -20,6 +20,7 @@ const (
 	SnapshotEnd
 )
 
+//nolint:gochecknoglobals // a table of constants
 var controlNames = []string{"heartbeat", "cut", "truncate", "schema", "activation", "snapshot_begin", "snapshot_end"}
 
 // String gives the name on the wire.

@@ -16,6 +16,7 @@ const (
 	Remove
 )
 
+//nolint:gochecknoglobals // a table of constants
 var deltaOpNames = []string{"upsert", "delete"}
 
 // String gives the name on the wire.
@@ -35,6 +36,7 @@ const (
 	CauseSnapshot
 )
 
+//nolint:gochecknoglobals // a table of constants
 var causeNames = []string{"change", "retraction", "entry", "expiry", "backfill", "snapshot"}
 
 // String gives the name on the wire.

@@ -109,11 +109,11 @@ func Load(file string, env func(string) (string, bool)) (*Config, error) {
 	c := &Config{}
 	docs, err := strict.Parse(file, data)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // it names file and line
+		return nil, err
 	}
 	if len(docs) > 0 {
 		if err := docs[0].Decode(c); err != nil {
-			return nil, err //nolint:wrapcheck // it names file and line
+			return nil, err
 		}
 	}
 	if err := overlay(reflect.ValueOf(c).Elem(), "FRESHET", env); err != nil {
@@ -141,7 +141,7 @@ func overlay(v reflect.Value, name string, env func(string) (string, bool)) erro
 		if !ok {
 			continue
 		}
-		if u, ok := f.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](f.Addr()); ok {
 			if err := u.UnmarshalText([]byte(text)); err != nil {
 				return fault.Wrap(fault.Usage, err, "the value is not usable").At("environment variable %s", key)
 			}
@@ -158,6 +158,8 @@ func overlay(v reflect.Value, name string, env func(string) (string, bool)) erro
 				return fault.New(fault.Usage, "%q is not a whole number", text).At("environment variable %s", key)
 			}
 			f.SetInt(int64(n))
+		default:
+			return fault.New(fault.Usage, "it is not settable from the environment").At("environment variable %s", key)
 		}
 	}
 	return nil

@@ -214,6 +214,7 @@ func dimensionEvents(d *Data, from, to int64) []event {
 				return true
 			}
 			present[e.of] = false
+		default: // not of a plane
 		}
 		return false
 	})
@@ -303,13 +304,13 @@ func (p *plan) count(from, until int64) Counts {
 		}
 		c.LargestTransactionRows = max(c.LargestTransactionRows, int(t.until-t.from))
 		for _, e := range p.events[t.from:t.until] {
-			*c.of(e.kind)++
+			*counter(&c, e.kind)++
 		}
 	}
 	return c
 }
 
-func (c *Counts) of(k kind) *int {
+func counter(c *Counts, k kind) *int {
 	switch k {
 	case flightInsert:
 		return &c.Flights

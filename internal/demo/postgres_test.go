@@ -46,7 +46,7 @@ func database(t *testing.T) string {
 			t.Error(err)
 			return
 		}
-		defer c.Close(ctx)
+		defer c.Close(ctx) //nolint:errcheck // a test's end
 		if _, err := c.Exec(ctx, `drop database `+name+` with (force)`); err != nil {
 			t.Error(err)
 		}

@@ -76,7 +76,7 @@ type Replayer struct {
 // New makes a replayer.
 func New(data *Data, opts Options) *Replayer {
 	if opts.Now == nil {
-		opts.Now = time.Now
+		opts.Now = time.Now //nolint:forbidigo // paces the replay; it is in no value
 	}
 	if opts.Wait == nil {
 		opts.Wait = wait

@@ -25,7 +25,7 @@ func month(t *testing.T) *demo.Data {
 
 func random(t *testing.T) *rand.Rand {
 	t.Helper()
-	seed := uint64(time.Now().UnixNano()) //nolint:forbidigo // the seed is printed
+	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
@@ -359,7 +359,7 @@ func TestMonthIsTheRecord(t *testing.T) {
 	_, to := d.Span()
 	url := database(t)
 	c := connect(t, url)
-	began := time.Now() //nolint:forbidigo // a figure for the log
+	began := time.Now()
 	if err := demo.New(d, demo.Options{}).LoadInitial(t.Context(), c, to); err != nil {
 		t.Fatal(err)
 	}

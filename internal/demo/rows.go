@@ -61,6 +61,7 @@ func (d *Data) statement(e event) statement {
 		return one(updatePlane, d.planes[e.of].tailnum, e.to)
 	case planeDelete:
 		return one(deletePlane, d.planes[e.of].tailnum)
+	default: // of a flight
 	}
 	f := &d.flights[e.of]
 	switch e.kind {

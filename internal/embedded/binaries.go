@@ -31,6 +31,8 @@ const (
 )
 
 // digests are the SHA-256 of the jars of PostgresVersion by platform.
+//
+//nolint:gochecknoglobals // a table of constants
 var digests = map[string]string{
 	"linux-amd64":        "0dd7b72b6f335b8ecfb355fa24c5781e8a93edd09880bb77eb52ebbf29b3e96d",
 	"linux-arm64v8":      "8b042e0ea418b1927d95399207950da0734d27fe01e29503ade3bdc464ad4c2b",
@@ -96,8 +98,8 @@ func binaries(ctx context.Context, progress func(step string, done, total int64)
 		return "", fault.Wrap(fault.Failed, err, "cannot lock the cache %s", cache).
 			ToMend("set FRESHET_CACHE to a directory that you may write")
 	}
-	defer lock.Close()
-	if present(dir) { // another process was first
+	defer lock.Close() //nolint:errcheck // the kernel drops it at the latest when the process ends
+	if present(dir) {  // another process was first
 		return dir, nil
 	}
 	if err := fetchInto(ctx, a, cache, dir, progress); err != nil {
@@ -182,12 +184,11 @@ func download(ctx context.Context, a archive, path string, progress func(string,
 	if err != nil {
 		return diskFault(err, filepath.Dir(path))
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // its digest is checked before it is used
 	sum := sha256.New()
 	body := &counter{r: io.LimitReader(res.Body, maxArchive), total: res.ContentLength, step: "download", progress: progress}
 	if _, err := io.Copy(io.MultiWriter(f, sum), body); err != nil {
-		var pathErr *os.PathError
-		if errors.As(err, &pathErr) {
+		if _, ok := errors.AsType[*os.PathError](err); ok {
 			return diskFault(err, filepath.Dir(path))
 		}
 		return unreachable(err)
@@ -204,10 +205,10 @@ func fileDigest(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	sum := sha256.New()
 	if _, err := io.Copy(sum, io.LimitReader(f, maxArchive)); err != nil {
-		return "", err
+		return "", fmt.Errorf("reading %s: %w", path, err)
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
@@ -227,14 +228,14 @@ func (c *counter) Read(p []byte) (int, error) {
 		c.said = c.done
 		c.progress(c.step, c.done, c.total)
 	}
-	return n, err
+	return n, err //nolint:wrapcheck // io.EOF must stay itself
 }
 
 // extractJar extracts the one .txz inside a jar into the existing directory out.
 func extractJar(ctx context.Context, jar, out string, progress func(string, int64, int64)) error {
 	z, err := zip.OpenReader(jar)
 	if err != nil {
-		return err
+		return fmt.Errorf("opening %s: %w", jar, err)
 	}
 	defer z.Close()
 	for _, member := range z.File {
@@ -243,13 +244,13 @@ func extractJar(ctx context.Context, jar, out string, progress func(string, int6
 		}
 		f, err := member.Open()
 		if err != nil {
-			return err
+			return fmt.Errorf("opening %s in %s: %w", member.Name, jar, err)
 		}
 		defer f.Close()
 		body := &counter{r: f, total: int64(member.UncompressedSize64), step: "extract", progress: progress}
 		unpacked, err := xz.NewReader(body, 0)
 		if err != nil {
-			return err
+			return fmt.Errorf("unpacking %s in %s: %w", member.Name, jar, err)
 		}
 		return extractTar(ctx, tar.NewReader(unpacked), out)
 	}
@@ -269,7 +270,7 @@ func extractTar(ctx context.Context, r *tar.Reader, out string) error {
 		if errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			return err
+			return fmt.Errorf("unpacking: %w", err)
 		}
 		if err := ctx.Err(); err != nil {
 			return err

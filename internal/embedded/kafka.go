@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -102,7 +103,7 @@ func (n named) Addr() net.Addr {
 }
 
 func listenAs(network, address string) (net.Listener, error) {
-	l, err := net.Listen(network, address)
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -85,7 +85,7 @@ func flock(f *os.File, how int) error {
 	for {
 		err := syscall.Flock(int(f.Fd()), how)
 		if !errors.Is(err, syscall.EINTR) {
-			return err
+			return err //nolint:wrapcheck // flock(2)'s own, as callers compare it
 		}
 	}
 }

@@ -65,7 +65,7 @@ func startNATS(o NATSOptions, listen string) (*NATS, error) {
 	}
 	port, err := strconv.Atoi(p)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the port of %s: %w", listen, err)
 	}
 	if port == 0 {
 		port = server.RANDOM_PORT
@@ -81,7 +81,7 @@ func startNATS(o NATSOptions, listen string) (*NATS, error) {
 		NoSigs: true, // signals are for the process to handle
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("its options: %w", err)
 	}
 	log := &natsLogger{warn: o.Warn}
 	s.SetLoggerV2(log, false, false, false)

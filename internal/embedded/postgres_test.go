@@ -182,11 +182,11 @@ func TestPostgresOfAKilledProcessIsReplaced(t *testing.T) {
 	}
 	defer func() { _ = holder.Close(context.Background()) }()
 	kill()
-	if !serves(pid, filepath.Join(dir, "data")) {
+	if !serves(t.Context(), pid, filepath.Join(dir, "data")) {
 		t.Fatal("the server ended with its parent: this test tests nothing")
 	}
 	p := startPostgres(t, PostgresOptions{Dir: dir, Fsync: true})
-	if p.PID() == pid || serves(pid, filepath.Join(dir, "data")) {
+	if p.PID() == pid || serves(t.Context(), pid, filepath.Join(dir, "data")) {
 		t.Error("the left server still runs")
 	}
 	if n := query[int](t, p.URL(), "select n from t"); n != 42 {

@@ -108,12 +108,12 @@ func (e *retryError) Unwrap() error { return e.error }
 func (p *Postgres) launch(ctx context.Context, bin string) error {
 	p.port = p.options.Port
 	if p.port == 0 {
-		port, err := freePort()
+		port, err := freePort(ctx)
 		if err != nil {
 			return fmt.Errorf("find a free port: %w", err)
 		}
 		p.port = port
-	} else if err := portFree(p.port); err != nil {
+	} else if err := portFree(ctx, p.port); err != nil {
 		return fault.Wrap(fault.Failed, err, "the embedded PostgreSQL cannot have port %d", p.port).
 			ToMend("stop what listens there, or choose another port")
 	}
@@ -121,12 +121,13 @@ func (p *Postgres) launch(ctx context.Context, bin string) error {
 	if err != nil {
 		return fault.Wrap(fault.Failed, err, "cannot write the log of PostgreSQL")
 	}
-	defer log.Close() // the child has its own descriptor
+	defer log.Close() //nolint:errcheck // the child has its own descriptor
 	from, err := log.Seek(0, io.SeekEnd)
 	if err != nil {
 		return fmt.Errorf("postgres.log: %w", err)
 	}
-	p.cmd = exec.Command(filepath.Join(bin, "bin", "postgres"), append([]string{"-D", p.data()}, p.settings()...)...)
+	// No context: the server outlives the one of its start, and Stop ends it.
+	p.cmd = exec.Command(filepath.Join(bin, "bin", "postgres"), append([]string{"-D", p.data()}, p.settings()...)...) //nolint:noctx // see above
 	prepare(p.cmd, p.options.Dir)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
@@ -207,8 +208,8 @@ func (p *Postgres) startFault(log *os.File, from int64) error {
 
 // portFree tells beforehand what the server would only write into its log, and keeps us from taking
 // another server on the port for ours.
-func portFree(port int) error {
-	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+func portFree(ctx context.Context, port int) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
 		return err
 	}
@@ -216,8 +217,8 @@ func portFree(port int) error {
 }
 
 // freePort gives a port on 127.0.0.1 that nobody listened on a moment ago.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func freePort(ctx context.Context) (int, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
@@ -265,7 +266,7 @@ func stopLeftover(ctx context.Context, data string) error {
 	}
 	line, _, _ := bytes.Cut(b, []byte("\n"))
 	pid, err := strconv.Atoi(strings.TrimSpace(string(line)))
-	if err == nil && pid > 1 && serves(pid, data) {
+	if err == nil && pid > 1 && serves(ctx, pid, data) {
 		if err := endLeftover(ctx, pid, data); err != nil {
 			return fault.Wrap(fault.Failed, err, "cannot stop the PostgreSQL (process %d) that an earlier run left on %s", pid, data).
 				ToMend("kill -INT %d", pid)
@@ -283,10 +284,10 @@ func endLeftover(ctx context.Context, pid int, data string) error {
 		if err := syscall.Kill(pid, sig); errors.Is(err, syscall.ESRCH) {
 			return nil
 		} else if err != nil {
-			return err
+			return fmt.Errorf("signal %v: %w", sig, err)
 		}
 		wait, cancel := context.WithTimeout(ctx, leftoverMax)
-		err := poll(wait, 10*time.Millisecond, func() (bool, error) { return !serves(pid, data), nil })
+		err := poll(wait, 10*time.Millisecond, func() (bool, error) { return !serves(ctx, pid, data), nil })
 		cancel()
 		if err == nil {
 			return nil
@@ -300,12 +301,12 @@ func endLeftover(ctx context.Context, pid int, data string) error {
 
 // serves tells whether process pid is a postmaster on data: its working directory is its data
 // directory. Where there is no /proc, a living process whose command is a postgres on data counts.
-func serves(pid int, data string) bool {
+func serves(ctx context.Context, pid int, data string) bool {
 	if _, err := os.Stat("/proc/self/cwd"); err == nil {
 		cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
 		return err == nil && sameDir(cwd, data)
 	}
-	out, err := exec.Command("ps", "-o", "command=", "-p", strconv.Itoa(pid)).Output()
+	out, err := exec.CommandContext(ctx, "ps", "-o", "command=", "-p", strconv.Itoa(pid)).Output()
 	return err == nil && bytes.Contains(out, []byte("postgres")) && bytes.Contains(out, []byte(data))
 }
 

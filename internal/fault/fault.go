@@ -72,8 +72,7 @@ func (e *Error) ToMend(mend string, args ...any) *Error {
 
 // ClassOf gives the class of the first Error in err's chain, and Failed when there is none.
 func ClassOf(err error) Class {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Class
 	}
 	return Failed

@@ -55,7 +55,7 @@ func (d Duration) String() string {
 	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}, {"ms", time.Millisecond}} {
 		if n := left / u.d; n > 0 {
 			fmt.Fprintf(&b, "%d%s", n, u.name)
-			left -= n * u.d
+			left %= u.d
 		}
 	}
 	return b.String()

@@ -30,6 +30,7 @@ const (
 	List
 )
 
+//nolint:gochecknoglobals // a table of constants
 var kindNames = [...]string{"null", "bool", "int64", "double", "decimal", "string", "bytes", "date", "timestamp", "uuid", "list"}
 
 // String gives the name used in definitions.

@@ -31,6 +31,7 @@ const (
 	Last
 )
 
+//nolint:gochecknoglobals // a table of constants
 var aggregateNames = map[string]Aggregate{
 	"count": Count, "sum": Sum, "mean": Mean, "min": Min, "max": Max, "first": First, "last": Last,
 }

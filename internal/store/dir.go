@@ -158,7 +158,7 @@ func (d *Dir) linkFile(name string, f *os.File, localPath string) (bool, error) 
 		return false, err
 	}
 	// os.Root cannot link from outside of itself: so look where the parent really is.
-	real, err := filepath.EvalSymlinks(filepath.Join(d.path, filepath.FromSlash(path.Dir(name))))
+	parent, err := filepath.EvalSymlinks(filepath.Join(d.path, filepath.FromSlash(path.Dir(name))))
 	if err != nil {
 		return false, err
 	}
@@ -166,15 +166,15 @@ func (d *Dir) linkFile(name string, f *os.File, localPath string) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	if real != base && !strings.HasPrefix(real, base+string(filepath.Separator)) {
+	if parent != base && !strings.HasPrefix(parent, base+string(filepath.Separator)) {
 		return false, fmt.Errorf("%s leads out of the store", name)
 	}
 	if err := d.at("link", name); err != nil {
 		return false, err
 	}
-	err = os.Link(localPath, filepath.Join(real, path.Base(name)))
+	err = os.Link(localPath, filepath.Join(parent, path.Base(name)))
 	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return false, nil //nolint:nilerr // another file system, or one without links: copy
+		return false, nil
 	}
 	if serr := d.syncDir(path.Dir(name)); serr != nil {
 		return false, serr

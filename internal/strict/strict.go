@@ -105,12 +105,12 @@ func keys(t reflect.Type) []string {
 			return
 		}
 		seen[t] = true
-		for i := range t.NumField() {
-			name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+		for field := range t.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
 			if name != "" && name != "-" && !slices.Contains(out, name) {
 				out = append(out, name)
 			}
-			walk(t.Field(i).Type)
+			walk(field.Type)
 		}
 	}
 	walk(t)

@@ -110,8 +110,8 @@ func Database(t testing.TB, p *embedded.Postgres) string {
 // Kafka gives the brokers of a Kafka in memory, of the test's own, or of FRESHET_TEST_KAFKA.
 func Kafka(t testing.TB) []string {
 	t.Helper()
-	if real := os.Getenv("FRESHET_TEST_KAFKA"); real != "" {
-		return strings.Split(real, ",")
+	if brokers := os.Getenv("FRESHET_TEST_KAFKA"); brokers != "" {
+		return strings.Split(brokers, ",")
 	}
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {

@@ -71,7 +71,7 @@ func (r *Reader) Poll(ctx context.Context) ([]Batch, error) {
 	for {
 		fetches := r.kafka.PollFetches(ctx)
 		if err := ctx.Err(); err != nil {
-			return nil, err //nolint:wrapcheck // the caller's own end
+			return nil, err
 		}
 		for _, e := range fetches.Errors() {
 			return nil, fmt.Errorf("reading %s/%d: %w", e.Topic, e.Partition, e.Err)

@@ -52,7 +52,10 @@ const benchRows = 500_000
 func BenchmarkWriteFile(b *testing.B) {
 	tab := create(b, openDir(b, b.TempDir()), wide(), Options{LocalDir: b.TempDir()})
 	var all []*Batch
-	for batch := range wideRows(benchRows) {
+	for batch, err := range wideRows(benchRows) {
+		if err != nil {
+			b.Fatal(err)
+		}
 		c := &Batch{Columns: make([]Vector, len(batch.Columns))}
 		for i := range c.Columns {
 			c.Columns[i].Type = batch.Columns[i].Type

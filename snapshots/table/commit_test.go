@@ -45,7 +45,7 @@ func merge(ctx context.Context, st store.Store, local string) error {
 	if err != nil {
 		return err
 	}
-	defer tab.Close()
+	defer tab.Close() //nolint:errcheck // a test's end
 	if v, ok, err := tab.TxnVersion(ctx, "merge"); err != nil || (ok && v >= 2) {
 		return err
 	}

@@ -29,7 +29,7 @@ func copyAll(f *os.File, h hash.Hash, from *store.Object) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	return err //nolint:wrapcheck // callers wrap it
+	return err
 }
 
 func pathDir(p string) string { return path.Dir(p) }

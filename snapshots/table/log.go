@@ -162,7 +162,7 @@ func parse(b []byte) (actions []action, foreign bool, err error) {
 	info := false
 	for n := 1; ; n++ {
 		var raw map[string]json.RawMessage
-		if err := d.Decode(&raw); err == io.EOF { //nolint:errorlint // Decode gives it bare
+		if err := d.Decode(&raw); err == io.EOF {
 			break
 		} else if err != nil {
 			return nil, false, fault.Wrap(fault.Failed, err, "log entry is damaged or cut, at action %d", n)

@@ -74,8 +74,9 @@ func parquetNode(t Type) parquet.Node {
 			return parquet.Decimal(t.Scale, t.Precision, parquet.Int64Type)
 		}
 		return parquet.Decimal(t.Scale, t.Precision, parquet.FixedLenByteArrayType(16))
+	default: // Bytes
+		return parquet.Leaf(parquet.ByteArrayType)
 	}
-	return parquet.Leaf(parquet.ByteArrayType) // Bytes
 }
 
 // width gives about how many bytes a value has in a page; strings and binaries are indexes there.

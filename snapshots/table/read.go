@@ -157,7 +157,7 @@ func (c *cursor) avail(n int) (int, error) {
 			err = fmt.Errorf("the column has fewer rows than its row group: %w", io.ErrUnexpectedEOF)
 		}
 		if err != nil {
-			return 0, err //nolint:wrapcheck // next wraps it
+			return 0, err
 		}
 		if err := c.load(page); err != nil {
 			return 0, err

@@ -248,7 +248,7 @@ func (s *Snapshot) scanFile(ctx context.Context, f *File, columns []Column, sel 
 	inner := NewBatch(inFile)
 	for {
 		if err := ctx.Err(); err != nil {
-			return err //nolint:wrapcheck // the caller's own
+			return err
 		}
 		from := r.row
 		err := r.next(inner, limit)

@@ -162,8 +162,9 @@ func (c *column) bounds() (lo, hi json.RawMessage) {
 			hi, _ = json.Marshal(string(c.s1))
 		}
 		return lo, hi
+	default: // Delta has no bounds of booleans and binaries
+		return nil, nil
 	}
-	return nil, nil
 }
 
 func floorDiv(a, b int64) int64 {

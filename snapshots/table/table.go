@@ -229,26 +229,26 @@ func (t *Table) openAny(ctx context.Context, name string) (*store.Object, error)
 	if t.local == nil {
 		o, err := store.OpenAt(ctx, t.store, t.full(name))
 		if err != nil {
-			return nil, err //nolint:wrapcheck // says what and where
+			return nil, err
 		}
 		o.ReaderAt = &countedReader{o.ReaderAt, &t.remote}
 		return o, nil
 	}
 	o, err := store.OpenAt(ctx, t.local, t.full(name))
 	if !errors.Is(err, store.ErrNotFound) {
-		return o, err //nolint:wrapcheck // says what and where
+		return o, err
 	}
 	if err := t.fetch(ctx, name); err != nil {
 		return nil, err
 	}
-	return store.OpenAt(ctx, t.local, t.full(name)) //nolint:wrapcheck // says what and where
+	return store.OpenAt(ctx, t.local, t.full(name))
 }
 
 // fetch copies a file of the store into the local directory, checked by the name it has.
 func (t *Table) fetch(ctx context.Context, name string) error {
 	from, err := store.OpenAt(ctx, t.store, t.full(name))
 	if err != nil {
-		return err //nolint:wrapcheck // says what and where
+		return err
 	}
 	defer from.Close() //nolint:errcheck // only read
 	f, err := t.tempFile()

@@ -29,8 +29,8 @@ var ErrNoRows = errors.New("no rows to write")
 // come in batches.
 type encoder struct {
 	columns []*column
-	limits  []Int128 // of decimals: 10^precision
-	w       *parquet.Writer
+	limits  []Int128        // of decimals: 10^precision
+	w       *parquet.Writer //nolint:staticcheck // its successor writes Go structs; ours are columns
 	values  []parquet.Value
 	arena   []byte // of decimals in values
 	pending []int  // bytes of the open page, by column

@@ -32,7 +32,7 @@ func Load(fsys fs.FS, name string) (*feature.Definitions, error) {
 		}
 		docs, err := strict.Parse(path.Join(name, e.Name()), data)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // it names file and line
+			return nil, err
 		}
 		for _, doc := range docs {
 			if err := add(d, doc); err != nil {
@@ -71,7 +71,7 @@ func add(d *feature.Definitions, doc strict.Document) error {
 func into[T any](list *[]T, doc strict.Document, set func(*T)) error {
 	var x T
 	if err := doc.Decode(&x); err != nil {
-		return err //nolint:wrapcheck // it names file and line
+		return err
 	}
 	set(&x)
 	*list = append(*list, x)
