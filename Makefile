@@ -1,22 +1,59 @@
 .DEFAULT_GOAL := help
 
+GOLANGCI := bin/golangci-lint-v2.15.0
+PYTHON ?= python3
+FUZZTIME ?= 5s
+
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the binary, bin/freshet
+	CGO_ENABLED=0 go build -trimpath -o bin/freshet ./cmd/freshet
+
+demo: build ## the whole system on a month of flights, verified, in ./demo-data
+	bin/freshet demo --once --dir demo-data
 
 test: ## all tests that need only Go
 	go test ./...
 
-lint: ## formatting, vet, tidy
-	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
-	go vet ./...
+test-readers: ## DuckDB and Polars read our tables (needs Python 3.11; makes .venv)
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet -r snapshots/readers/requirements.txt
+	FRESHET_READERS_PYTHON=$(CURDIR)/.venv/bin/python go test -count=1 -run TestReaders ./snapshots/table
+
+test-kafka: ## what speaks Kafka, on a real Apache Kafka (needs Java 17; Maven the first time)
+	go build -o bin/realkafka ./internal/testkit/realkafka
+	bin/realkafka -- go test -count=1 -p 1 ./internal/topic ./delta ./integration
+
+lint: $(GOLANGCI) ## linters and formatting (.golangci.yml), go.mod tidy
+	$(GOLANGCI) config verify
+	$(GOLANGCI) run
 	go mod tidy -diff
+
+# About five minutes on two cores the first time; the version is in the name, so a new one is built.
+$(GOLANGCI):
+	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(@:bin/golangci-lint-%=%)
+	mv bin/golangci-lint $@
 
 layering: ## who may import whom
 	go test -count=1 ./internal/layering
 
-test-readers: ## DuckDB and Polars read our tables (needs Python 3.11; makes .venv)
-	test -x .venv/bin/python || python3 -m venv .venv
-	.venv/bin/pip install --quiet -r snapshots/readers/requirements.txt
-	FRESHET_READERS_PYTHON=$(CURDIR)/.venv/bin/python go test -count=1 -run TestReaders ./snapshots/table
+generate: ## api/freshet/v1/*.pb.go from the proto
+	go run ./api/gen
 
-.PHONY: help test lint layering test-readers
+check-generated: ## what is checked in is what the proto generates
+	go run ./api/gen -check
+
+fuzz: ## every fuzz target for FUZZTIME (5s)
+	@git grep -ohE '^func Fuzz[A-Za-z0-9]+' -- '*_test.go' >/dev/null || { echo "no fuzz target"; exit 1; }
+	@set -e; git grep -oE '^func Fuzz[A-Za-z0-9]+' -- '*_test.go' | sed 's/:func /:/' | while IFS=: read -r file target; do \
+		go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")"; \
+	done
+
+bench-%: build ## one benchmark of `freshet bench`, by name
+	bin/freshet bench $*
+
+clean: ## what the targets above have made
+	rm -rf bin demo-data .venv
+
+.PHONY: help build demo test test-readers test-kafka lint layering generate check-generated fuzz clean

@@ -6,9 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/twmb/franz-go/pkg/kfake"
-
 	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/topic"
 )
 
@@ -16,12 +15,8 @@ import (
 // sees every delta once, in order, and the one that was taken over cannot write any more.
 func TestTakeoversPublishEveryDeltaOnce(t *testing.T) {
 	ctx := t.Context()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Close)
-	topics, err := topic.Dial(ctx, topic.Config{Brokers: cluster.ListenAddrs(), Prefix: "t"})
+	prefix := testkit.Prefix(t)
+	topics, err := topic.Dial(ctx, topic.Config{Brokers: testkit.Kafka(t), Prefix: prefix})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +34,7 @@ func TestTakeoversPublishEveryDeltaOnce(t *testing.T) {
 	l, _ := history(r, 60)
 	p := open(t, c, filepath.Join(t.TempDir(), "p"))
 	takeOver := func(maxBytes int) *Publisher {
-		pub, err := NewPublisher(ctx, PublisherOptions{Topics: topics, Registry: registry, Catalog: c, ID: "t.delta", MaxBytes: maxBytes}, []*Partition{p})
+		pub, err := NewPublisher(ctx, PublisherOptions{Topics: topics, Registry: registry, Catalog: c, ID: prefix + ".delta", MaxBytes: maxBytes}, []*Partition{p})
 		if err != nil {
 			t.Fatal(err)
 		}

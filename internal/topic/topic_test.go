@@ -5,17 +5,12 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 func dial(t *testing.T) *Client {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Close)
-	c, err := Dial(t.Context(), Config{Brokers: cluster.ListenAddrs(), Prefix: "t"})
+	c, err := Dial(t.Context(), Config{Brokers: testkit.Kafka(t), Prefix: testkit.Prefix(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,23 +37,24 @@ func write(t *testing.T, w *Writer, commit bool, recs ...Record) {
 
 func TestTailsSkipMarkersAndWhatWasAborted(t *testing.T) {
 	c := dial(t)
-	if err := c.Ensure(t.Context(), []Spec{{Topic: "t.x", Partitions: 3}}); err != nil {
+	x, id := c.cfg.Prefix+".x", c.cfg.Prefix+".w"
+	if err := c.Ensure(t.Context(), []Spec{{Topic: x, Partitions: 3}}); err != nil {
 		t.Fatal(err)
 	}
-	w, err := c.NewWriter(t.Context(), "w")
+	w, err := c.NewWriter(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range 20 {
-		write(t, w, true, Record{Topic: "t.x", Partition: 1, Value: []byte{byte(i)}, Position: "1:0/1:1"})
+		write(t, w, true, Record{Topic: x, Partition: 1, Value: []byte{byte(i)}, Position: "1:0/1:1"})
 	}
-	write(t, w, false, Record{Topic: "t.x", Partition: 1, Value: []byte("open")}, Record{Topic: "t.x", Partition: 2, Value: []byte("open")})
-	w2, err := c.NewWriter(t.Context(), "w") // aborts what w left open
+	write(t, w, false, Record{Topic: x, Partition: 1, Value: []byte("open")}, Record{Topic: x, Partition: 2, Value: []byte("open")})
+	w2, err := c.NewWriter(t.Context(), id) // aborts what w left open
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w2.Close()
-	tails, err := c.Tails(t.Context(), "t.x")
+	tails, err := c.Tails(t.Context(), x)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +63,7 @@ func TestTailsSkipMarkersAndWhatWasAborted(t *testing.T) {
 	}
 	err = w.Begin()
 	if err == nil {
-		w.Put(t.Context(), Record{Topic: "t.x", Value: []byte("zombie")})
+		w.Put(t.Context(), Record{Topic: x, Value: []byte("zombie")})
 		err = w.Commit(t.Context())
 	}
 	if err == nil {

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	version  = "4.3.1"
+	java     = 17 // the oldest that runs it
+	startMax = 90 * time.Second
+	stopMax  = 30 * time.Second
+	cluster  = "NlYyc2hldEZyZXNoZXRfXw" // 16 bytes, base64: any
+)
+
+//go:embed pom.xml
+var pom []byte
+
+//go:embed log4j2.properties
+var logging []byte
+
+// broker is a running Apache Kafka.
+type broker struct {
+	cmd     *exec.Cmd
+	address string // host:port
+	log     string // its file
+	ended   context.Context
+}
+
+// jars gives the directory with the broker's jars, fetched if it is not in the cache.
+func jars(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "java", "-version").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: Java %d or later (%w)\n  to mend: apt-get install openjdk-17-jre-headless, or put java on PATH", errMissing, java, err)
+	}
+	m := regexp.MustCompile(`version "(\d+)`).FindSubmatch(out)
+	if m == nil {
+		return "", fmt.Errorf("java -version says nothing of a version: %s", out)
+	}
+	if major, err := strconv.Atoi(string(m[1])); err != nil || major < java {
+		return "", fmt.Errorf("%w: Java %d or later; the java on PATH is version %s", errMissing, java, m[1])
+	}
+	cache := os.Getenv("FRESHET_CACHE")
+	if cache == "" {
+		if cache, err = os.UserCacheDir(); err != nil {
+			return "", err
+		}
+		cache = filepath.Join(cache, "freshet")
+	}
+	dir := filepath.Join(cache, "kafka-"+version)
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
+	return dir, fetch(ctx, cache, dir)
+}
+
+// fetch lets Maven copy the jars beside dir and renames them when all are there.
+func fetch(ctx context.Context, cache, dir string) error {
+	mvn, err := exec.LookPath("mvn")
+	if err != nil {
+		return fmt.Errorf("%w: Maven, which fetches Apache Kafka the first time (%w)\n  to mend: apt-get install maven, or put mvn on PATH", errMissing, err)
+	}
+	tmp, err := os.MkdirTemp(cache, ".kafka-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }()
+	if err := os.WriteFile(filepath.Join(tmp, "pom.xml"), pom, 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "realkafka: fetching Apache Kafka %s\n", version)
+	cmd := exec.CommandContext(ctx, mvn, "--quiet", "--batch-mode", "--file", filepath.Join(tmp, "pom.xml"),
+		"org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies",
+		"-DoutputDirectory="+filepath.Join(tmp, "libs"), "-DincludeScope=runtime")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("maven could not fetch Apache Kafka: %w\n%s", err, out)
+	}
+	if err := os.Rename(filepath.Join(tmp, "libs"), dir); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// start formats dir if it is new, starts the broker and waits until it serves.
+func start(ctx context.Context, libs, dir string) (*broker, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	properties, address, err := configure(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	classes := dir + string(filepath.ListSeparator) + filepath.Join(libs, "*")
+	format := exec.CommandContext(ctx, "java", "-cp", classes, "kafka.tools.StorageTool",
+		"format", "--ignore-formatted", "--cluster-id", cluster, "--config", properties)
+	if out, err := format.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("formatting %s: %w\n%s", dir, err, out)
+	}
+	b := &broker{address: address, log: filepath.Join(dir, "log")}
+	log, err := os.Create(b.log)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	// No context: it is stopped after the command has ended, not with it.
+	b.cmd = exec.Command("java", "-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1",
+		"-Dkafka.logs.dir="+dir, "-cp", classes, "kafka.Kafka", properties)
+	b.cmd.Stdout, b.cmd.Stderr = log, log
+	b.cmd.SysProcAttr = ofItsOwn()
+	if err := b.cmd.Start(); err != nil {
+		return nil, err
+	}
+	ended, end := context.WithCancelCause(context.Background())
+	b.ended = ended
+	go func() { // ends with the process, which stop waits for
+		err := b.cmd.Wait()
+		if err == nil {
+			err = errors.New("exit status 0")
+		}
+		end(err)
+	}()
+	if err := b.ready(ctx); err != nil {
+		return nil, errors.Join(err, b.stop())
+	}
+	return b, nil
+}
+
+// ready waits for the line of the log that says that the broker serves; its socket opens earlier.
+func (b *broker) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startMax)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		said, err := os.ReadFile(b.log)
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(said, []byte("Kafka Server started")) {
+			return nil
+		}
+		select {
+		case <-b.ended.Done():
+			return fmt.Errorf("the broker did not start: %w\n%s", context.Cause(b.ended), b.tail())
+		case <-ctx.Done():
+			return fmt.Errorf("the broker did not start in time: %w\n%s", ctx.Err(), b.tail())
+		case <-tick.C:
+		}
+	}
+}
+
+// stop asks the broker to shut down, kills it after 30 s, and waits for its end.
+func (b *broker) stop() error {
+	if err := b.cmd.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
+		<-b.ended.Done()
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("stopping the broker: %w", err)
+	}
+	late := time.NewTimer(stopMax)
+	defer late.Stop()
+	select {
+	case <-b.ended.Done():
+		return nil
+	case <-late.C:
+	}
+	if err := b.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("killing the broker: %w", err)
+	}
+	<-b.ended.Done()
+	return fmt.Errorf("the broker did not stop within %v and was killed", stopMax)
+}
+
+// tail gives the end of the broker's log.
+func (b *broker) tail() []byte {
+	said, err := os.ReadFile(b.log)
+	if err != nil {
+		return []byte(err.Error())
+	}
+	return said[max(0, len(said)-4096):]
+}
+
+// configure writes the settings and gives their file and the broker's address.
+func configure(ctx context.Context, dir string) (file, address string, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", "", err
+	}
+	var listen [2]string
+	for i := range listen {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", "", err
+		}
+		listen[i] = l.Addr().String()
+		defer l.Close() // both are held until both are known
+	}
+	file = filepath.Join(dir, "server.properties")
+	properties := fmt.Sprintf(`process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@%[2]s
+listeners=PLAINTEXT://%[1]s,CONTROLLER://%[2]s
+advertised.listeners=PLAINTEXT://%[1]s
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs=%[3]s
+auto.create.topics.enable=false
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+log.cleaner.dedupe.buffer.size=16777216
+`, listen[0], listen[1], filepath.Join(dir, "data"))
+	err = errors.Join(
+		os.WriteFile(file, []byte(properties), 0o644),
+		os.WriteFile(filepath.Join(dir, "log4j2.properties"), logging, 0o644))
+	return file, listen[0], err
+}
