@@ -116,7 +116,7 @@ func start(ctx context.Context, libs, dir string) (*broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()
+	defer log.Close() //nolint:errcheck // the broker has its own descriptor
 	// No context: it is stopped after the command has ended, not with it.
 	b.cmd = exec.Command("java", "-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1",
 		"-Dkafka.logs.dir="+dir, "-cp", classes, "kafka.Kafka", properties)
@@ -207,7 +207,7 @@ func configure(ctx context.Context, dir string) (file, address string, err error
 			return "", "", err
 		}
 		listen[i] = l.Addr().String()
-		defer l.Close() // both are held until both are known
+		defer l.Close() //nolint:errcheck // nothing was accepted; both are held until both are known
 	}
 	file = filepath.Join(dir, "server.properties")
 	properties := fmt.Sprintf(`process.roles=broker,controller
