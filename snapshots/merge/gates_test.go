@@ -2,6 +2,7 @@ package merge
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -33,7 +34,7 @@ func failedCheck(run *gate.Run, name string) *gate.Check {
 }
 
 // arranged makes one file of each bucket of current, as a compaction does, or, with twice, adds one of
-// its rows again: both as no change of data.
+// its rows two times more: both as no change of data.
 func arranged(t *testing.T, st store.Store, v *feature.View, twice bool) {
 	t.Helper()
 	tab := must(table.Open(t.Context(), st, layout.CurrentPath("v"), table.Options{}))(t)
@@ -43,7 +44,7 @@ func arranged(t *testing.T, st store.Store, v *feature.View, twice bool) {
 	for b := range int32(v.Group.Partitions) {
 		rows := func(yield func(*table.Batch, error) bool) {
 			err := s.Scan(t.Context(), table.Select{Buckets: []int32{b}, Rows: 1}, func(rows *table.Batch) error {
-				if !yield(rows, nil) || twice {
+				if !yield(rows, nil) || (twice && !yield(rows, nil)) || twice {
 					return errStop
 				}
 				return nil
@@ -65,6 +66,9 @@ func arranged(t *testing.T, st store.Store, v *feature.View, twice bool) {
 				c.Remove = append(c.Remove, old)
 			}
 		}
+	}
+	if len(c.Add) == 0 {
+		t.Fatal("there is nothing to arrange anew")
 	}
 	must(tab.Commit(t.Context(), s.Version, c))(t)
 }
@@ -153,7 +157,9 @@ func TestEveryGateCanSayNo(t *testing.T) {
 		{name: "too few rows", check: checkRows, checks: feature.Checks{Rows: limit(1e6, 2e6)}},
 		{name: "too many rows", check: checkRows, checks: feature.Checks{Rows: limit(0, 1)}},
 		{name: "nulls", check: checkNullRate, checks: feature.Checks{NullRate: map[string]feature.Limit{"s": limit(0, 0.001)}}},
-		{name: "foreign", check: checkForeign, wrong: func(t *testing.T, _ *world, st store.Store, c *feature.Catalog) { foreignRow(t, st, c.Views[0], "F", 1) }},
+		{name: "foreign", check: checkForeign, wrong: func(t *testing.T, _ *world, st store.Store, c *feature.Catalog) {
+			foreignRow(t, st, c.Views[0], "F", 1)
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir, w, cat := prepared(t)
@@ -341,6 +347,23 @@ func TestForeignBetween(t *testing.T) {
 		t.Fatalf("%d rows, expected %d and the foreign one", len(got), len(want))
 	}
 	must(m.Run(t.Context(), "v", w.cuts[3]))(t)
+}
+
+// TestCurrentFellBack: current has lost versions that history was merged on.
+func TestCurrentFellBack(t *testing.T) {
+	dir, w, c := prepared(t)
+	st := openDir(t, dir)
+	must(merger(t, Options{Deltas: w, Catalog: c, Store: st}).Run(t.Context(), "v", w.cuts[2]))(t)
+	for _, version := range []int{2, 3} {
+		if err := st.Delete(t.Context(), fmt.Sprintf("features/v/current/_delta_log/%020d.json", version)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.step(40)
+	_, err := merger(t, Options{Deltas: w, Catalog: c, Store: st}).Run(t.Context(), "v", w.cut())
+	if err == nil || fault.ClassOf(err) != fault.Failed || !strings.Contains(err.Error(), "on top of ordinal 2, and current is at ordinal 1") {
+		t.Fatal(err)
+	}
 }
 
 // TestStopped: a run that is asked to stop says so and leaves its record as it was.

@@ -134,7 +134,7 @@ func (w *world) step(entities int) {
 func (w *world) put(partition int, key []feature.Value, remove bool, values []feature.Value) *change.Delta {
 	p, text := w.parts[partition], feature.KeyText(key)
 	w.lsn++
-	w.now += w.r.Int64N(3_600_000_000)
+	w.now += w.r.Int64N(1_500_000_000)
 	w.versions[text]++
 	d := &change.Delta{
 		Key: key, Generation: 1, Sequence: p.trimmed + uint64(len(p.deltas)) + 1, Version: w.versions[text], Cause: change.Cause(w.r.IntN(4)),
@@ -270,6 +270,9 @@ func scan(t testing.TB, st store.Store, v *feature.View, path string, version in
 				rows[k] = text
 				continue
 			}
+			if day := dayOf(column(layout.LogTime).Int64s[i]); b.File.Day != day || column(layout.ValidFrom).Int64s[i] != column(layout.LogTime).Int64s[i] {
+				t.Fatalf("%s: a row of day %d lies in day %d", path, day, b.File.Day)
+			}
 			if must(position.Parse(pos))(t).After(at) {
 				continue
 			}
@@ -400,13 +403,13 @@ func prepared(t *testing.T) (dir string, w *world, c *feature.Catalog) {
 	t.Helper()
 	dir, w, c = t.TempDir(), newWorld(testkit.Seed(t), 2), catalog(2, feature.Checks{})
 	m := merger(t, Options{Deltas: w, Catalog: c, Store: openDir(t, dir)})
-	for range 2 {
-		for range 60 {
+	for _, steps := range []int{200, 6} { // the second too small to rewrite anything
+		for range steps {
 			w.step(40)
 		}
 		must(m.Run(t.Context(), "v", w.cut()))(t)
 	}
-	for range 30 {
+	for range 14 {
 		w.step(40)
 	}
 	w.cut()

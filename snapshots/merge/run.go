@@ -281,13 +281,18 @@ func (r *run) stage(ctx context.Context, current *head, through []uint64) ([]*bu
 // stands in history's commit. Ready is nil, or what the run has staged before.
 func (r *run) complete(ctx context.Context, history, current *head, ready *staged) error {
 	h := history.merged
-	if h.parentOrdinal != current.ordinal() {
-		return nil // another writer has just completed it: look again
-	}
 	if r.rec == nil {
 		if err := r.load(ctx); err != nil {
 			return err
 		}
+	}
+	if h.parentOrdinal != current.ordinal() {
+		if moved, err := r.moved(ctx, history, current); moved || err != nil {
+			return err // another writer has just completed it
+		}
+		_, err := r.failed(ctx, fault.New(fault.Failed, "history is at cut %s, merged on top of ordinal %d, and current is at ordinal %d: versions of current are missing",
+			h.cut.ID, h.parentOrdinal, current.ordinal()).At("table %s", r.tables.current.Path()).ToMend("bring back the log entries of %s after version %d", r.tables.current.Path(), current.snap.Version))
+		return err
 	}
 	if s := gate.NewStage(gate.StageCounts, r.identity(history, current)...); s.Verdict == gate.Fail {
 		_, err := r.failed(ctx, fault.New(fault.Failed, "history is committed as version %d, and the view or its tables have changed since", h.entry.Version))
