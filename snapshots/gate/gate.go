@@ -30,7 +30,9 @@ const (
 	StageCommit     = 5 // atomic swap and state commit
 )
 
-var stageNames = [...]string{"", "schema and counts", "statistics", "circuit breaker", "deterministic write", "atomic swap and state commit"}
+func stageName(number int) string {
+	return [...]string{"", "schema and counts", "statistics", "circuit breaker", "deterministic write", "atomic swap and state commit"}[number]
+}
 
 // Verdict is what a check, a stage or a run was judged to be.
 type Verdict string
@@ -66,7 +68,7 @@ type Stage struct {
 
 // NewStage judges a stage by its checks: the worst of them.
 func NewStage(number int, checks ...Check) Stage {
-	s := Stage{Number: number, Name: stageNames[number], Verdict: Pass, Checks: checks}
+	s := Stage{Number: number, Name: stageName(number), Verdict: Pass, Checks: checks}
 	order := map[Verdict]int{Pass: 0, Warn: 1, Acked: 2, Fail: 3}
 	for _, c := range checks {
 		if order[c.Verdict] > order[s.Verdict] {

@@ -35,8 +35,8 @@ func LimitCheck(name, column string, value float64, limit feature.Limit) Check {
 		limits = append(limits, "at most "+number(*limit.Max))
 	}
 	c.Limit = strings.Join(limits, ", ")
-	below := limit.Min != nil && !(value >= *limit.Min) //nolint:staticcheck // NaN must fail
-	above := limit.Max != nil && !(value <= *limit.Max) //nolint:staticcheck // NaN must fail
+	below := limit.Min != nil && !(value >= *limit.Min)
+	above := limit.Max != nil && !(value <= *limit.Max)
 	c.Verdict = VerdictOf(!below && !above)
 	return c
 }

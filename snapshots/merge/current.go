@@ -56,7 +56,7 @@ func (s *stager) lookUp(ctx context.Context, c *slice, places map[string][]int64
 	}
 	versionAt := len(s.keys)
 	var key []byte
-	return s.parent.Keys(ctx, s.b.number, columns, func(rows *table.Batch) error { //nolint:wrapcheck // it names the table
+	return s.parent.Keys(ctx, s.b.number, columns, func(rows *table.Batch) error {
 		nulls := rows.Columns[versionAt+1:]
 		for row := range rows.Rows {
 			var err error
@@ -134,7 +134,7 @@ func (s *stager) writeRows(ctx context.Context, c *slice) error {
 	}
 	f, err := s.tables.current.WriteFile(ctx, s.current, table.Partition{Bucket: s.b.number}, picked(s.current.Columns, c.rows, c.order))
 	if err != nil {
-		return err //nolint:wrapcheck // it names the table
+		return err
 	}
 	s.b.added = append(s.b.added, f)
 	return nil
@@ -154,7 +154,7 @@ func (s *stager) writeVectors(ctx context.Context, places map[string][]int64) er
 		}
 		f, err := s.tables.current.WriteDV(ctx, f, lost)
 		if err != nil {
-			return err //nolint:wrapcheck // it names the table
+			return err
 		}
 		s.b.vectors = append(s.b.vectors, f)
 	}

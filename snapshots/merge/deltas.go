@@ -53,7 +53,7 @@ func (d nodeDeltas) WaitCut(ctx context.Context, view string, partition int, cut
 	if err != nil {
 		return delta.CutInfo{}, err
 	}
-	return p.WaitCut(ctx, cutID) //nolint:wrapcheck // it names the partition and the cut
+	return p.WaitCut(ctx, cutID)
 }
 
 // WaitPublished is Deltas.WaitPublished.
@@ -62,7 +62,7 @@ func (d nodeDeltas) WaitPublished(ctx context.Context, view string, partition in
 	if err != nil {
 		return err
 	}
-	return d.node.WaitPublished(ctx, p, view, through) //nolint:wrapcheck // it names the partition and the view
+	return d.node.WaitPublished(ctx, p, view, through)
 }
 
 // Outbox is Deltas.Outbox.

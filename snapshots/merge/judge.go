@@ -288,8 +288,8 @@ func (m *Merger) affected(view string) []string {
 }
 
 // hold records the run as held; readers stay where they are.
-func (r *run) hold(ctx context.Context, b gate.Breaker, current *head) (*gate.Run, error) {
+func (r *run) hold(ctx context.Context, b gate.Breaker, current *head) error {
 	err := r.m.records.Hold(ctx, r.rec, b, gate.Consequence{Table: r.tables.current.Path(), Version: current.snap.Version, Affected: r.m.affected(r.view.Name)})
 	r.m.finished(r.rec)
-	return r.rec, err //nolint:wrapcheck // it says all
+	return err
 }

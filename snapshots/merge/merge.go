@@ -159,7 +159,7 @@ func (m *Merger) recoverView(ctx context.Context, v *feature.View) error {
 		err = t.Close()
 	}
 	if err != nil {
-		return err //nolint:wrapcheck // it names the table
+		return err
 	}
 	r, done, err := m.begin(ctx, v.Name, change.CutRecord{})
 	if err != nil {
@@ -202,7 +202,7 @@ func (m *Merger) Show(ctx context.Context, run string) (*gate.Run, error) {
 		err = fault.New(fault.NotFound, "run %q is a %s, not a merge", run, rec.Kind)
 	}
 	if err != nil {
-		return nil, err //nolint:wrapcheck // it names the run
+		return nil, err
 	}
 	return rec, nil
 }
@@ -218,7 +218,7 @@ func (m *Merger) Ack(ctx context.Context, run, who, why string) (*gate.Run, erro
 			ToMend("freshet gate ack %s --why '…'  or  freshet gate discard %s, then run the merge again", b.Run, b.Run)
 	}
 	if err := rec.Acknowledge(who, why); err != nil {
-		return nil, err //nolint:wrapcheck // it names the run
+		return nil, err
 	}
 	if err := m.records.Save(ctx, rec); err != nil {
 		return nil, fmt.Errorf("run %s: %w", run, err)

@@ -83,7 +83,7 @@ func (s *stager) rewrite(ctx context.Context, files []table.File, places map[str
 		return nil
 	}
 	if err != nil {
-		return err //nolint:wrapcheck // it names the table
+		return err
 	}
 	s.b.added = append(s.b.added, f)
 	return nil

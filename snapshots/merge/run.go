@@ -56,13 +56,28 @@ func (r *run) do(ctx context.Context) (*gate.Run, error) {
 			err = other.complete(ctx, history, current, ready)
 			ready = nil
 		default:
-			ready, err = r.attempt(ctx, history, current)
+			if err = r.before(ctx, history, current); err == nil {
+				ready, err = r.attempt(ctx, history, current)
+			}
 		}
 		if err != nil {
 			return r.rec, err
 		}
 	}
-	return r.failed(ctx, fault.New(fault.Failed, "other writers were first %d times", tries))
+	return r.rec, r.failed(ctx, fault.New(fault.Failed, "other writers were first %d times", tries))
+}
+
+// before finishes the record of the newest merge, where its process ended between commit and record.
+func (r *run) before(ctx context.Context, history, current *head) error {
+	if current.merged == nil {
+		return nil
+	}
+	p := r.m.run(r.view, r.tables, r.checked, current.merged.cut)
+	if err := p.load(ctx); err != nil || p.rec.Outcome == gate.Published {
+		return err
+	}
+	_, err := p.finish(ctx, history, current)
+	return err
 }
 
 // done answers for a cut that the tables have passed.
@@ -106,15 +121,15 @@ func (r *run) save(ctx context.Context, o gate.Outcome) error {
 }
 
 // failed records why the run could not go on; a run that was only asked to stop stays as it was.
-func (r *run) failed(ctx context.Context, err error) (*gate.Run, error) {
+func (r *run) failed(ctx context.Context, err error) error {
 	err = fmt.Errorf("run %s: %w", r.id, err)
 	if ctx.Err() != nil || r.rec == nil {
-		return r.rec, err
+		return err
 	}
 	r.rec.Reason = err.Error()
 	err = errors.Join(err, r.save(ctx, gate.Failed))
 	r.m.finished(r.rec)
-	return r.rec, err
+	return err
 }
 
 func (r *run) point(name string) {
@@ -145,16 +160,14 @@ func (r *run) attempt(ctx context.Context, history, current *head) (*staged, err
 		}
 	}
 	if r.rec.Failed() != nil {
-		_, err := r.hold(ctx, breaker, current)
-		return nil, err
+		return nil, r.hold(ctx, breaker, current)
 	}
 	if err := r.save(ctx, gate.Running); err != nil {
 		return nil, err
 	}
 	buckets, err := r.stage(ctx, current, nil)
 	if err != nil {
-		_, err = r.failed(ctx, err)
-		return nil, err
+		return nil, r.failed(ctx, err)
 	}
 	r.point("merge.staged")
 	if moved, err := r.moved(ctx, history, current); moved || err != nil {
@@ -164,8 +177,7 @@ func (r *run) attempt(ctx context.Context, history, current *head) (*staged, err
 	r.rec.Metrics = metrics(buckets)
 	r.rec.Remote = r.tables.remote() - r.remote
 	if r.rec.Failed() != nil {
-		_, err := r.hold(ctx, breaker, current)
-		return nil, err
+		return nil, r.hold(ctx, breaker, current)
 	}
 	if err := r.save(ctx, gate.Running); err != nil {
 		return nil, err
@@ -181,8 +193,7 @@ func (r *run) attempt(ctx context.Context, history, current *head) (*staged, err
 	case errors.Is(err, table.ErrConflict):
 		return nil, nil //nolint:nilnil // begin again
 	case err != nil:
-		_, err = r.failed(ctx, err)
-		return nil, err
+		return nil, r.failed(ctx, err)
 	}
 	r.point("merge.after-history")
 	return &staged{current.snap.Version, buckets}, nil
@@ -242,7 +253,7 @@ func (r *run) stage(ctx context.Context, current *head, through []uint64) ([]*bu
 	for i := range buckets {
 		info, err := r.m.o.Deltas.WaitCut(ctx, r.view.Name, i, r.cut.ID)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // it names the partition and the cut
+			return nil, err
 		}
 		b := &bucket{number: int32(i), info: info, through: info.Sequences[r.view.Name]}
 		if through != nil {
@@ -258,7 +269,7 @@ func (r *run) stage(ctx context.Context, current *head, through []uint64) ([]*bu
 	for i, b := range buckets {
 		g.Go(func() error {
 			if err := r.m.o.Deltas.WaitPublished(ctx, r.view.Name, i, b.through); err != nil {
-				return err //nolint:wrapcheck // it names the partition
+				return err
 			}
 			s := &stager{form: r.form, deltas: r.m.o.Deltas, tables: r.tables, parent: current.snap, checked: r.checked, most: r.m.slice, b: b}
 			if err := s.stage(ctx); err != nil {
@@ -274,7 +285,7 @@ func (r *run) stage(ctx context.Context, current *head, through []uint64) ([]*bu
 			return nil
 		})
 	}
-	return buckets, g.Wait() //nolint:wrapcheck // it names the partition
+	return buckets, g.Wait()
 }
 
 // complete commits current for a run whose history is committed. It decides nothing: what was judged
@@ -290,23 +301,21 @@ func (r *run) complete(ctx context.Context, history, current *head, ready *stage
 		if moved, err := r.moved(ctx, history, current); moved || err != nil {
 			return err // another writer has just completed it
 		}
-		_, err := r.failed(ctx, fault.New(fault.Failed, "history is at cut %s, merged on top of ordinal %d, and current is at ordinal %d: versions of current are missing",
+		return r.failed(ctx, fault.New(fault.Failed, "history is at cut %s, merged on top of ordinal %d, and current is at ordinal %d: versions of current are missing",
 			h.cut.ID, h.parentOrdinal, current.ordinal()).At("table %s", r.tables.current.Path()).ToMend("bring back the log entries of %s after version %d", r.tables.current.Path(), current.snap.Version))
-		return err
 	}
 	if s := gate.NewStage(gate.StageCounts, r.identity(history, current)...); s.Verdict == gate.Fail {
-		_, err := r.failed(ctx, fault.New(fault.Failed, "history is committed as version %d, and the view or its tables have changed since", h.entry.Version))
-		return err
+		return r.failed(ctx, fault.New(fault.Failed, "history is committed as version %d, and the view or its tables have changed since", h.entry.Version))
 	}
 	if changed := r.foreign(history, current); len(changed) > 0 {
 		r.rec.Stages = slices.DeleteFunc(r.rec.Stages, func(s gate.Stage) bool { return s.Number == gate.StageCommit })
 		r.rec.Stages = append(r.rec.Stages, gate.NewStage(gate.StageCommit, changed...))
 		if r.rec.Failed() != nil {
 			b, err := r.m.records.Breaker(ctx, r.tables.current.Path())
-			if err == nil {
-				_, err = r.hold(ctx, b, current)
+			if err != nil {
+				return fmt.Errorf("run %s: %w", r.id, err)
 			}
-			return err //nolint:wrapcheck // it says all
+			return r.hold(ctx, b, current)
 		}
 	}
 	if ready == nil || ready.parent != current.snap.Version {
@@ -319,13 +328,12 @@ func (r *run) complete(ctx context.Context, history, current *head, ready *stage
 		}
 		ready = &staged{current.snap.Version, buckets}
 		if err != nil {
-			_, err = r.failed(ctx, err)
-			return err
+			return r.failed(ctx, err)
 		}
 	}
 	c := table.Changes{Txn: &table.Txn{AppID: AppID(r.view.Name), Version: r.cut.Ordinal}, Time: r.cut.LogTime / 1000, Operation: "MERGE",
 		Info: map[string]any{"parent": current.snap.Version}}
-	for _, name := range shared {
+	for _, name := range shared() {
 		c.Info[name] = h.entry.Info[name]
 	}
 	for _, b := range ready.buckets {
@@ -336,8 +344,7 @@ func (r *run) complete(ctx context.Context, history, current *head, ready *stage
 	case errors.Is(err, table.ErrConflict):
 		return nil // look again at what the winner left
 	case err != nil:
-		_, err = r.failed(ctx, err)
-		return err
+		return r.failed(ctx, err)
 	}
 	r.point("merge.after-current")
 	return nil

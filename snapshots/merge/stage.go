@@ -145,7 +145,7 @@ func (s *stager) writeHistory(ctx context.Context) error {
 		p := table.Partition{Bucket: s.b.number, Day: dayOf(first.LogTime)}
 		f, err := s.tables.history.WriteFile(ctx, s.form.history, p, s.day(ctx, p.Day, &last))
 		if err != nil && !errors.Is(err, table.ErrNoRows) {
-			return err //nolint:wrapcheck // it names the table
+			return err
 		}
 		if err == nil {
 			s.b.history = append(s.b.history, f)

@@ -44,7 +44,7 @@ func openTables(ctx context.Context, st store.Store, local string, v *feature.Vi
 		if errors.Is(err, table.ErrNoTable) {
 			one, err = table.Create(ctx, st, path, table.Spec{Schema: schema, Time: millis}, o)
 		}
-		return one, err //nolint:wrapcheck // it names the table
+		return one, err
 	}
 	var err error
 	if t.history, err = open(layout.HistoryPath(v.Name), layout.History(v)); err == nil {
@@ -83,7 +83,7 @@ func (t *tables) heads(ctx context.Context, view string) (history, current *head
 func headOf(ctx context.Context, t *table.Table, view string) (*head, error) {
 	s, err := t.Snapshot(ctx, -1)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // it names the table
+		return nil, err
 	}
 	h := &head{snap: s}
 	at, ok := s.Txn[AppID(view)]
@@ -93,7 +93,7 @@ func headOf(ctx context.Context, t *table.Table, view string) (*head, error) {
 	entries := []table.Entry{s.Entry}
 	if !hasTxn(s.Entry, view, at) {
 		if entries, err = t.Versions(ctx); err != nil {
-			return nil, err //nolint:wrapcheck // it names the table
+			return nil, err
 		}
 		entries = entries[:min(len(entries), int(s.Version)+1)]
 	}
@@ -122,7 +122,7 @@ func find(ctx context.Context, t *table.Table, h *head, view string, ordinal int
 	}
 	entries, err := t.Versions(ctx)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // it names the table
+		return nil, err
 	}
 	for _, e := range entries {
 		if hasTxn(e, view, ordinal) {
@@ -141,10 +141,10 @@ type merged struct {
 	sequences     []uint64 // by partition: the last delta
 }
 
-// members of commitInfo that both tables' commits share.
-var shared = []string{
-	"run", "cut", "ordinal", "position", "log_time", "parent_ordinal", "sequences", "offsets", "generation", "gates", "evidence",
-	"deltas", "inserts", "updates", "deletes", "rows",
+// shared names the members of commitInfo that are the same in both tables.
+func shared() []string {
+	return []string{"run", "cut", "ordinal", "position", "log_time", "parent_ordinal", "sequences", "offsets", "generation", "gates", "evidence",
+		"deltas", "inserts", "updates", "deletes", "rows"}
 }
 
 func mergedOf(e table.Entry) (*merged, error) {
