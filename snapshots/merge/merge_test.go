@@ -361,6 +361,9 @@ func TestMergesEqualTheModel(t *testing.T) {
 			if run.Outcome != gate.Published || len(run.Stages) != 5 || run.Tables[1].Version != cut.Ordinal || run.Tables[1].Rows != int64(len(w.at[cut.ID])) {
 				t.Fatalf("run %+v", run)
 			}
+			if o.LocalDir != "" && run.Remote != 0 {
+				t.Fatalf("%d bytes were fetched with the local directory %q", run.Remote, o.LocalDir)
+			}
 			for name, n := range run.Metrics {
 				seen[name] += n
 			}
