@@ -118,21 +118,45 @@ func (c *Client) ensure(ctx context.Context, s Spec) error {
 		configs["cleanup.policy"] = &compact
 	}
 	_, err := c.admin.CreateTopic(ctx, int32(s.Partitions), int16(c.cfg.Replication), configs, s.Topic)
-	if err == nil {
-		return nil
-	}
-	if !errors.Is(err, kerr.TopicAlreadyExists) {
+	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return fault.Wrap(fault.Failed, err, "topic %s could not be created", s.Topic).At("kafka")
 	}
-	details, err := c.admin.ListTopics(ctx, s.Topic)
+	n, err := c.appeared(ctx, s.Topic)
 	if err != nil {
-		return fmt.Errorf("describing topic %s: %w", s.Topic, err)
+		return err
 	}
-	if n := len(details[s.Topic].Partitions); n != s.Partitions {
+	if n != s.Partitions {
 		return fault.New(fault.Failed, "topic has %d partitions, the definition says %d; the count never changes in place", n, s.Partitions).
 			At("topic %s", s.Topic).ToMend("set partitions back to %d", n)
 	}
 	return nil
+}
+
+// appeared waits until the brokers know a topic that was made, by us or just now by another process,
+// and every partition of it has a leader; it gives the number of partitions. Kafka answers a creation
+// before that.
+func (c *Client) appeared(ctx context.Context, topic string) (int, error) {
+	n := 0
+	err := c.settle(ctx, func(ctx context.Context) error {
+		details, err := c.admin.ListTopics(ctx, topic)
+		if err != nil {
+			return fmt.Errorf("describing it: %w", err)
+		}
+		d := details[topic]
+		n, err = len(d.Partitions), d.Err
+		for _, p := range d.Partitions {
+			err = errors.Join(err, p.Err)
+		}
+		if err == nil && n == 0 {
+			err = kerr.UnknownTopicOrPartition
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fault.Wrap(fault.Failed, err, "topic %s is not ready for use", topic).At("kafka").
+			ToMend("look at the brokers: each partition needs a leader")
+	}
+	return n, nil
 }
 
 // Record is one record of a topic.
@@ -157,34 +181,57 @@ func fromKafka(r *kgo.Record) Record {
 
 // Ends gives the offset after the last committed record of each partition.
 func (c *Client) Ends(ctx context.Context, topic string) (map[int32]int64, error) {
-	ends, err := c.admin.ListCommittedOffsets(ctx, topic)
-	if err != nil {
-		return nil, fmt.Errorf("reading the ends of %s: %w", topic, err)
-	}
-	out := map[int32]int64{}
-	for _, o := range ends[topic] {
-		if o.Err != nil {
-			return nil, fmt.Errorf("reading the end of %s/%d: %w", topic, o.Partition, o.Err)
-		}
-		out[o.Partition] = o.Offset
-	}
-	return out, nil
+	return c.offsets(ctx, "end", topic, c.admin.ListCommittedOffsets)
 }
 
 // Starts gives the offset of the first record kept in each partition.
 func (c *Client) Starts(ctx context.Context, topic string) (map[int32]int64, error) {
-	starts, err := c.admin.ListStartOffsets(ctx, topic)
-	if err != nil {
-		return nil, fmt.Errorf("reading the starts of %s: %w", topic, err)
-	}
+	return c.offsets(ctx, "start", topic, c.admin.ListStartOffsets)
+}
+
+// offsets asks for one offset of every partition. A partition whose leader changes, or of a topic just
+// made, is asked again, as long as the client's time-out allows.
+func (c *Client) offsets(
+	ctx context.Context, what, topic string, list func(context.Context, ...string) (kadm.ListedOffsets, error),
+) (map[int32]int64, error) {
 	out := map[int32]int64{}
-	for _, o := range starts[topic] {
-		if o.Err != nil {
-			return nil, fmt.Errorf("reading the start of %s/%d: %w", topic, o.Partition, o.Err)
+	err := c.settle(ctx, func(ctx context.Context) error {
+		listed, err := list(ctx, topic)
+		if err != nil {
+			return err
 		}
-		out[o.Partition] = o.Offset
+		for _, o := range listed[topic] {
+			if o.Err != nil {
+				return fmt.Errorf("partition %d: %w", o.Partition, o.Err)
+			}
+			out[o.Partition] = o.Offset
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the %ss of %s: %w", what, topic, err)
 	}
 	return out, nil
+}
+
+// settle asks until the answer is not an error that passes by itself, or the time-out is over; then
+// that error is the answer.
+func (c *Client) settle(ctx context.Context, ask func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ask(limited)
+		if err == nil || !kerr.IsRetriable(err) {
+			return err
+		}
+		select {
+		case <-limited.Done():
+			return errors.Join(err, limited.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 // Tails gives the last committed record of each partition; empty partitions are missing. The

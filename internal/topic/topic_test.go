@@ -3,7 +3,11 @@ package topic
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet-io/freshet/internal/testkit"
 )
@@ -70,6 +74,34 @@ func TestTailsSkipMarkersAndWhatWasAborted(t *testing.T) {
 		t.Fatal("a fenced writer committed")
 	}
 	w.Close()
+}
+
+// Capture and node make the same topics at the same time, and use them at once.
+func TestTopicsMadeByTwoAtOnceAreThere(t *testing.T) {
+	c := dial(t)
+	for round := range 10 {
+		spec := Spec{Topic: fmt.Sprintf("%s.x%d", c.cfg.Prefix, round), Partitions: 4}
+		var g errgroup.Group
+		for range 3 {
+			g.Go(func() error {
+				if err := c.Ensure(t.Context(), []Spec{spec}); err != nil {
+					return err
+				}
+				ends, err := c.Ends(t.Context(), spec.Topic)
+				if err == nil && len(ends) != spec.Partitions {
+					err = fmt.Errorf("the ends of %d partitions", len(ends))
+				}
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+	spec := Spec{Topic: c.cfg.Prefix + ".x0", Partitions: 8}
+	if err := c.Ensure(t.Context(), []Spec{spec}); err == nil || !strings.Contains(err.Error(), "has 4 partitions") {
+		t.Errorf("another number of partitions: %v", err)
+	}
 }
 
 func TestRegistryIDsAreOffsetsOfFirstAppearance(t *testing.T) {
