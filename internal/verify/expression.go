@@ -266,9 +266,9 @@ func arithmetic(n *ast.BinaryNode, a, b term) (term, error) {
 
 const (
 	// tooLarge and tooSmall are where PostgreSQL raises an error instead of giving infinity and zero.
-	// They are a last digit inside the range of doubles, as the test is made over decimal digits.
+	// The test is made over decimal digits, so they are a little inside the range of doubles.
 	tooLarge = "1.797693134862315e308"
-	tooSmall = "2.48e-324"
+	tooSmall = "1e-322"
 )
 
 // floats is an operation of doubles: NULL where the result is not finite, 0 where it is too small.
