@@ -79,7 +79,7 @@ func (r *Runner) snapshotOrder() []*table {
 		}
 	}
 	rank := func(t *table) string {
-		if slices.ContainsFunc(r.o.Catalog.Views, func(v *feature.View) bool { return v.Source == t.shape }) {
+		if slices.ContainsFunc(r.o.Catalog.Views, func(v *feature.View) bool { return v.Source.FullName() == t.shape.FullName() }) {
 			return "1" + t.shape.FullName()
 		}
 		return "0" + t.shape.FullName()

@@ -17,14 +17,23 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 )
 
-// remote makes a command that talks to a running system.
+// remote makes a command that talks to a running system and answers soon.
 func remote(c *cobra.Command, run func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error) *cobra.Command {
+	return remoteFor(c, 10*time.Second, run)
+}
+
+// remoteLong is remote for work that may take long.
+func remoteLong(c *cobra.Command, run func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error) *cobra.Command {
+	return remoteFor(c, time.Hour, run)
+}
+
+func remoteFor(c *cobra.Command, limit time.Duration, run func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error) *cobra.Command {
 	server := c.Flags().String("server", cmp.Or(os.Getenv("FRESHET_SERVER"), "127.0.0.1:7400"), "address of the system")
-	output := c.Flags().StringP("output", "o", "table", "table or json")
-	timeout := c.Flags().Duration("timeout", 10*time.Second, "how long to wait")
+	output := c.Flags().StringP("output", "o", "table", "table, json or jsonl")
+	timeout := c.Flags().Duration("timeout", limit, "how long to wait")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if *output != "table" && *output != "json" {
-			return fault.New(fault.Usage, "--output %q: expected table or json", *output)
+		if *output != "table" && *output != "json" && *output != "jsonl" {
+			return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", *output)
 		}
 		conn, err := grpc.NewClient(*server, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {

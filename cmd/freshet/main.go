@@ -8,12 +8,11 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // schedules in named time zones, in images that have none
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/freshet-io/freshet/internal/fault"
 )
 
 func main() {
@@ -22,7 +21,9 @@ func main() {
 	root := &cobra.Command{
 		Use: "freshet", Short: "Features from the database's own log", SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(demoCommand(), upCommand(), getCommand(), viewsCommand(), cutCommand(), versionCommand())
+	root.AddCommand(demoCommand(), upCommand(), captureCommand(), nodeCommand(),
+		getCommand(), viewsCommand(), cutCommand(), mergeCommand(), gateCommand(), modelCommand(), scoreCommand(),
+		pipelineCommand(), tableCommand(), verifyCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "freshet:", message(err))
 		stop()
@@ -42,19 +43,7 @@ func exitCode(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		return 130
 	}
-	switch status.Code(err) {
-	case codes.InvalidArgument:
-		return int(fault.Usage)
-	case codes.NotFound:
-		return int(fault.NotFound)
-	case codes.DeadlineExceeded:
-		return int(fault.Timeout)
-	case codes.Unavailable:
-		return int(fault.Unreachable)
-	case codes.PermissionDenied:
-		return int(fault.Permission)
-	}
-	return int(fault.ClassOf(err))
+	return int(classOf(err))
 }
 
 func versionCommand() *cobra.Command {

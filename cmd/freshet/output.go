@@ -1,0 +1,129 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"reflect"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+// show prints rows (a slice) as a table, as one JSON array, or as one JSON object a line.
+func show(err error, rows any, output string) error {
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(rows)
+	if err != nil {
+		return err
+	}
+	return showJSON(b, output)
+}
+
+// showJSON prints a JSON array in a form.
+func showJSON(b []byte, output string) error {
+	switch output {
+	case "json":
+		var raw []json.RawMessage
+		if err := json.Unmarshal(b, &raw); err != nil {
+			return err
+		}
+		e := json.NewEncoder(os.Stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(raw)
+	case "jsonl":
+		var raw []json.RawMessage
+		if err := json.Unmarshal(b, &raw); err != nil {
+			return err
+		}
+		for _, r := range raw {
+			fmt.Println(string(r))
+		}
+		return nil
+	case "table":
+		return showTable(b)
+	}
+	return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", output)
+}
+
+// showTable prints the scalar members of the objects, in the order of the first one.
+func showTable(b []byte) error {
+	d := json.NewDecoder(strings.NewReader(string(b)))
+	d.UseNumber()
+	var rows []orderedRow
+	if err := d.Decode(&rows); err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	var names []string
+	for _, r := range rows {
+		for _, k := range r.keys {
+			if !contains(names, k) {
+				names = append(names, k)
+			}
+		}
+	}
+	fmt.Fprintln(w, strings.ToUpper(strings.Join(names, "\t")))
+	for _, r := range rows {
+		var cells []string
+		for _, n := range names {
+			cells = append(cells, text(r.values[n]))
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
+	return w.Flush()
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+func text(v any) string {
+	switch x := v.(type) {
+	case nil:
+		return "-"
+	case string:
+		return x
+	}
+	return fmt.Sprint(v)
+}
+
+// orderedRow is a JSON object that keeps the order of its scalar members; what is nested is left out.
+type orderedRow struct {
+	keys   []string
+	values map[string]any
+}
+
+// UnmarshalJSON reads an object.
+func (o *orderedRow) UnmarshalJSON(b []byte) error {
+	o.values = map[string]any{}
+	d := json.NewDecoder(strings.NewReader(string(b)))
+	d.UseNumber()
+	if _, err := d.Token(); err != nil {
+		return err
+	}
+	for d.More() {
+		k, err := d.Token()
+		if err != nil {
+			return err
+		}
+		var v any
+		if err := d.Decode(&v); err != nil {
+			return err
+		}
+		if kind := reflect.ValueOf(v).Kind(); kind == reflect.Map || kind == reflect.Slice {
+			continue
+		}
+		o.keys = append(o.keys, k.(string))
+		o.values[k.(string)] = v
+	}
+	return nil
+}

@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/capture"
+	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/delta"
+	"github.com/freshet-io/freshet/featurestore"
+	"github.com/freshet-io/freshet/internal/config"
+	"github.com/freshet-io/freshet/internal/embedded"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/feature/definitions"
+	"github.com/freshet-io/freshet/internal/pipeline"
+	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/store"
+	"github.com/freshet-io/freshet/internal/topic"
+	"github.com/freshet-io/freshet/scoring"
+	"github.com/freshet-io/freshet/snapshots/gate"
+	"github.com/freshet-io/freshet/snapshots/merge"
+)
+
+// roles says what a process does. up does both.
+type roles struct {
+	capture, node bool
+	newSnapshot   bool
+	quiet         bool // no schedule of pipelines by itself
+}
+
+// system is one process of freshet: its parts, wired. What a role does not have is nil.
+type system struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	roles    roles
+	source   pgwire.Source
+	catalog  *feature.Catalog
+	topics   *topic.Client
+	registry *topic.Registry
+	runner   *capture.Runner
+	node     *delta.Node
+	store    store.Store
+	records  gate.Records
+	merger   *merge.Merger
+	scorer   *scoring.Scorer
+	graphs   map[string]*scheduled
+	grpcAddr string
+
+	jobs    sync.Mutex // one pipeline, merge or scoring by hand at a time
+	listen  net.Listener
+	closers []func()
+}
+
+// scheduled is a pipeline with its schedule; last is the log time it was looked at.
+type scheduled struct {
+	graph    *pipeline.Graph
+	schedule *pipeline.Schedule // nil: by hand only
+	last     time.Time
+}
+
+// open reads the configuration and wires a process; run makes it go.
+func open(ctx context.Context, file string, r roles, log *slog.Logger) (*system, error) {
+	cfg, err := config.Load(file, os.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	s := &system{cfg: cfg, log: log, roles: r, graphs: map[string]*scheduled{}}
+	for _, step := range []func(context.Context) error{s.openSource, s.openTopics, s.openCapture, s.openNode, s.openListener} {
+		if err := step(ctx); err != nil {
+			s.close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *system) onClose(f func()) { s.closers = append(s.closers, f) }
+
+func (s *system) close() {
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		s.closers[i]()
+	}
+	s.closers = nil
+}
+
+// openSource takes data_dir, reads the definitions and checks them against the source's tables.
+func (s *system) openSource(ctx context.Context) error {
+	defs, err := definitions.Load(os.DirFS(s.cfg.Definitions), s.cfg.Definitions)
+	if err != nil {
+		return err
+	}
+	lock, err := embedded.LockDir(s.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	s.onClose(func() { lock.Close() }) //nolint:errcheck // the kernel drops it at the latest when the process ends
+	p := s.cfg.Source.Postgres
+	s.source = pgwire.Source{URL: p.URL, Slot: p.Slot, Publication: p.Publication}
+	_, s.catalog, err = resolve(ctx, s.cfg, s.source, defs)
+	if err != nil {
+		return err
+	}
+	for i := range defs.Pipelines {
+		def := &defs.Pipelines[i]
+		g, err := pipeline.Plan(def)
+		if err != nil {
+			return err
+		}
+		entry := &scheduled{graph: g}
+		if def.Schedule != "" {
+			sched, err := pipeline.ParseSchedule(def.Schedule, def.Timezone)
+			if err != nil {
+				return fault.Wrap(fault.Usage, err, "pipeline %s", def.Name).At("%s", def.Meta)
+			}
+			entry.schedule = &sched
+		}
+		s.graphs[def.Name] = entry
+	}
+	return nil
+}
+
+// openTopics finds Kafka, or starts it inside this process.
+func (s *system) openTopics(ctx context.Context) error {
+	brokers := s.cfg.Kafka.Brokers
+	if len(brokers) == 0 {
+		if !s.roles.capture || !s.roles.node {
+			return fault.New(fault.Usage, "kafka.brokers is not set").At("%s", "kafka").
+				ToMend("name the brokers: capture and node as processes of their own cannot share an embedded Kafka")
+		}
+		k, err := embedded.StartKafka(embedded.KafkaOptions{
+			Dir: filepath.Join(s.cfg.DataDir, "kafka"), Listen: s.cfg.Embedded.Kafka, Warn: func(m string) { s.log.Warn(m) },
+		})
+		if err != nil {
+			return err
+		}
+		s.onClose(k.Close)
+		brokers = k.Brokers()
+	}
+	var err error
+	if s.topics, err = topic.Dial(ctx, topic.Config{Brokers: brokers, Prefix: s.cfg.Name, Replication: s.cfg.Kafka.Replication}); err != nil {
+		return err
+	}
+	s.onClose(s.topics.Close)
+	if s.registry, err = topic.OpenRegistry(ctx, s.topics); err != nil {
+		return err
+	}
+	s.onClose(s.registry.Close)
+	return nil
+}
+
+func (s *system) openCapture(ctx context.Context) error {
+	if !s.roles.capture {
+		return nil
+	}
+	c, err := s.source.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	names := capture.Tables(s.catalog.Definitions, s.cfg.Source.Clock)
+	if err := s.source.EnsurePublication(ctx, c, names); err != nil {
+		return err
+	}
+	shapes, err := pgwire.Describe(ctx, c, names)
+	if err != nil {
+		return err
+	}
+	s.runner, err = capture.New(capture.Options{
+		Name: s.cfg.Name, Source: s.source, Clock: s.cfg.Source.Clock, Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
+		NewSnapshot: s.roles.newSnapshot, Events: captureEvents(s.log), Point: crashPoint(),
+	}, shapes)
+	return err
+}
+
+func (s *system) openNode(context.Context) error {
+	if !s.roles.node {
+		return nil
+	}
+	var err error
+	if s.store, err = store.Open(s.cfg.Storage.Hot); err != nil {
+		return fault.Wrap(fault.Usage, err, "storage.hot %q", s.cfg.Storage.Hot)
+	}
+	s.node, err = delta.OpenNode(delta.NodeOptions{
+		Name: s.cfg.Name, Dir: filepath.Join(s.cfg.DataDir, "state"), Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
+		Memory: int64(s.cfg.State.Memory), Retention: time.Duration(s.cfg.Kafka.Retention), Point: crashPoint(),
+		// Pebble cannot go on after this: end, and recover at the next start.
+		Events: delta.Events{Fatal: func(m string) { s.log.Error("state", "error", m); os.Exit(1) }},
+	})
+	if err != nil {
+		return err
+	}
+	s.onClose(func() { s.node.Close() }) //nolint:errcheck // what was not synced is folded again
+	s.records = gate.Records{Store: s.store}
+	s.merger = merge.New(merge.Options{
+		Deltas: merge.NodeDeltas(s.node), Catalog: s.catalog, Store: s.store, LocalDir: s.localDir(), Point: crashPoint(),
+		Events: merge.Events{Finished: func(r *gate.Run) { s.log.Info("merge", "run", r.ID, "outcome", r.Outcome) }},
+	})
+	s.onClose(func() { s.merger.Close() }) //nolint:errcheck // it only reads and what it wrote is synced
+	s.scorer = scoring.New(scoring.Options{Store: s.store, LocalDir: s.localDir(), Models: s.model, Point: crashPoint()})
+	return nil
+}
+
+// localDir is where this node keeps the tables' files of its own partitions.
+func (s *system) localDir() string { return filepath.Join(s.cfg.DataDir, "tables") }
+
+func (s *system) openListener(ctx context.Context) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Listen.GRPC)
+	if err != nil {
+		return fault.Wrap(fault.Usage, err, "cannot listen at %s", s.cfg.Listen.GRPC).At("listen.grpc").
+			ToMend("end what listens there, or set listen: {grpc: HOST:PORT}")
+	}
+	s.listen, s.grpcAddr = l, l.Addr().String()
+	s.onClose(func() { l.Close() }) //nolint:errcheck // the server has closed it by then
+	return nil
+}
+
+// run makes the process go until ctx ends or a part fails.
+func (s *system) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if s.runner != nil {
+		g.Go(func() error { return s.runner.Run(ctx) })
+	}
+	if s.node != nil {
+		g.Go(func() error { return s.node.Run(ctx) })
+		g.Go(func() error { return s.recover(ctx) })
+	}
+	g.Go(func() error { return s.serve(ctx) })
+	return g.Wait()
+}
+
+func (s *system) serve(ctx context.Context) error {
+	srv := grpc.NewServer()
+	if s.node != nil {
+		freshetv1.RegisterFeatureStoreServer(srv, featurestore.New(featurestore.Options{Node: s.node, Name: s.cfg.Name}))
+	}
+	freshetv1.RegisterAdminServer(srv, admin{s: s})
+	healthv1.RegisterHealthServer(srv, health.NewServer())
+	reflection.Register(srv)
+	stop := context.AfterFunc(ctx, srv.Stop)
+	defer stop()
+	if err := srv.Serve(s.listen); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("grpc: %w", err)
+	}
+	return nil
+}
+
+// resolve reads the source's shapes and checks the definitions against them.
+func resolve(ctx context.Context, cfg *config.Config, source pgwire.Source, defs *feature.Definitions) ([]*feature.Table, *feature.Catalog, error) {
+	c, err := source.Connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	shapes, err := pgwire.Describe(ctx, c, capture.Tables(defs, cfg.Source.Clock))
+	if err != nil {
+		return nil, nil, err
+	}
+	catalog, err := feature.Resolve(defs, shapes)
+	if err != nil {
+		return nil, nil, err
+	}
+	var errs []error
+	for _, v := range catalog.Views {
+		errs = append(errs, delta.Check(v))
+	}
+	return shapes, catalog, errors.Join(errs...)
+}
+
+func captureEvents(log *slog.Logger) capture.Events {
+	return capture.Events{
+		Taken: func(from position.Position, snapshot bool) {
+			log.Info("capture", "from", from.String(), "snapshot", snapshot)
+		},
+		Table: func(table string, rows uint64, done bool) {
+			log.Info("snapshot", "table", table, "rows", rows, "done", done)
+		},
+	}
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/delta"
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/verify"
+	"github.com/freshet-io/freshet/scoring"
+)
+
+// truth is what the source says at one cut.
+type truth struct {
+	cut  change.CutRecord
+	rows map[string]*verify.Expected // by view
+}
+
+// ask puts a cut that equals a snapshot of the source and asks the source under that snapshot.
+func (s *system) ask(ctx context.Context, views []*feature.View) (truth, error) {
+	t := truth{rows: map[string]*verify.Expected{}}
+	if s.runner == nil {
+		return t, fault.New(fault.Usage, "this process does not capture, so it cannot cut where the source stands").ToMend("ask the process that runs up")
+	}
+	cut, err := s.runner.Cut(ctx, true)
+	if err != nil {
+		return t, err
+	}
+	defer cut.Export.Close()
+	t.cut = cut.CutRecord
+	conn, err := s.source.Adopt(ctx, cut.Export.Name)
+	if err != nil {
+		return t, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	for _, v := range views {
+		if t.rows[v.Name], err = verify.Truth(ctx, conn, v, cut.LogTime); err != nil {
+			return t, err
+		}
+	}
+	return t, nil
+}
+
+// verify compares served rows, delta topics, tables and predictions with the source at a new cut. The
+// views are merged and the models that read them scored at that cut first, so that all places have it.
+func (s *system) verify(ctx context.Context, names []string, tell func(string)) ([]*verify.Report, error) {
+	var views []*feature.View
+	for _, v := range s.catalog.Views {
+		if len(names) == 0 || contains(names, v.Name) {
+			views = append(views, v)
+		}
+	}
+	for _, n := range names {
+		if s.catalog.View(n) == nil {
+			return nil, fault.New(fault.NotFound, "there is no view %q", n)
+		}
+	}
+	start := time.Now()
+	t, err := s.ask(ctx, views)
+	if err != nil {
+		return nil, err
+	}
+	tell(fmt.Sprintf("%s at %s: the source answered, %s", t.cut.ID, t.cut.Position, time.Since(start).Round(time.Millisecond)))
+	var reports []*verify.Report
+	for _, v := range views {
+		r, err := s.verifyView(ctx, v, t)
+		if err != nil {
+			return reports, err
+		}
+		reports = append(reports, r...)
+		for _, x := range r {
+			tell(line(x))
+		}
+	}
+	for _, def := range s.catalog.Definitions.Models {
+		m, err := s.model(ctx, def.Name)
+		if fault.ClassOf(err) == fault.NotFound {
+			continue // nothing was ever scored with it
+		}
+		if err != nil {
+			return reports, err
+		}
+		if t.rows[m.View.Name] == nil {
+			continue
+		}
+		if _, err := s.score(ctx, def.Name, t.cut); err != nil {
+			return reports, err
+		}
+		r, err := s.verifyModel(ctx, m, t.cut)
+		if err != nil {
+			return reports, err
+		}
+		reports = append(reports, r)
+		tell(line(r))
+	}
+	return reports, nil
+}
+
+// verifyView compares the four places of one view.
+func (s *system) verifyView(ctx context.Context, v *feature.View, t truth) ([]*verify.Report, error) {
+	if err := s.caughtUp(ctx, v, t.cut); err != nil {
+		return nil, err
+	}
+	expected := t.rows[v.Name]
+	served, err := verify.ServedRows(v, t.cut, expected, func(fn func(key, values []feature.Value) error) error {
+		return s.scanServed(v, t.cut.ID, fn)
+	})
+	if err != nil {
+		return nil, err
+	}
+	deltas, err := verify.DeltaTopic(ctx, s.topics, s.registry, v, t.cut, expected)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.merge(ctx, v.Name, t.cut); err != nil {
+		return nil, err
+	}
+	files := verify.Files{Store: s.store, LocalDir: s.localDir()}
+	current, err := verify.Current(ctx, files, v, -1, t.cut, expected)
+	if err != nil {
+		return nil, err
+	}
+	history, err := verify.History(ctx, files, v, t.cut, expected)
+	return []*verify.Report{served, deltas, current, history}, err
+}
+
+func (s *system) verifyModel(ctx context.Context, m *scoring.Model, cut change.CutRecord) (*verify.Report, error) {
+	return verify.Predictions(ctx, verify.Files{Store: s.store, LocalDir: s.localDir()}, &verify.Model{
+		Name: m.Name, SHA256: m.SHA256, Evaluator: m.Evaluator, Inputs: m.Inputs, Outputs: m.Outputs, View: m.View,
+	}, cut)
+}
+
+// caughtUp waits until every partition of a view has folded the cut and published its deltas up to it.
+func (s *system) caughtUp(ctx context.Context, v *feature.View, cut change.CutRecord) error {
+	for _, p := range s.node.Partitions(v.Group.Name) {
+		info, err := p.WaitCut(ctx, cut.ID)
+		if err != nil {
+			return err
+		}
+		if err := s.node.WaitPublished(ctx, p, v.Name, info.Sequences[v.Name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scanServed gives the rows of a view that are served at a cut.
+func (s *system) scanServed(v *feature.View, cut string, fn func(key, values []feature.Value) error) error {
+	for _, p := range s.node.Partitions(v.Group.Name) {
+		err := p.ScanServed(v.Name, cut, func(key []feature.Value, served *delta.Served) error { return fn(key, served.Values) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// line is one report for people.
+func line(r *verify.Report) string {
+	switch {
+	case r.Error != "":
+		return fmt.Sprintf("%s, %s: cannot be judged: %s", r.View, r.Place, r.Error)
+	case !r.Equal():
+		d := r.Differences[0]
+		return fmt.Sprintf("%s, %s: %d differences in %d rows, first: key %s, column %s: want %s, got %s",
+			r.View, r.Place, r.DifferenceCount, r.Rows, d.Key, d.Column, d.Want, d.Got)
+	}
+	s := fmt.Sprintf("%s, %s: %d rows equal", r.View, r.Place, r.Rows)
+	for column, why := range r.NotComparable {
+		s += fmt.Sprintf("; %s not comparable: %s", column, why)
+	}
+	return s
+}
+
+func verifyCommand() *cobra.Command {
+	var views []string
+	c := &cobra.Command{
+		Use: "verify", Short: "Compare served rows, delta topics, tables and predictions with the source at one cut",
+		Long: "Puts a cut that equals a snapshot of the source, merges and scores at it, asks the source by SQL made\n" +
+			"from the definitions, and compares row by row. Prints differences; exit 1 on any.",
+		Example: "  freshet verify\n  freshet verify --view plane_delays -o json", Args: cobra.NoArgs,
+	}
+	c.Flags().StringSliceVar(&views, "view", nil, "only these views")
+	return remoteLong(c, func(ctx context.Context, conn *grpc.ClientConn, _ []string, output string) error {
+		stream, err := freshetv1.NewAdminClient(conn).Verify(ctx, &freshetv1.VerifyRequest{Views: views})
+		if err != nil {
+			return err
+		}
+		b, err := follow(stream)
+		if err != nil {
+			return err
+		}
+		var reports []*verify.Report
+		if err := json.Unmarshal(b, &reports); err != nil {
+			return err
+		}
+		if output == "table" {
+			for _, r := range reports {
+				fmt.Println(line(r))
+				for _, d := range r.Differences {
+					fmt.Printf("  key %s, column %s: want %s, got %s\n", d.Key, d.Column, d.Want, d.Got)
+				}
+			}
+		} else if err := showJSON(b, output); err != nil {
+			return err
+		}
+		return judge(reports)
+	})
+}
+
+// judge is the verdict over all places.
+func judge(reports []*verify.Report) error {
+	bad := 0
+	for _, r := range reports {
+		if !r.Equal() {
+			bad++
+		}
+	}
+	if bad > 0 {
+		return fault.New(fault.Failed, "%d of %d places differ from the source", bad, len(reports))
+	}
+	return nil
+}
+
+// receiver is the receiving half of every long call.
+type receiver interface {
+	Recv() (*freshetv1.Progress, error)
+}
+
+// follow shows the progress of a long call on stderr and gives its result.
+func follow(r receiver) ([]byte, error) {
+	for {
+		p, err := r.Recv()
+		if err != nil {
+			return nil, err
+		}
+		if !p.Done {
+			fmt.Fprintln(os.Stderr, p.Step+":", p.Message)
+			continue
+		}
+		if p.Held {
+			return p.ResultJson, fault.New(fault.Held, "%s", p.Message)
+		}
+		return p.ResultJson, nil
+	}
+}
