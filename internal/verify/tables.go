@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/freshet-io/freshet/internal/change"
@@ -190,8 +191,8 @@ func History(ctx context.Context, files Files, v *feature.View, cut change.CutRe
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range rows {
-		if h.values != nil {
+	for _, id := range slices.Sorted(maps.Keys(rows)) {
+		if h := rows[id]; h.values != nil {
 			c.Row(h.key, h.values)
 		}
 	}

@@ -3,7 +3,10 @@ package verify
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -39,8 +42,8 @@ func DeltaTopic(ctx context.Context, topics *topic.Client, schemas Schemas, v *f
 	if err := f.follow(ctx, topics); err != nil {
 		return nil, fault.Wrap(fault.ClassOf(err), err, "the deltas of view %s cannot be read", v.Name)
 	}
-	for id, e := range f.entities {
-		if e.values != nil && id.generation == v.Generation {
+	for _, id := range slices.SortedFunc(maps.Keys(f.entities), func(a, b entity) int { return strings.Compare(a.key, b.key) }) {
+		if e := f.entities[id]; e.values != nil && id.generation == v.Generation {
 			f.comparer.Row(e.key, e.values)
 		}
 	}
