@@ -15,7 +15,8 @@ const (
 	columnMask  = 1<<columnBits - 1
 	catBit      = 1 << (leftBits + columnBits)
 	rankShift   = 40
-	leafRank    = 1 << 23 // above every rank
+	leafBit     = 1 << 63
+	leafRank    = leafBit >> rankShift // above every rank
 	leafMask    = leafRank - 1
 	maxColumns  = 1 << columnBits
 	notCategory = leafRank - 1 // the code of what is in no set; like every rank below leafRank
@@ -40,7 +41,6 @@ type compiled struct {
 type compiledTree struct {
 	nodes       []uint64
 	leaves      []float64
-	depth       int // steps to the deepest leaf
 	categorical bool
 }
 
@@ -119,7 +119,7 @@ func (c *compiled) tree(t tree, inputs []rankedInput) compiledTree {
 	}
 	level := []int{root} // children in the order of their nodes
 	at := 0
-	for ; len(level) > 0; out.depth++ {
+	for len(level) > 0 {
 		var next []int
 		for _, child := range level {
 			if child < 0 {
@@ -144,7 +144,6 @@ func (c *compiled) tree(t tree, inputs []rankedInput) compiledTree {
 		}
 		level = next
 	}
-	out.depth--
 	return out
 }
 

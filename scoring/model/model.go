@@ -18,8 +18,8 @@
 //	rank of the threshold  categorical  column of ranks   left child, in the tree
 //	2^23 + leaf's ordinal  0            0                 itself                      (leaf)
 //
-// Rows are ranked in blocks that stay in the nearest cache, and each tree walks a block eight rows at
-// a time, without a branch on the data, for as many steps as the deepest of them needs.
+// Rows are ranked in blocks that stay near in the cache, eight rows beside each other, and each tree
+// walks a block by eights: no branch on the data, and as many steps as the deepest of the eight needs.
 package model
 
 import (

@@ -204,24 +204,6 @@ func altered(t *testing.T, whole []byte, key string, at int, value string) []byt
 	return fmt.Appendf(nil, "%s\ntree_sizes=%d %s", head, n+len(now)-len(list), others)
 }
 
-// FuzzLoad: no text makes Load or Predict panic, whatever it says.
-func FuzzLoad(f *testing.F) {
-	for _, name := range []string{"binary", "categorical_multiclass", "constant", "zero_as_missing"} {
-		f.Add(text(f, name))
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		e, err := model.Load("lightgbm", data)
-		if err != nil {
-			return
-		}
-		in := make([][]float64, len(e.Inputs()))
-		for i := range in {
-			in[i] = []float64{0, 1, -1, math.NaN(), math.Inf(1), math.Inf(-1), 1e-36, float64(i), 1e9}
-		}
-		e.Predict(in, 9, make([]float64, 9*e.Outputs()))
-	})
-}
-
 type rows struct {
 	rows, outputs int
 	in            [][]float64

@@ -3,13 +3,14 @@ package model
 import "math"
 
 const (
-	lanes     = 8
+	laneBits  = 3
+	lanes     = 1 << laneBits
 	blockRows = 256 // a multiple of lanes
 )
 
 // block is the ranks and sums of some rows.
 type block struct {
-	ranks []uint32  // blockRows × columns
+	ranks []uint32  // blockRows × columns: of eight rows together, column after column
 	sums  []float64 // blockRows × outputs
 }
 
@@ -60,13 +61,13 @@ func (c *compiled) finish(sums, out []float64) {
 	copy(out, sums)
 }
 
-// fill ranks the values of one input into its columns of ranks, which has stride values a row.
-func (r *rankedInput) fill(values []float64, ranks []uint32, stride int) {
+// fill ranks the values of one input into its columns of ranks.
+func (r *rankedInput) fill(values []float64, ranks []uint32, columns int) {
 	cuts, high := r.cuts, uint32(len(r.cuts))
 	none, zeroRight, zeroLeft := r.columns[missingNone][0], r.columns[missingZero][0], r.columns[missingZero][1]
 	nanRight, nanLeft := r.columns[missingNaN][0], r.columns[missingNaN][1]
 	for i, x := range values {
-		row := ranks[i*stride : (i+1)*stride]
+		row := ranks[i/lanes*lanes*columns+i%lanes:] // column c is at c × lanes
 		nan := math.IsNaN(x)
 		zero := nan || (x >= -zeroThreshold && x <= zeroThreshold)
 		at := r.zero // what is nearly 0 is 0, as in a sparse row
@@ -74,22 +75,22 @@ func (r *rankedInput) fill(values []float64, ranks []uint32, stride int) {
 			at = rank(cuts, x)
 		}
 		if none >= 0 {
-			row[none] = at
+			row[none*lanes] = at
 		}
 		if zeroRight >= 0 {
-			row[zeroRight] = instead(zero, high, at)
+			row[zeroRight*lanes] = instead(zero, high, at)
 		}
 		if zeroLeft >= 0 {
-			row[zeroLeft] = instead(zero, 0, at)
+			row[zeroLeft*lanes] = instead(zero, 0, at)
 		}
 		if nanRight >= 0 {
-			row[nanRight] = instead(nan, high, at)
+			row[nanRight*lanes] = instead(nan, high, at)
 		}
 		if nanLeft >= 0 {
-			row[nanLeft] = instead(nan, 0, at)
+			row[nanLeft*lanes] = instead(nan, 0, at)
 		}
 		if r.category >= 0 {
-			row[r.category] = category(x)
+			row[r.category*lanes] = category(x)
 		}
 	}
 }
@@ -114,15 +115,13 @@ func (t *compiledTree) walk(ranks []uint32, columns, rows int, sums []float64, s
 	nodes := t.nodes
 	for from := 0; from < rows; from += lanes {
 		r := ranks[from*columns : (from+lanes)*columns]
-		r0, r1, r2, r3 := r[:columns], r[columns:2*columns], r[2*columns:3*columns], r[3*columns:4*columns]
-		r4, r5, r6, r7 := r[4*columns:5*columns], r[5*columns:6*columns], r[6*columns:7*columns], r[7*columns:]
 		n0 := nodes[0]
 		n1, n2, n3, n4, n5, n6, n7 := n0, n0, n0, n0, n0, n0, n0
-		for range t.depth {
-			n0, n1 = nodes[step(n0, r0)], nodes[step(n1, r1)]
-			n2, n3 = nodes[step(n2, r2)], nodes[step(n3, r3)]
-			n4, n5 = nodes[step(n4, r4)], nodes[step(n5, r5)]
-			n6, n7 = nodes[step(n6, r6)], nodes[step(n7, r7)]
+		for n0&n1&n2&n3&n4&n5&n6&n7&leafBit == 0 {
+			n0, n1 = nodes[step(n0, r, 0)], nodes[step(n1, r, 1)]
+			n2, n3 = nodes[step(n2, r, 2)], nodes[step(n3, r, 3)]
+			n4, n5 = nodes[step(n4, r, 4)], nodes[step(n5, r, 5)]
+			n6, n7 = nodes[step(n6, r, 6)], nodes[step(n7, r, 7)]
 		}
 		for i, n := range [lanes]uint64{n0, n1, n2, n3, n4, n5, n6, n7} {
 			sums[(from+i)*stride] += t.leaves[n>>rankShift&leafMask]
@@ -130,23 +129,24 @@ func (t *compiledTree) walk(ranks []uint32, columns, rows int, sums []float64, s
 	}
 }
 
-// step gives the child that a row goes to from a node.
-func step(node uint64, row []uint32) uint64 {
-	over := (int64(node>>rankShift) - int64(row[node>>leftBits&columnMask])) >> 63 // -1: above the threshold
-	return node&leftMask + uint64(over&1)
+// step gives the child that the lane's row goes to from a node.
+func step(node uint64, r []uint32, lane uint64) uint64 {
+	over := (node>>rankShift - uint64(r[node>>(leftBits-laneBits)&(columnMask<<laneBits)+lane])) >> 63 // 1: above the threshold
+	return node&leftMask + over
 }
 
 // walkOne is walk for trees with categorical splits, a row at a time.
 func (c *compiled) walkOne(t *compiledTree, ranks []uint32, rows int, sums []float64) {
 	for i := range rows {
-		row := ranks[i*c.columns : (i+1)*c.columns]
+		from, lane := i/lanes*lanes, i%lanes
+		r := ranks[from*c.columns : (from+lanes)*c.columns]
 		n := t.nodes[0]
-		for n>>rankShift < leafRank || n&catBit != 0 {
+		for n&leafBit == 0 {
 			if n&catBit == 0 {
-				n = t.nodes[step(n, row)]
+				n = t.nodes[step(n, r, uint64(lane))]
 				continue
 			}
-			set, code, right := c.sets[n>>rankShift], row[n>>leftBits&columnMask], uint64(1)
+			set, code, right := c.sets[n>>rankShift], r[int(n>>leftBits&columnMask)*lanes+lane], uint64(1)
 			if word := int(code / 32); word < len(set) {
 				right = uint64(^set[word] >> (code % 32) & 1)
 			}
