@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -155,6 +156,40 @@ func TestComposeConfiguresWhatIsRead(t *testing.T) {
 	o, err := server.ProcessConfigFile(content("nats"))
 	if err != nil || o.StoreDir != "/data" || !o.SyncAlways || o.HTTPPort != 8222 {
 		t.Errorf("%+v, %v", o, err)
+	}
+}
+
+// TestComposeCommandsExist asks the binary for the help of every command that a container of ours
+// runs, with all its flags: an unknown one is refused before help is given.
+func TestComposeCommandsExist(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "freshet")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../cmd/freshet").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	seen := 0
+	for name, v := range compose(t)["services"].(map[string]any) {
+		s := v.(map[string]any)
+		if s["build"] == nil {
+			continue
+		}
+		commands := [][]any{asList(s["command"])}
+		if test := asList(asMap(s["healthcheck"])["test"]); len(test) > 2 && test[1] == "freshet" {
+			commands = append(commands, test[2:])
+		}
+		for _, c := range commands {
+			args := []string{}
+			for _, a := range c {
+				args = append(args, a.(string))
+			}
+			seen++
+			out, err := exec.CommandContext(t.Context(), binary, append(args, "--help")...).CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "freshet "+args[0]) {
+				t.Errorf("service %s: freshet %s: %v\n%s", name, strings.Join(args, " "), err, out)
+			}
+		}
+	}
+	if seen < 3 {
+		t.Errorf("only %d commands were seen", seen)
 	}
 }
 
