@@ -44,7 +44,7 @@ func newSystem(t *testing.T, from time.Time) *system {
 	s.source, s.conn = source(t)
 	ctx := t.Context()
 	must(0, demo.Install(ctx, s.conn))(t)
-	must(0, s.replayer(time.Time{}).LoadInitial(ctx, s.conn, from))(t)
+	must(0, s.replayer(time.Time{}, nil).LoadInitial(ctx, s.conn, from))(t)
 	defs := must(definitions.Load(must(fs.Sub(must(demo.Project())(t), "definitions"))(t), "definitions"))(t)
 	const clock = "public.simulation_clock.now"
 	names := capture.Tables(defs, clock)
@@ -77,9 +77,9 @@ func newSystem(t *testing.T, from time.Time) *system {
 	return s
 }
 
-func (s *system) replayer(to time.Time) *demo.Replayer {
+func (s *system) replayer(to time.Time, hook func(context.Context, time.Time) error) *demo.Replayer {
 	s.t.Helper()
-	return demo.New(must(demo.Load(""))(s.t), demo.Options{To: to})
+	return demo.New(must(demo.Load(""))(s.t), demo.Options{To: to, Hook: hook})
 }
 
 // verify compares every view in every place at a cut under way, and gives what was expected.
@@ -170,9 +170,17 @@ func TestTheDemoIsTrueEverywhere(t *testing.T) {
 	}
 	keep(s.verify(ctx, m))
 	for hours := 7; hours <= 14; hours += 7 {
-		done := make(chan error, 1)
+		done, busy := make(chan error, 1), make(chan struct{})
 		to := from.Add(time.Duration(hours) * time.Hour)
-		go func() { done <- s.replayer(to).Run(ctx, s.conn) }()
+		go func() {
+			done <- s.replayer(to, func(_ context.Context, hour time.Time) error {
+				if hour.Equal(to.Add(-4 * time.Hour)) {
+					close(busy) // half of it is done, and the rest goes on
+				}
+				return nil
+			}).Run(ctx, s.conn)
+		}()
+		<-busy
 		keep(s.verify(ctx, nil))
 		must(0, <-done)(t)
 		keep(s.verify(ctx, m))

@@ -93,10 +93,11 @@ func Truth(ctx context.Context, conn *pgx.Conn, v *feature.View, logTime int64) 
 	return TruthWith(ctx, conn, v, logTime, o)
 }
 
-// settle pins how values are written as text. Compiling the statement would take longer than it does.
+// settle pins how values are written as text, and how the statement is planned: compiling it would take
+// longer than it does, and where statistics are missing, as in a new table, hash joins are the safe choice.
 const settle = `select set_config(s.name, s.value, false) from (values ('timezone', 'UTC'), ('datestyle', 'ISO, YMD'),
 	('intervalstyle', 'postgres'), ('extra_float_digits', '3'), ('bytea_output', 'hex'), ('search_path', 'pg_catalog'),
-	('jit', 'off'), ('work_mem', '64MB')) s(name, value)`
+	('jit', 'off'), ('work_mem', '64MB'), ('enable_mergejoin', 'off'), ('enable_nestloop', 'off')) s(name, value)`
 
 const probe = `select exists(select from pg_catalog.pg_collation where collname = 'pg_c_utf8'),
 	(select count(*) from pg_catalog.pg_attribute where attrelid = to_regclass('audit.log') and not attisdropped
