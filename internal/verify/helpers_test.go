@@ -2,7 +2,6 @@ package verify_test
 
 import (
 	"context"
-	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -53,8 +52,4 @@ func texts(values []feature.Value) []string {
 		}
 	}
 	return out
-}
-
-func column(v *feature.View, name string) int {
-	return slices.IndexFunc(v.Outputs(), func(f feature.Field) bool { return f.Name == name })
 }

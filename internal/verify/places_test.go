@@ -122,7 +122,7 @@ func (p *places) write(path string, schema table.Schema, cut change.CutRecord, r
 	p.t.Helper()
 	ctx := p.t.Context()
 	tab := must(table.Create(ctx, p.files.Store, path, table.Spec{Schema: schema}, table.Options{}))(p.t)
-	defer tab.Close()
+	defer func() { must(0, tab.Close())(p.t) }()
 	head := must(tab.Snapshot(ctx, -1))(p.t)
 	c := table.Changes{Remove: head.Files, Info: map[string]any{"cut": cut.ID, "ordinal": cut.Ordinal}}
 	for bucket, some := range rows {

@@ -397,17 +397,7 @@ func (b *builder) final(last string) string {
 	return "select " + strings.Join(cols, ", ") + "\nfrom (select " + b.unknown() + " as unknown, $1::bigint as log_time) u left join " + last + " f on true\norder by " + b.keys("f")
 }
 
-// comparable gives the outputs that are compared, in order.
-func (s *statement) comparable(v *feature.View) []string {
-	var out []string
-	for _, o := range v.Outputs() {
-		if s.whole == "" && s.not[o.Name] == "" {
-			out = append(out, o.Name)
-		}
-	}
-	return out
-}
-
+// reasons gives, per output, why it is not comparable.
 func (s *statement) reasons(v *feature.View) map[string]string {
 	out := maps.Clone(s.not)
 	for _, o := range v.Outputs() {
