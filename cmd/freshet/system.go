@@ -156,6 +156,15 @@ func (s *system) openTopics(ctx context.Context) error {
 		return err
 	}
 	s.onClose(s.topics.Close)
+	if len(s.cfg.Kafka.Brokers) == 0 {
+		ended, err := s.topics.EndUnmarked(ctx)
+		if err != nil {
+			return err
+		}
+		if ended > 0 {
+			s.log.Info("transactions of a killed process were aborted", "partitions", ended)
+		}
+	}
 	if s.registry, err = topic.OpenRegistry(ctx, s.topics); err != nil {
 		return err
 	}
