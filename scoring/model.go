@@ -1,16 +1,6 @@
 package scoring
 
-import (
-	"github.com/freshet-io/freshet/internal/feature"
-	"github.com/freshet-io/freshet/scoring/model"
-)
+import "github.com/freshet-io/freshet/scoring/registry"
 
-// Model is a model to run.
-type Model struct {
-	Name, SHA256 string
-	Def          *feature.ModelDef
-	Evaluator    model.Evaluator
-	Inputs       []feature.SetField // in the evaluator's order
-	Outputs      []feature.Field
-	View         *feature.View // of the first input: entity and group
-}
+// Model is a model to run, as the registry gives it.
+type Model = registry.Model

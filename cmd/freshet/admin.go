@@ -30,6 +30,8 @@ type progress interface {
 }
 
 // classes maps the classes of failures to gRPC codes; held has its own member in Progress.
+//
+//nolint:gochecknoglobals // a table of constants
 var classes = map[fault.Class]codes.Code{
 	fault.Usage: codes.InvalidArgument, fault.NotFound: codes.NotFound, fault.Permission: codes.PermissionDenied,
 	fault.Timeout: codes.DeadlineExceeded, fault.Unreachable: codes.Unavailable, fault.Held: codes.FailedPrecondition,

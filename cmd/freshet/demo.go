@@ -35,6 +35,8 @@ const (
 )
 
 // demoStart is where streaming begins; the month before it is the first snapshot.
+//
+//nolint:gochecknoglobals // a constant
 var demoStart = time.Date(2013, 1, 29, 0, 0, 0, 0, time.UTC)
 
 func demoCommand() *cobra.Command {
@@ -171,11 +173,12 @@ type showing struct {
 }
 
 func (d *showing) say(format string, args ...any) {
+	//nolint:forbidigo // progress on the terminal; it is in no value
 	fmt.Fprintf(d.out, "%6.1fs  %s\n", time.Since(d.begin).Seconds(), fmt.Sprintf(format, args...))
 }
 
 func runDemo(ctx context.Context, out io.Writer, dir string, speed float64, once bool) error {
-	d := &showing{out: out, once: once, begin: time.Now()}
+	d := &showing{out: out, once: once, begin: time.Now()} //nolint:forbidigo // progress on the terminal
 	var err error
 	if d.dir, err = filepath.Abs(dir); err != nil {
 		return err

@@ -91,7 +91,10 @@ func printRow(r *freshetv1.GetResponse, args []string, output string) error {
 		return e.Encode([]any{out})
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "status\t%s\nversion\t%d\nposition\t%s\nlog_time\t%v\n", row.Status, row.Version, row.Position, instant(row.LogTime))
+	fmt.Fprintf(w, "status\t%s\n", row.Status)
+	if row.Version > 0 {
+		fmt.Fprintf(w, "version\t%d\nposition\t%s\nlog_time\t%v\n", row.Version, row.Position, instant(row.LogTime))
+	}
 	for i, name := range columns.Names {
 		if i < len(row.Values) {
 			fmt.Fprintf(w, "%s\t%v\n", name, plain(row.Values[i]))

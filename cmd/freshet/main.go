@@ -26,8 +26,9 @@ func main() {
 		pipelineCommand(), tableCommand(), verifyCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "freshet:", message(err))
+		code := exitCode(ctx, err) // before stop ends ctx
 		stop()
-		os.Exit(exitCode(ctx, err))
+		os.Exit(code)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -61,7 +62,7 @@ func showTable(b []byte) error {
 	var names []string
 	for _, r := range rows {
 		for _, k := range r.keys {
-			if !contains(names, k) {
+			if !slices.Contains(names, k) {
 				names = append(names, k)
 			}
 		}
@@ -75,15 +76,6 @@ func showTable(b []byte) error {
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	return w.Flush()
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 func text(v any) string {

@@ -12,7 +12,7 @@ func peakMB() int64 {
 		return 0
 	}
 	if runtime.GOOS == "darwin" { // bytes there, KiB elsewhere
-		return int64(u.Maxrss) >> 20
+		return u.Maxrss >> 20
 	}
-	return int64(u.Maxrss) >> 10
+	return u.Maxrss >> 10
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -92,8 +93,8 @@ func open(ctx context.Context, file string, r roles, log *slog.Logger) (*system,
 func (s *system) onClose(f func()) { s.closers = append(s.closers, f) }
 
 func (s *system) close() {
-	for i := len(s.closers) - 1; i >= 0; i-- {
-		s.closers[i]()
+	for _, f := range slices.Backward(s.closers) {
+		f()
 	}
 	s.closers = nil
 }

@@ -241,8 +241,9 @@ func number(v *table.Vector, r int) (float64, bool) {
 	case table.Decimal:
 		d, _ := feature.Value{Kind: feature.Decimal, Scale: uint8(v.Type.Scale), H: v.Decimals[r].Hi, I: int64(v.Decimals[r].Lo)}.Number()
 		return d, true
+	default:
+		return 0, false
 	}
-	return 0, false
 }
 
 var errEnough = errors.New("enough rows")

@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,7 +58,7 @@ func (s *system) ask(ctx context.Context, views []*feature.View) (truth, error) 
 func (s *system) verify(ctx context.Context, names []string, tell func(string)) ([]*verify.Report, error) {
 	var views []*feature.View
 	for _, v := range s.catalog.Views {
-		if len(names) == 0 || contains(names, v.Name) {
+		if len(names) == 0 || slices.Contains(names, v.Name) {
 			views = append(views, v)
 		}
 	}
@@ -64,12 +67,13 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 			return nil, fault.New(fault.NotFound, "there is no view %q", n)
 		}
 	}
-	start := time.Now()
+	start := time.Now() //nolint:forbidigo // progress on the terminal
 	t, err := s.ask(ctx, views)
 	if err != nil {
 		return nil, err
 	}
-	tell(fmt.Sprintf("%s at %s: the source answered, %s", t.cut.ID, t.cut.Position, time.Since(start).Round(time.Millisecond)))
+	took := time.Since(start).Round(time.Millisecond) //nolint:forbidigo // progress on the terminal
+	tell(fmt.Sprintf("%s at %s: the source answered, %s", t.cut.ID, t.cut.Position, took))
 	var reports []*verify.Report
 	for _, v := range views {
 		r, err := s.verifyView(ctx, v, t)
@@ -174,11 +178,12 @@ func line(r *verify.Report) string {
 		return fmt.Sprintf("%s, %s: %d differences in %d rows, first: key %s, column %s: want %s, got %s",
 			r.View, r.Place, r.DifferenceCount, r.Rows, d.Key, d.Column, d.Want, d.Got)
 	}
-	s := fmt.Sprintf("%s, %s: %d rows equal", r.View, r.Place, r.Rows)
-	for column, why := range r.NotComparable {
-		s += fmt.Sprintf("; %s not comparable: %s", column, why)
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s, %s: %d rows equal", r.View, r.Place, r.Rows)
+	for _, column := range slices.Sorted(maps.Keys(r.NotComparable)) {
+		fmt.Fprintf(&s, "; %s not comparable: %s", column, r.NotComparable[column])
 	}
-	return s
+	return s.String()
 }
 
 func verifyCommand() *cobra.Command {
