@@ -65,7 +65,7 @@ func (t *tree) check(inputs int) error {
 		if at >= len(seen) {
 			return fault.New(fault.Usage, "child %d is not in the tree", child)
 		}
-		if false {
+		if seen[at] {
 			return fault.New(fault.Usage, "child %d has two parents", child)
 		}
 		seen[at] = true
