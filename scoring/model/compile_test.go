@@ -52,6 +52,21 @@ func TestCompiledDecidesLikeTheText(t *testing.T) {
 	}
 }
 
+// What is not one tree is refused, also when every child has one parent.
+func TestCheckRefusesWhatIsNoTree(t *testing.T) {
+	for want, splits := range map[string][]split{
+		"cannot be reached": {{left: ^0, right: ^1}, {left: ^2, right: 2}, {left: 1, right: ^3}},
+		"two parents":       {{left: 1, right: ^0}, {left: 0, right: ^1}, {left: ^2, right: ^3}},
+		"not in the tree":   {{left: 1, right: 3}, {left: ^0, right: ^1}, {left: ^2, right: ^3}},
+		"4 leaves for 2":    {{left: 1, right: ^0}, {left: ^1, right: ^2}},
+	} {
+		bad := tree{leaves: make([]float64, 4), splits: splits}
+		if err := bad.check(1); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
 // leafOf is Tree::GetLeaf with NumericalDecision and CategoricalDecision.
 func leafOf(t *tree, in [][]float64, row int) float64 {
 	node := 0
