@@ -145,6 +145,7 @@ func (s *system) openTopics(ctx context.Context) error {
 		}
 		k, err := embedded.StartKafka(embedded.KafkaOptions{
 			Dir: filepath.Join(s.cfg.DataDir, "kafka"), Listen: s.cfg.Embedded.Kafka, Warn: func(m string) { s.log.Warn(m) },
+			Settle: func(brokers []string) ([]string, error) { return s.endUnmarked(ctx, brokers) },
 		})
 		if err != nil {
 			return err
@@ -157,20 +158,25 @@ func (s *system) openTopics(ctx context.Context) error {
 		return err
 	}
 	s.onClose(s.topics.Close)
-	if len(s.cfg.Kafka.Brokers) == 0 {
-		ended, err := s.topics.EndUnmarked(ctx)
-		if err != nil {
-			return err
-		}
-		if ended > 0 {
-			s.log.Info("transactions of a killed process were aborted", "partitions", ended)
-		}
-	}
 	if s.registry, err = topic.OpenRegistry(ctx, s.topics); err != nil {
 		return err
 	}
 	s.onClose(s.registry.Close)
 	return nil
+}
+
+// endUnmarked ends what a process that was killed left open in the embedded Kafka.
+func (s *system) endUnmarked(ctx context.Context, brokers []string) ([]string, error) {
+	c, err := topic.Dial(ctx, topic.Config{Brokers: brokers, Prefix: s.cfg.Name})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	ended, err := c.EndUnmarked(ctx)
+	if len(ended) > 0 {
+		s.log.Info("transactions of a killed process were ended", "partitions", len(ended))
+	}
+	return ended, err
 }
 
 func (s *system) openCapture(ctx context.Context) error {

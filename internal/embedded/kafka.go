@@ -18,6 +18,9 @@ import (
 type KafkaOptions struct {
 	Dir    string // holds topics, groups and transactions
 	Listen string // host:port, told to clients as it is; "": a free port on 127.0.0.1
+	// Settle, if set, ends the transactions that a killed process left open, before anybody else uses
+	// the broker, and names their partitions as topic-number (topic.Client.EndUnmarked).
+	Settle func(brokers []string) (partitions []string, err error)
 	// Warn is called, if set, with what the broker reports as wrong: writes that failed, for one.
 	Warn func(message string)
 }
@@ -48,18 +51,45 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 	if err := os.MkdirAll(store, 0o700); err != nil {
 		return nil, errors.Join(fault.Wrap(fault.Failed, err, "cannot make %s", store), lock.Close())
 	}
-	cluster, err := kfake.NewCluster(
-		kfake.NumBrokers(1),
-		kfake.ClusterID("freshet-embedded"),
-		kfake.DataDir(store),
-		kfake.SyncWrites(),
-		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return listenAs(network, listen) }),
-		kfake.WithLogger(kafkaLogger{o.Warn}),
-	)
+	start := func() (*kfake.Cluster, error) {
+		return kfake.NewCluster( //nolint:wrapcheck // wrapped below
+			kfake.NumBrokers(1),
+			kfake.ClusterID("freshet-embedded"),
+			kfake.DataDir(store),
+			kfake.SyncWrites(),
+			kfake.ListenFn(func(network, _ string) (net.Listener, error) { return listenAs(network, listen) }),
+			kfake.WithLogger(kafkaLogger{o.Warn}),
+		)
+	}
+	cluster, err := start()
+	if err == nil && o.Settle != nil {
+		cluster, err = settle(cluster, start, store, o.Settle)
+	}
 	if err != nil {
 		return nil, errors.Join(startFault("Kafka", err, o.Dir, listen), lock.Close())
 	}
 	return &Kafka{cluster: cluster, lock: lock, brokers: cluster.ListenAddrs()}, nil
+}
+
+// settle ends what a killed process left open; if there was any, the broker is started again, and reads
+// the logs of those partitions anew: it has judged them without the markers that they have now.
+func settle(cluster *kfake.Cluster, start func() (*kfake.Cluster, error), store string, end func([]string) ([]string, error)) (*kfake.Cluster, error) {
+	ended, err := end(cluster.ListenAddrs())
+	if err != nil {
+		cluster.Close()
+		return nil, err
+	}
+	if len(ended) == 0 {
+		return cluster, nil
+	}
+	cluster.Close()
+	for _, partition := range ended {
+		err := os.Remove(filepath.Join(store, "partitions", partition, "snapshot.json"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return start()
 }
 
 // Brokers gives the addresses for clients to start from.

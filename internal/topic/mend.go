@@ -3,60 +3,77 @@ package topic
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// EndUnmarked writes an abort marker behind every transaction that a broker left open when it died.
+// EndUnmarked ends every transaction that a broker left without a marker in some partition when it
+// died, and names those partitions as topic-number.
 //
-// Apache Kafka's coordinator does that by itself. The embedded broker only remembers it for one life:
-// there is no marker in the log, so after another start the records would join the next transaction of
-// the same producer and come to be committed, and until then readers take that one for aborted too. A
-// partition has one writer, so its last record tells. To be called after the start of an embedded
-// broker, before anybody writes. It gives the number of partitions that were mended.
-func (c *Client) EndUnmarked(ctx context.Context) (int, error) {
+// Apache Kafka's coordinator decides first and writes markers afterwards, again after its own death. The
+// embedded broker has no such decision on disk: killed while it wrote the markers of a commit, it would
+// take the transaction for committed in some partitions and for aborted in others. Each transaction has
+// a producer epoch of its own, and each partition one writer, so the last records tell: with a commit
+// marker in any partition the rest is committed too, else all is aborted. Readers know it only after
+// the broker has read its log anew. To be called on an embedded broker that nobody else uses yet.
+func (c *Client) EndUnmarked(ctx context.Context) ([]string, error) {
 	topics, err := c.admin.ListTopics(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("listing topics: %w", err)
+		return nil, fmt.Errorf("listing topics: %w", err)
 	}
-	open := map[producer]kadm.TopicsSet{}
-	count := 0
+	open, committed := map[producer]kadm.TopicsSet{}, map[producer]bool{}
+	var partitions []string
 	for _, name := range topics.Names() {
 		if name == c.Registry() { // not transactional, and compaction may have taken its last record
 			continue
 		}
 		last, err := c.lastRecords(ctx, name)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		for _, r := range last {
-			if !r.Attrs.IsTransactional() || r.Attrs.IsControl() {
-				continue
-			}
 			p := producer{r.ProducerID, r.ProducerEpoch}
-			set := open[p]
-			set.Add(name, r.Partition)
-			open[p] = set
-			count++
+			switch {
+			case r.Attrs.IsControl():
+				committed[p] = committed[p] || isCommit(r.Key)
+			case r.Attrs.IsTransactional():
+				set := open[p]
+				set.Add(name, r.Partition)
+				open[p] = set
+				partitions = append(partitions, fmt.Sprintf("%s-%d", name, r.Partition))
+			}
 		}
 	}
 	for p, set := range open {
-		marked, err := c.admin.WriteTxnMarkers(ctx, kadm.TxnMarkers{ProducerID: p.id, ProducerEpoch: p.epoch, Topics: set})
+		err := c.mark(ctx, kadm.TxnMarkers{ProducerID: p.id, ProducerEpoch: p.epoch, Commit: committed[p], Topics: set})
 		if err != nil {
-			return 0, fmt.Errorf("ending transactions that a dead broker left: %w", err)
+			return nil, fmt.Errorf("ending transactions that a dead broker left: %w", err)
 		}
-		for _, byTopic := range marked {
-			for _, t := range byTopic.Topics {
-				for _, part := range t.Partitions {
-					if part.Err != nil {
-						return 0, fmt.Errorf("ending a transaction in %s/%d: %w", t.Topic, part.Partition, part.Err)
-					}
+	}
+	slices.Sort(partitions)
+	return partitions, nil
+}
+
+// isCommit reads the key of a marker: 2 B version | 2 B type, 1 for a commit.
+func isCommit(key []byte) bool { return len(key) >= 4 && key[2] == 0 && key[3] == 1 }
+
+func (c *Client) mark(ctx context.Context, m kadm.TxnMarkers) error {
+	marked, err := c.admin.WriteTxnMarkers(ctx, m)
+	if err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	for _, producer := range marked {
+		for _, t := range producer.Topics {
+			for _, part := range t.Partitions {
+				if part.Err != nil {
+					return fmt.Errorf("%s/%d: %w", t.Topic, part.Partition, part.Err)
 				}
 			}
 		}
 	}
-	return count, nil
+	return nil
 }
 
 type producer struct {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 )
 
@@ -55,8 +56,8 @@ func TestWhatADeadBrokerLeftOpenStaysAborted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := 1 - life; ended != want {
-			t.Errorf("life %d: %d partitions mended, want %d", life, ended, want)
+		if want := 1 - life; len(ended) != want {
+			t.Errorf("life %d: %q mended, want %d", life, ended, want)
 		}
 		if life == 0 {
 			put(c, true, "second")
@@ -85,5 +86,39 @@ func TestWhatADeadBrokerLeftOpenStaysAborted(t *testing.T) {
 		if err != nil || string(tails[0].Value) != "second" {
 			t.Errorf("life %d: tail %v, %v", life, tails, err)
 		}
+	}
+}
+
+// TestACommitThatReachedOnePartitionReachesAll: the broker died between the markers of a commit.
+func TestACommitThatReachedOnePartitionReachesAll(t *testing.T) {
+	c, dir := crashed(t, "")
+	if err := c.Ensure(t.Context(), []Spec{{Topic: "p.x", Partitions: 3}}); err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.NewWriter(t.Context(), "w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	write(t, w, true, Record{Topic: "p.x", Partition: 2, Value: []byte("before")})
+	write(t, w, false, Record{Topic: "p.x", Partition: 0, Value: []byte("a")}, Record{Topic: "p.x", Partition: 1, Value: []byte("b")})
+	id, epoch, err := w.kafka.ProducerID(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var one kadm.TopicsSet
+	one.Add("p.x", 0)
+	if err := c.mark(t.Context(), kadm.TxnMarkers{ProducerID: id, ProducerEpoch: epoch, Commit: true, Topics: one}); err != nil {
+		t.Fatal(err)
+	}
+	c, dir = crashed(t, dir)
+	ended, err := c.EndUnmarked(t.Context())
+	if err != nil || len(ended) != 1 || ended[0] != "p.x-1" {
+		t.Fatalf("mended %q, %v", ended, err)
+	}
+	c, _ = crashed(t, dir)
+	tails, err := c.Tails(t.Context(), "p.x")
+	if err != nil || len(tails) != 3 || string(tails[0].Value) != "a" || string(tails[1].Value) != "b" {
+		t.Errorf("tails %v, %v", tails, err)
 	}
 }
