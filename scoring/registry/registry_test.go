@@ -120,8 +120,8 @@ func TestRefused(t *testing.T) {
 			if class := fault.ClassOf(err); err == nil || (class != fault.Usage && class != fault.NotFound) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v", err)
 			}
-			for range p.store.List(t.Context(), "") {
-				t.Error("something is in storage")
+			for object, err := range p.store.List(t.Context(), "") {
+				t.Error("in storage:", object, err)
 			}
 		})
 	}
