@@ -52,7 +52,7 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 		return nil, errors.Join(fault.Wrap(fault.Failed, err, "cannot make %s", store), lock.Close())
 	}
 	start := func() (*kfake.Cluster, error) {
-		return kfake.NewCluster( //nolint:wrapcheck // wrapped below
+		return kfake.NewCluster(
 			kfake.NumBrokers(1),
 			kfake.ClusterID("freshet-embedded"),
 			kfake.DataDir(store),
