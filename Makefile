@@ -47,7 +47,7 @@ check-generated: ## what is checked in is what the proto generates
 fuzz: ## every fuzz target for FUZZTIME (5s)
 	@git grep -ohE '^func Fuzz[A-Za-z0-9]+' -- '*_test.go' >/dev/null || { echo "no fuzz target"; exit 1; }
 	@set -e; git grep -oE '^func Fuzz[A-Za-z0-9]+' -- '*_test.go' | sed 's/:func /:/' | while IFS=: read -r file target; do \
-		go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")"; \
+		go test -run '^$$' -fuzz "^$$target$$" -fuzzminimizetime 10x -fuzztime $(FUZZTIME) "./$$(dirname "$$file")"; \
 	done
 
 bench-%: build ## one benchmark of `freshet bench`, by name
