@@ -11,7 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -42,7 +44,12 @@ func remoteFor(c *cobra.Command, limit time.Duration, run func(ctx context.Conte
 		defer conn.Close() //nolint:errcheck // nothing depends on a clean goodbye
 		ctx, cancel := context.WithTimeout(c.Context(), *timeout)
 		defer cancel()
-		return run(ctx, conn, args, *output)
+		err = run(ctx, conn, args, *output)
+		if status.Code(err) == codes.Unavailable {
+			return fault.New(fault.Unreachable, "nothing answers at %s: %s", *server, status.Convert(err).Message()).
+				ToMend("start freshet up -c FILE, or name the address with --server or FRESHET_SERVER")
+		}
+		return err
 	}
 	return c
 }
@@ -97,7 +104,7 @@ func printRow(r *freshetv1.GetResponse, args []string, output string) error {
 	}
 	for i, name := range columns.Names {
 		if i < len(row.Values) {
-			fmt.Fprintf(w, "%s\t%v\n", name, plain(row.Values[i]))
+			fmt.Fprintf(w, "%s\t%s\n", name, text(plain(row.Values[i])))
 		}
 	}
 	if err := w.Flush(); err != nil {

@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/freshet-io/freshet/internal/fault"
 )
 
 func main() {
@@ -24,7 +26,12 @@ func main() {
 	root.AddCommand(demoCommand(), upCommand(), captureCommand(), nodeCommand(),
 		getCommand(), viewsCommand(), cutCommand(), mergeCommand(), gateCommand(), modelCommand(), scoreCommand(),
 		pipelineCommand(), tableCommand(), verifyCommand(), versionCommand())
+	understood := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	if err := root.ExecuteContext(ctx); err != nil {
+		if !understood {
+			err = fault.Wrap(fault.Usage, err, "this command line is not understood").ToMend("freshet --help, or --help behind a command, shows examples")
+		}
 		fmt.Fprintln(os.Stderr, "freshet:", message(err))
 		code := exitCode(ctx, err) // before stop ends ctx
 		stop()

@@ -111,8 +111,13 @@ func (o *orderedRow) UnmarshalJSON(b []byte) error {
 		if err := d.Decode(&v); err != nil {
 			return err
 		}
-		if kind := reflect.ValueOf(v).Kind(); kind == reflect.Map || kind == reflect.Slice {
-			continue
+		if kind := reflect.ValueOf(v).Kind(); kind == reflect.Map || kind == reflect.Slice || k == "reason" || k == "mend" {
+			continue // what is long is in the other forms, and in the error
+		}
+		if n, ok := v.(json.Number); ok && k == "log_time" {
+			if us, err := n.Int64(); err == nil {
+				v = instant(&us)
+			}
 		}
 		o.keys = append(o.keys, k.(string))
 		o.values[k.(string)] = v
