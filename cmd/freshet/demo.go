@@ -119,7 +119,7 @@ func demoSource(ctx context.Context, out io.Writer, dir string, speed float64) e
 	r := demo.New(data, demo.Options{
 		From: demoStart, To: demoStart.Add(demoDays * 24 * time.Hour), Speed: speed, Events: demo.Events{Committed: hourly(out)},
 	})
-	if err := r.LoadInitial(ctx, conn, demoStart); err != nil {
+	if err := loadMonth(ctx, r, conn); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "PostgreSQL listens at port %d; now run: freshet up -c %s\n", pg.Port(), filepath.Join(dir, "freshet.yaml"))
@@ -129,6 +129,15 @@ func demoSource(ctx context.Context, out io.Writer, dir string, speed float64) e
 	fmt.Fprintln(out, "the three days are replayed; the database stays up until you interrupt")
 	<-ctx.Done()
 	return nil
+}
+
+// loadMonth loads what lies before the streaming, unless a database used before is past it.
+func loadMonth(ctx context.Context, r *demo.Replayer, conn *pgx.Conn) error {
+	var begun bool
+	if err := conn.QueryRow(ctx, "select next > 0 and loading is null from demo.progress").Scan(&begun); err != nil || begun {
+		return err
+	}
+	return r.LoadInitial(ctx, conn, demoStart)
 }
 
 // hourly tells the simulated time whenever a whole hour has passed.
@@ -196,7 +205,7 @@ func runDemo(ctx context.Context, out io.Writer, dir string, speed float64, once
 		From: demoStart, To: demoStart.Add(demoDays * 24 * time.Hour), Speed: speed, Hook: d.hour,
 	})
 	d.say("PostgreSQL %s is up; loading the flights of January 2013 up to the 29th", embedded.PostgresVersion)
-	if err := replayer.LoadInitial(ctx, conn, demoStart); err != nil {
+	if err := loadMonth(ctx, replayer, conn); err != nil {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -228,7 +237,7 @@ func (d *showing) play(ctx context.Context, r *demo.Replayer, conn *pgx.Conn) er
 		return err
 	}
 	c := r.Progress().Counts
-	d.say("three days are streamed: %d changes in %d transactions (%d rolled back), %d moves, %d cancellations, %d dimension changes",
+	d.say("all is streamed, here: %d changes in %d transactions (%d rolled back), %d moves, %d cancellations, %d dimension changes",
 		c.Changes(), c.Transactions, c.RolledBack, c.Moves, c.Cancellations, c.DimensionInserts+c.DimensionUpdates+c.DimensionDeletes)
 	if !d.once {
 		d.say("look around: freshet views · freshet get plane_delays N14228 · freshet table list -c %s; interrupt to end", filepath.Join(d.dir, "freshet.yaml"))
