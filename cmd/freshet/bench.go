@@ -1,0 +1,47 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/pprof"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/freshet-io/freshet/internal/bench"
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+func benchCommand() *cobra.Command {
+	o := bench.Options{Out: os.Stdout, Python: os.Getenv("FRESHET_BENCH_PYTHON"), Progress: func(s string) { fmt.Fprintln(os.Stderr, s) }}
+	var profile string
+	c := &cobra.Command{
+		Use: "bench NAME", Short: "Measure freshet against peers on this machine; one line of JSON per figure",
+		Long: "Names: " + strings.Join(bench.Names(), ", ") + ". A peer that is not here leaves the ratio null: LightGBM is asked\n" +
+			"through the Python that FRESHET_BENCH_PYTHON names, Redis is the redis-server in PATH.",
+		Example: "  freshet bench scoring --quick\n  FRESHET_BENCH_PYTHON=.venv/bin/python freshet bench scoring\n  freshet bench capture --brokers kafka:9092",
+		Args:    cobra.ExactArgs(1), ValidArgs: bench.Names(),
+	}
+	c.Flags().BoolVar(&o.Quick, "quick", false, "a smaller size, for a first look")
+	c.Flags().StringVar(&o.Dir, "dir", "", "where servers and files live, kept afterwards (a temporary directory, removed)")
+	c.Flags().StringSliceVar(&o.Brokers, "brokers", nil, "a Kafka instead of the embedded one")
+	c.Flags().StringVar(&profile, "cpuprofile", "", "write a CPU profile to this file")
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		if profile != "" {
+			f, err := os.Create(profile)
+			if err != nil {
+				return fault.Wrap(fault.Usage, err, "--cpuprofile %s", profile)
+			}
+			if err := pprof.StartCPUProfile(f); err != nil {
+				return errors.Join(fault.Wrap(fault.Failed, err, "--cpuprofile %s", profile), f.Close())
+			}
+			defer func() {
+				pprof.StopCPUProfile()
+				err = errors.Join(err, f.Close())
+			}()
+		}
+		return bench.Run(c.Context(), args[0], o)
+	}
+	return c
+}

@@ -1,0 +1,128 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+func tiny() *size {
+	return &size{rounds: 1, transactions: 3, entities: 300, spell: 20 * time.Millisecond, rows: 700, trees: 12}
+}
+
+// lines runs a benchmark in a tiny size and gives its lines, checked.
+func lines(t *testing.T, name string, o Options) []Line {
+	t.Helper()
+	var out bytes.Buffer
+	o.size, o.Out, o.Progress = tiny(), &out, func(s string) { t.Log(s) }
+	if err := Run(t.Context(), name, o); err != nil {
+		t.Fatal(err)
+	}
+	var all []Line
+	for text := range strings.Lines(out.String()) {
+		all = append(all, check(t, text))
+	}
+	return all
+}
+
+// check wants every member that a line must have, none it must not, and sense in them.
+func check(t *testing.T, text string) Line {
+	t.Helper()
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &members); err != nil {
+		t.Fatal(err, text)
+	}
+	for _, m := range []string{"id", "ratio", "value", "unit", "peer", "peer_value", "cpu_s", "rss_mb", "size", "quick", "command", "machine", "versions"} {
+		if members[m] == nil {
+			t.Errorf("%s is missing: %s", m, text)
+		}
+	}
+	var l Line
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&l); err != nil {
+		t.Fatal(err, text)
+	}
+	if l.ID == "" || l.Value <= 0 || l.Unit == "" || l.Peer == "" || l.Size == "" || l.RSS <= 0 || l.CPU < 0 || l.Machine.Cores < 1 || l.Versions["go"] == "" {
+		t.Errorf("a member is empty: %s", text)
+	}
+	if (l.Ratio == nil) != (l.PeerValue == nil) || (l.Ratio == nil && !strings.Contains(l.Peer, "not run here: ")) {
+		t.Errorf("ratio, peer_value and peer do not fit: %s", text)
+	}
+	if !strings.HasPrefix(l.Command, "freshet bench ") {
+		t.Errorf("command %q", l.Command)
+	}
+	return l
+}
+
+func ids(all []Line) string {
+	var out []string
+	for _, l := range all {
+		out = append(out, strings.TrimSuffix(l.ID+" "+l.Variant, " "))
+	}
+	return strings.Join(out, ", ")
+}
+
+func TestScoring(t *testing.T) {
+	all := lines(t, "scoring", Options{Quick: true})
+	if ids(all) != "S1" || all[0].Ratio != nil || !all[0].Quick || all[0].Command != "freshet bench scoring --quick" {
+		t.Errorf("%+v", all)
+	}
+}
+
+// TestScoringEqualsLightGBM needs FRESHET_BENCH_PYTHON: without the same bits there is no figure.
+func TestScoringEqualsLightGBM(t *testing.T) {
+	python := os.Getenv("FRESHET_BENCH_PYTHON")
+	if python == "" {
+		t.Skip("FRESHET_BENCH_PYTHON is not set")
+	}
+	all := lines(t, "scoring", Options{Python: python})
+	if ids(all) != "S1" || all[0].Ratio == nil || all[0].Versions["lightgbm"] == "" {
+		t.Errorf("%+v", all)
+	}
+}
+
+func TestScoringSaysWhyThePeerFails(t *testing.T) {
+	for python, want := range map[string]string{"false": "the peer's process ended", "/no/python": "cannot start /no/python"} {
+		err := Run(t.Context(), "scoring", Options{Python: python, size: tiny()})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", python, err)
+		}
+	}
+}
+
+func TestOtherBitsAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	p := &predictor{version: "0", out: dir + "/out"}
+	if err := os.WriteFile(p.out, make([]byte, 16), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, values := range map[string][]float64{"row 1: freshet predicts 1e-300": {0, 1e-300}, "16 bytes for 3 rows": {0, 0, 0}, "": {0, 0}} {
+		err := p.compare(values)
+		if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {
+			t.Errorf("%v: %v", values, err)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	err := Run(context.Background(), "nothing", Options{})
+	if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), strings.Join(Names(), ", ")) || !slices.IsSorted(Names()) {
+		t.Error(err, Names())
+	}
+}
+
+func TestRatioIsOfWhatIsPrinted(t *testing.T) {
+	l := Line{Value: 150.4}
+	l.versus(99.996)
+	if *l.Ratio != 1.5 || *l.PeerValue != 100 || l.Value != 150 {
+		t.Errorf("%+v", l)
+	}
+}

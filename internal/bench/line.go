@@ -1,0 +1,153 @@
+package bench
+
+import (
+	"encoding/json"
+	"maps"
+	"math"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+// Line is one figure. Ratio compares with the floor and the aim of the figure's target: larger is
+// better; it is nil when no peer was measured, and Peer says why.
+type Line struct {
+	ID        string            `json:"id"`
+	Variant   string            `json:"variant,omitempty"` // which of several ways
+	Ratio     *float64          `json:"ratio"`
+	Value     float64           `json:"value"`
+	Unit      string            `json:"unit"`
+	Peer      string            `json:"peer"`
+	PeerValue *float64          `json:"peer_value"`
+	CPU       float64           `json:"cpu_s"`  // user and system time of this process, in what was measured
+	RSS       float64           `json:"rss_mb"` // peak of this process since it started
+	Size      string            `json:"size"`
+	Quick     bool              `json:"quick"`
+	Note      string            `json:"note,omitempty"` // what the figure includes that one might not expect
+	Command   string            `json:"command"`
+	Machine   Machine           `json:"machine"`
+	Versions  map[string]string `json:"versions"`
+}
+
+// Machine is where it was measured. What cannot be found out is zero.
+type Machine struct {
+	OS       string  `json:"os"`
+	Arch     string  `json:"arch"`
+	CPU      string  `json:"cpu"`
+	Cores    int     `json:"cores"`
+	MemoryMB int64   `json:"memory_mb"`
+	Load     float64 `json:"load"` // one-minute load average before the run: what else was going on
+}
+
+// versus sets the peer's value and the ratio to it.
+func (l *Line) versus(value float64) {
+	l.Value, value = round(l.Value), round(value)
+	l.PeerValue = &value
+	if value > 0 {
+		ratio := math.Round(1000*l.Value/value) / 1000
+		l.Ratio = &ratio
+	}
+}
+
+// write finishes a line and writes it.
+func (r *run) write(l Line) error {
+	l.Value, l.CPU, l.RSS = round(l.Value), math.Round(l.CPU*1000)/1000, peak()
+	l.Quick, l.Command, l.Machine = r.Quick, r.command(), r.m
+	versions := map[string]string{"go": runtime.Version(), "freshet": revision()}
+	maps.Copy(versions, l.Versions)
+	l.Versions = versions
+	b, err := json.Marshal(l)
+	if err != nil {
+		return fault.Wrap(fault.Failed, err, "the figure %s cannot be written", l.ID)
+	}
+	if _, err := r.Out.Write(append(b, '\n')); err != nil {
+		return fault.Wrap(fault.Failed, err, "the figure %s cannot be written", l.ID)
+	}
+	return nil
+}
+
+// round keeps what a figure of this kind can mean.
+func round(v float64) float64 {
+	if v >= 100 {
+		return math.Round(v)
+	}
+	return math.Round(v*100) / 100
+}
+
+// cpu gives the seconds of user and system time of this process so far.
+func cpu() float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+}
+
+// peak gives the peak resident memory of this process in MB.
+func peak() float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	bytes := u.Maxrss
+	if runtime.GOOS != "darwin" { // bytes there, KiB elsewhere
+		bytes <<= 10
+	}
+	return math.Round(float64(bytes) / 1e6)
+}
+
+func machine() Machine {
+	m := Machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Cores: runtime.NumCPU()}
+	m.CPU = procField("/proc/cpuinfo", "model name")
+	if kb, _, ok := strings.Cut(procField("/proc/meminfo", "MemTotal"), " "); ok {
+		n, _ := strconv.ParseInt(kb, 10, 64)
+		m.MemoryMB = n << 10 / 1_000_000
+	}
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		first, _, _ := strings.Cut(string(b), " ")
+		m.Load, _ = strconv.ParseFloat(first, 64)
+	}
+	return m
+}
+
+// procField gives the value of the first line "name : value" of a file.
+func procField(file, name string) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		k, v, ok := strings.Cut(line, ":")
+		if ok && strings.TrimSpace(k) == name {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+// revision gives the commit this binary was built from.
+func revision() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	out := "unknown"
+	changed := false
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			out = s.Value
+		case "vcs.modified":
+			changed = s.Value == "true"
+		}
+	}
+	if changed {
+		out += " and changes"
+	}
+	return out
+}
