@@ -1,0 +1,131 @@
+package main
+
+import (
+	"encoding"
+	"encoding/json"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/freshet-io/freshet/internal/config"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+)
+
+// configKey says what one key of freshet.yaml means.
+type configKey struct {
+	key, kind, standard, means string
+}
+
+// configKeys gives every key of freshet.yaml, in the order of the file.
+func configKeys() []configKey {
+	return []configKey{
+		{"name", "text", "none: it must be set", "the name of this system: the prefix of its topics"},
+		{"data_dir", "path", "data", "where this process keeps its state; one process at a time has it. Relative to the file"},
+		{"source.postgres.url", "text", "none: it must be set", "the source, as postgres://user@host:5432/database; with a password only as env:NAME or file:PATH"},
+		{"source.postgres.slot", "text", "freshet", "the logical replication slot through which the source is read; capture makes it"},
+		{"source.postgres.publication", "text", "freshet", "the publication of the tables; capture makes it if it may"},
+		{"source.clock", "text", "commit", "what log time is: commit, the time of each commit, or a one-row table's column as schema.table.column"},
+		{"source.timezone", "text", "UTC", "the zone of timestamps without time zone; this version reads them as UTC"},
+		{"kafka.brokers", "list of text", "none: Kafka is embedded", "the brokers, as host:port"},
+		{"kafka.replication", "whole number", "1", "on how many brokers new topics are kept"},
+		{"kafka.retention", "time span", "for ever", "how long deltas are kept for subscribers, as in 7d"},
+		{"nats.url", "text", "none: NATS is embedded", "the NATS server, as nats://host:4222"},
+		{"embedded.kafka", "host:port", "127.0.0.1:7402", "where the embedded Kafka listens"},
+		{"embedded.nats", "host:port", "127.0.0.1:7403", "where the embedded NATS listens"},
+		{"storage.hot", "URL", "storage in data_dir", "where tables, run records and models are, reachable from every node, as file:///absolute/path"},
+		{"listen.grpc", "host:port", "127.0.0.1:7400", "where lookups and the command line are answered"},
+		{"listen.http", "host:port", "127.0.0.1:7401", "where the dashboard and /metrics are"},
+		{"state.memory", "size", "512MiB", "how much memory the state may use, with a unit of B KB MB GB KiB MiB GiB"},
+		{"definitions", "path", "definitions", "the directory of the feature definitions. Relative to the file"},
+	}
+}
+
+func configCommand() *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "Check and explain the configuration", Example: "  freshet config validate -c freshet.yaml"}
+	var file string
+	validate := &cobra.Command{
+		Use: "validate -c FILE", Short: "Check freshet.yaml and the environment", Example: "  freshet config validate -c freshet.yaml", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if _, err := config.Load(file, os.LookupEnv); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), "ok")
+			return nil
+		},
+	}
+	validate.Flags().StringVarP(&file, "config", "c", "freshet.yaml", "the configuration")
+	explain := &cobra.Command{
+		Use: "explain [KEY]", Short: "Say what a key means, its type and its default",
+		Example: "  freshet config explain source.clock\n  freshet config explain kafka\n  freshet config explain", Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			text, err := explainKey(strings.Join(args, ""))
+			fmt.Fprint(c.OutOrStdout(), text)
+			return err
+		},
+	}
+	schema := &cobra.Command{
+		Use: "schema", Short: "Print the JSON Schema of freshet.yaml", Example: "  freshet config schema > freshet.schema.json", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s := schemaOf(reflect.TypeFor[config.Config](), "")
+			s["$schema"], s["title"] = "https://json-schema.org/draft/2020-12/schema", "freshet.yaml"
+			e := json.NewEncoder(c.OutOrStdout())
+			e.SetIndent("", "  ")
+			return e.Encode(s)
+		},
+	}
+	c.AddCommand(validate, explain, schema)
+	return c
+}
+
+// explainKey explains a key, all keys under it, or with "" all there are.
+func explainKey(key string) (string, error) {
+	var b strings.Builder
+	for _, k := range configKeys() {
+		if key == "" || k.key == key || strings.HasPrefix(k.key, key+".") {
+			fmt.Fprintf(&b, "%s\n  %s\n  type: %s\n  default: %s\n  environment: FRESHET_%s\n",
+				k.key, k.means, k.kind, k.standard, strings.ToUpper(strings.ReplaceAll(k.key, ".", "_")))
+		}
+	}
+	if b.Len() == 0 {
+		var names []string
+		for _, k := range configKeys() {
+			names = append(names, k.key)
+		}
+		return "", fault.New(fault.Usage, "there is no key %q", key).ToMend("the keys are: %s", strings.Join(names, ", "))
+	}
+	return b.String(), nil
+}
+
+// schemaOf gives the JSON Schema of a part of the configuration. Every text may be env:NAME or file:PATH.
+func schemaOf(t reflect.Type, path string) map[string]any {
+	s := map[string]any{}
+	if i := slices.IndexFunc(configKeys(), func(k configKey) bool { return k.key == path }); i >= 0 {
+		k := configKeys()[i]
+		s["description"] = k.means + " (default: " + k.standard + ")"
+	}
+	switch {
+	case t == reflect.TypeFor[feature.Duration]():
+		s["type"], s["pattern"] = "string", `^([0-9]+(ms|s|m|h|d|w))+$`
+	case t == reflect.TypeFor[config.Size]():
+		s["type"], s["pattern"] = "string", `^[0-9]+ *(B|KB|MB|GB|KiB|MiB|GiB)$`
+	case t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		properties := map[string]any{}
+		for f := range t.Fields() {
+			name := f.Tag.Get("yaml")
+			properties[name] = schemaOf(f.Type, strings.TrimPrefix(path+"."+name, "."))
+		}
+		s["type"], s["properties"], s["additionalProperties"] = "object", properties, false
+	case t.Kind() == reflect.Slice:
+		s["type"], s["items"] = "array", schemaOf(t.Elem(), "")
+	case t.Kind() == reflect.Int:
+		s["type"] = "integer"
+	default:
+		s["type"] = "string"
+	}
+	return s
+}
