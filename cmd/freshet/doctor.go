@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/freshet-io/freshet/internal/config"
+	"github.com/freshet-io/freshet/internal/doctor"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature/definitions"
+)
+
+func doctorCommand() *cobra.Command {
+	var file, output string
+	c := &cobra.Command{
+		Use: "doctor -c FILE", Short: "Check everything around, with what mends it", Example: "  freshet doctor -c freshet.yaml", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if !slices.Contains([]string{"table", "json", "jsonl"}, output) {
+				return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", output)
+			}
+			cfg, err := config.Load(file, os.LookupEnv)
+			if err != nil {
+				return err
+			}
+			defs, defsErr := definitions.Load(os.DirFS(cfg.Definitions), cfg.Definitions)
+			checks := doctor.Run(c.Context(), cfg, defs)
+			if defsErr != nil {
+				checks = append(checks, doctor.Check{Name: "definitions", Status: doctor.Fail, What: defsErr.Error()})
+			}
+			if output != "table" {
+				err = show(nil, checks, output)
+			} else {
+				w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+				for _, k := range checks {
+					fmt.Fprintf(w, "%s\t%s\t%s\n", k.Status, k.Name, k.What)
+					if k.Mend != "" {
+						fmt.Fprintf(w, "\t\t  to mend: %s\n", k.Mend)
+					}
+				}
+				err = w.Flush()
+			}
+			failed := 0
+			for _, k := range checks {
+				if k.Status == doctor.Fail {
+					failed++
+				}
+			}
+			if err == nil && failed > 0 {
+				err = fault.New(fault.Failed, "%d of %d checks failed", failed, len(checks))
+			}
+			return err
+		},
+	}
+	c.Flags().StringVarP(&file, "config", "c", "freshet.yaml", "the configuration")
+	c.Flags().StringVarP(&output, "output", "o", "table", "table, json or jsonl")
+	return c
+}
