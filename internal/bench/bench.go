@@ -65,7 +65,7 @@ type run struct {
 }
 
 func benchmarks() map[string]func(*run, context.Context) error {
-	return map[string]func(*run, context.Context) error{"scoring": (*run).scoring}
+	return map[string]func(*run, context.Context) error{"capture": (*run).captured, "lookup": (*run).lookup, "scoring": (*run).scoring}
 }
 
 // Names gives the names that Run takes, sorted.
@@ -83,28 +83,37 @@ func Run(ctx context.Context, name string, o Options) error {
 	if o.Out == nil {
 		o.Out = io.Discard
 	}
-	r := &run{Options: o, name: name, dir: o.Dir, size: full(), m: machine()}
+	r := &run{Options: o, name: name, size: full(), m: machine()}
 	if o.Quick {
 		r.size = quick()
 	}
 	if o.size != nil {
 		r.size = *o.size
 	}
-	if r.dir == "" {
-		dir, err := os.MkdirTemp("", "freshet-bench-")
-		if err != nil {
-			return fault.Wrap(fault.Failed, err, "cannot make a directory")
-		}
-		defer os.RemoveAll(dir) //nolint:errcheck // what is left lies among temporary files
-		// PostgreSQL refuses root and runs as another user, who must be able to enter.
-		if err := os.Chmod(dir, 0o755); err != nil {
-			return fault.Wrap(fault.Failed, err, "cannot open %s to the database server", dir)
-		}
-		r.dir = dir
-	} else if err := os.MkdirAll(r.dir, 0o755); err != nil {
-		return fault.Wrap(fault.Usage, err, "cannot make %s", r.dir)
+	if err := r.makeDir(); err != nil {
+		return err
+	}
+	if o.Dir == "" {
+		defer os.RemoveAll(r.dir) //nolint:errcheck // what is left lies among temporary files
 	}
 	return f(r, ctx)
+}
+
+// makeDir makes a new directory for this run, in Dir if that is set.
+func (r *run) makeDir() (err error) {
+	if r.Dir != "" {
+		if err := os.MkdirAll(r.Dir, 0o755); err != nil {
+			return fault.Wrap(fault.Usage, err, "cannot make %s", r.Dir)
+		}
+	}
+	if r.dir, err = os.MkdirTemp(r.Dir, "bench-"+r.name+"-"); err != nil {
+		return fault.Wrap(fault.Usage, err, "cannot make a directory")
+	}
+	// PostgreSQL refuses root and runs as another user, who must be able to enter.
+	if err := os.Chmod(r.dir, 0o755); err != nil {
+		return fault.Wrap(fault.Failed, err, "cannot open %s to the database server", r.dir)
+	}
+	return nil
 }
 
 func (r *run) tell(what string) {

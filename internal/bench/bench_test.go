@@ -5,12 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 func tiny() *size {
@@ -23,7 +26,7 @@ func lines(t *testing.T, name string, o Options) []Line {
 	var out bytes.Buffer
 	o.size, o.Out, o.Progress = tiny(), &out, func(s string) { t.Log(s) }
 	if err := Run(t.Context(), name, o); err != nil {
-		t.Fatal(err)
+		testkit.Unavailable(t, err)
 	}
 	var all []Line
 	for text := range strings.Lines(out.String()) {
@@ -124,5 +127,54 @@ func TestRatioIsOfWhatIsPrinted(t *testing.T) {
 	l.versus(99.996)
 	if *l.Ratio != 1.5 || *l.PeerValue != 100 || l.Value != 150 {
 		t.Errorf("%+v", l)
+	}
+}
+
+// TestLookup measures against Redis where there is one.
+func TestLookup(t *testing.T) {
+	all := lines(t, "lookup", Options{})
+	got := strings.ReplaceAll(ids(all), "L1 stream, L1 stream, pipelined, ", "") // where the server has streams
+	if got != "L1 unary, L2 unary" {
+		t.Errorf("%s", ids(all))
+	}
+	_, err := exec.LookPath("redis-server")
+	for _, l := range all {
+		if (l.Ratio != nil) != (err == nil) || (l.Versions["redis"] != "") != (err == nil) {
+			t.Errorf("%+v; redis-server: %v", l, err)
+		}
+	}
+}
+
+func TestLookupWithoutRedis(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	for _, l := range lines(t, "lookup", Options{}) {
+		if l.Ratio != nil || l.Peer != "redis: not run here: there is no redis-server in PATH" {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
+// TestWrongAnswersAreNoFigure: what is not the asked entity's row ends the run.
+func TestWrongAnswersAreNoFigure(t *testing.T) {
+	row := func(s freshetv1.Status, first float64) *freshetv1.Row {
+		out := &freshetv1.Row{Status: s}
+		for i := range features {
+			out.Values = append(out.Values, &freshetv1.Value{Kind: &freshetv1.Value_Double{Double: first + float64(i)/16}})
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		rows []*freshetv1.Row
+		want bool
+	}{
+		"right":         {[]*freshetv1.Row{row(freshetv1.Status_PRESENT, 7), row(freshetv1.Status_PRESENT, 8)}, true},
+		"other order":   {[]*freshetv1.Row{row(freshetv1.Status_PRESENT, 8), row(freshetv1.Status_PRESENT, 7)}, false},
+		"one too few":   {[]*freshetv1.Row{row(freshetv1.Status_PRESENT, 7)}, false},
+		"expired":       {[]*freshetv1.Row{row(freshetv1.Status_PRESENT, 7), row(freshetv1.Status_EXPIRED, 8)}, false},
+		"without value": {[]*freshetv1.Row{row(freshetv1.Status_PRESENT, 7), {Status: freshetv1.Status_PRESENT}}, false},
+	} {
+		if err := checkRows(&freshetv1.GetResponse{Rows: c.rows}, []int64{7, 8}); (err == nil) != c.want {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -151,3 +151,17 @@ func revision() string {
 	}
 	return out
 }
+
+// module gives the version of a module this binary was built with.
+func module(path string) string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, d := range info.Deps {
+		if d.Path == path {
+			return d.Version
+		}
+	}
+	return "unknown"
+}
