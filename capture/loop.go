@@ -14,10 +14,10 @@ type loop struct {
 	*Runner
 	p        *publisher
 	boundary bool         // no transaction is half written, and the resent one has been seen
+	inside   bool         // a transaction has begun and not ended
 	walEnd   position.LSN // every commit below it has been taken
 	logTime  int64
 	cut      *cutRequest // waits for its consistent point
-	asked    bool
 }
 
 func (l *loop) run(ctx context.Context, queue <-chan []event, room *semaphore.Weighted) error {
@@ -78,7 +78,7 @@ func (l *loop) event(ctx context.Context, e *event) error {
 		if err := l.reached(ctx, e.lsn); err != nil {
 			return err
 		}
-		l.boundary = false
+		l.boundary, l.inside = false, true
 	case evRow:
 		return l.p.row(ctx, *e)
 	case evTruncate:
@@ -92,14 +92,19 @@ func (l *loop) event(ctx context.Context, e *event) error {
 			}
 		}
 	case evCommit:
-		l.boundary = true
+		l.boundary, l.inside = true, false
 		l.logTime = max(l.logTime, e.logTime)
 		l.p.whole = max(l.p.whole, e.lsn)
 		if len(l.p.rows) >= cellChanges {
 			return l.p.closeCell(ctx)
 		}
 	case evIdle:
-		l.boundary, l.asked = true, false
+		// A keepalive can come between two rows of a transaction. A control put there would stand above
+		// the rows to come, and they would be dropped as published.
+		if l.inside {
+			return nil
+		}
+		l.boundary = true
 		l.walEnd = max(l.walEnd, e.lsn)
 		return l.reached(ctx, e.lsn)
 	case evNothing:

@@ -55,6 +55,7 @@ func catalog(t *testing.T) *feature.Catalog {
 				{Name: "least", Agg: "min", Of: "delay"},
 				{Name: "last", Agg: "last", Of: "delay"},
 				{Name: "seats", Agg: "last", Of: "p.seats"},
+				{Name: "capacity", Agg: "sum", Of: "p.seats"},
 			},
 			Derived: []feature.DerivedDef{{Name: "per", Type: "double", Expr: "sum_1d / n_1d"}},
 		}},
@@ -118,7 +119,7 @@ func (m *model) features() map[string][]feature.Value {
 }
 
 func (m *model) row(rows []trip) []feature.Value {
-	var null, sum, worst, least, last, seats feature.Value
+	var null, sum, worst, least, last, seats, capacity feature.Value
 	var hour, oneDay int64
 	floorTo := func(t, hop int64) int64 { return t - ((t%hop)+hop)%hop }
 	for _, tr := range rows {
@@ -132,6 +133,7 @@ func (m *model) row(rows []trip) []feature.Value {
 		}
 		if !tr.seats.IsNull() {
 			seats = tr.seats
+			capacity = feature.OfInt(capacity.I + seats.I)
 		}
 		if delay.IsNull() {
 			continue
@@ -153,7 +155,7 @@ func (m *model) row(rows []trip) []feature.Value {
 	}
 	return []feature.Value{
 		feature.OfInt(hour), feature.OfInt(oneDay), feature.OfInt(int64(len(rows))),
-		sum, worst, least, last, seats, per,
+		sum, worst, least, last, seats, capacity, per,
 	}
 }
 

@@ -67,6 +67,13 @@ type project struct {
 func newProject(t *testing.T, source string) *project {
 	t.Helper()
 	p := &project{t: t, dir: t.TempDir(), grpc: freePort(t)}
+	t.Cleanup(func() { // what a failure left, to look at
+		if keep := os.Getenv("FRESHET_TEST_KEEP"); keep != "" && t.Failed() {
+			if err := os.CopyFS(keep, os.DirFS(p.dir)); err != nil {
+				t.Log(err)
+			}
+		}
+	})
 	p.config = filepath.Join(p.dir, "freshet.yaml")
 	files := must(demo.Project())(t)
 	if err := os.CopyFS(p.dir, files); err != nil {

@@ -61,9 +61,11 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 			kfake.WithLogger(kafkaLogger{o.Warn}),
 		)
 	}
-	cluster, err := start()
-	if err == nil && o.Settle != nil {
-		cluster, err = settle(cluster, start, store, o.Settle)
+	var cluster *kfake.Cluster
+	if o.Settle == nil {
+		cluster, err = start()
+	} else {
+		cluster, err = settle(start, store, filepath.Join(o.Dir, "settling"), o.Settle)
 	}
 	if err != nil {
 		return nil, errors.Join(startFault("Kafka", err, o.Dir, listen), lock.Close())
@@ -71,25 +73,56 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 	return &Kafka{cluster: cluster, lock: lock, brokers: cluster.ListenAddrs()}, nil
 }
 
-// settle ends what a killed process left open; if there was any, the broker is started again, and reads
-// the logs of those partitions anew: it has judged them without the markers that they have now.
-func settle(cluster *kfake.Cluster, start func() (*kfake.Cluster, error), store string, end func([]string) ([]string, error)) (*kfake.Cluster, error) {
+// settle starts the broker and ends what a killed process left open; if there was any, the broker is
+// started again, and reads its logs anew: it has judged them without the markers that they have now. The
+// file mark says that this goes on. A death in between leaves it, and then the judgements that the
+// broker kept, its snapshots, are not believed.
+func settle(start func() (*kfake.Cluster, error), store, mark string, end func([]string) ([]string, error)) (*kfake.Cluster, error) {
+	if _, err := os.Stat(mark); err == nil {
+		if err := forget(store); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return nil, err
+	}
+	cluster, err := start()
+	if err != nil {
+		return nil, err
+	}
 	ended, err := end(cluster.ListenAddrs())
 	if err != nil {
 		cluster.Close()
 		return nil, err
 	}
-	if len(ended) == 0 {
-		return cluster, nil
-	}
-	cluster.Close()
-	for _, partition := range ended {
-		err := os.Remove(filepath.Join(store, "partitions", partition, "snapshot.json"))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if len(ended) > 0 {
+		cluster.Close()
+		if err := forget(store); err != nil {
+			return nil, err
+		}
+		if cluster, err = start(); err != nil {
 			return nil, err
 		}
 	}
-	return start()
+	if err := os.Remove(mark); err != nil {
+		cluster.Close()
+		return nil, err
+	}
+	return cluster, nil
+}
+
+// forget removes what the broker kept of its partitions beside their logs.
+func forget(store string) error {
+	names, err := filepath.Glob(filepath.Join(store, "partitions", "*", "snapshot.json"))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Brokers gives the addresses for clients to start from.
