@@ -154,6 +154,31 @@ func TestLookupWithoutRedis(t *testing.T) {
 	}
 }
 
+func TestRedisTellsItsCPU(t *testing.T) {
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Skip(err)
+	}
+	r := &run{dir: t.TempDir(), size: *tiny()}
+	s, err := r.startRedis(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if s.cpu() <= 0 || s.version == "" {
+		t.Errorf("%v CPU-seconds, version %q", s.cpu(), s.version)
+	}
+}
+
+func TestASideKeepsItsBestRounds(t *testing.T) {
+	var s side
+	s.round(100, 2, 2)
+	s.round(100, 1, 4) // faster, with more CPU
+	s.round(100, 4, 0)
+	if s != (side{rate: 100, perCPU: 50, cpu: 4}) {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestWrongAnswersAreNoFigure: what is not the asked entity's row ends the run.
 func TestWrongAnswersAreNoFigure(t *testing.T) {
 	row := func(s freshetv1.Status, first float64) *freshetv1.Row {

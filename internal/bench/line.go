@@ -17,21 +17,25 @@ import (
 // Line is one figure. Ratio compares with the floor and the aim of the figure's target: larger is
 // better; it is nil when no peer was measured, and Peer says why.
 type Line struct {
-	ID        string            `json:"id"`
-	Variant   string            `json:"variant,omitempty"` // which of several ways
-	Ratio     *float64          `json:"ratio"`
-	Value     float64           `json:"value"`
-	Unit      string            `json:"unit"`
-	Peer      string            `json:"peer"`
-	PeerValue *float64          `json:"peer_value"`
-	CPU       float64           `json:"cpu_s"`  // user and system time of this process, in what was measured
-	RSS       float64           `json:"rss_mb"` // peak of this process since it started
-	Size      string            `json:"size"`
-	Quick     bool              `json:"quick"`
-	Note      string            `json:"note,omitempty"` // what the figure includes that one might not expect
-	Command   string            `json:"command"`
-	Machine   Machine           `json:"machine"`
-	Versions  map[string]string `json:"versions"`
+	ID        string   `json:"id"`
+	Variant   string   `json:"variant,omitempty"` // which of several ways
+	Ratio     *float64 `json:"ratio"`
+	Value     float64  `json:"value"`
+	Unit      string   `json:"unit"`
+	Peer      string   `json:"peer"`
+	PeerValue *float64 `json:"peer_value"`
+	CPU       float64  `json:"cpu_s"`  // user and system time of this process, in what was measured
+	RSS       float64  `json:"rss_mb"` // peak of this process since it started
+	// What a CPU-second does, callers and servers together, on either side: on a machine that is busy with
+	// something else this tells more than the clock. 0: not measured.
+	PerCPU     float64           `json:"per_cpu_s,omitempty"`
+	PeerPerCPU float64           `json:"peer_per_cpu_s,omitempty"`
+	Size       string            `json:"size"`
+	Quick      bool              `json:"quick"`
+	Note       string            `json:"note,omitempty"` // what the figure includes that one might not expect
+	Command    string            `json:"command"`
+	Machine    Machine           `json:"machine"`
+	Versions   map[string]string `json:"versions"`
 }
 
 // Machine is where it was measured. What cannot be found out is zero.
@@ -56,6 +60,7 @@ func (l *Line) versus(value float64) {
 
 // write finishes a line and writes it.
 func (r *run) write(l Line) error {
+	l.PerCPU, l.PeerPerCPU = round(l.PerCPU), round(l.PeerPerCPU)
 	l.Value, l.CPU, l.RSS = round(l.Value), math.Round(l.CPU*1000)/1000, peak()
 	l.Quick, l.Command, l.Machine = r.Quick, r.command(), r.m
 	versions := map[string]string{"go": runtime.Version(), "freshet": revision()}
@@ -77,6 +82,20 @@ func round(v float64) float64 {
 		return math.Round(v)
 	}
 	return math.Round(v*100) / 100
+}
+
+// side is the best round of one side.
+type side struct{ rate, perCPU, cpu float64 }
+
+// round takes a round of so much work, if it is the best so far by the clock; what a CPU-second did is of
+// the best round by that.
+func (s *side) round(work, took, cpu float64) {
+	if cpu > 0 {
+		s.perCPU = max(s.perCPU, work/cpu)
+	}
+	if rate := work / took; rate > s.rate {
+		s.rate, s.cpu = rate, cpu
+	}
 }
 
 // cpu gives the seconds of user and system time of this process so far.

@@ -32,6 +32,7 @@ type contest struct {
 	id, variant, unit string
 	keys              int // per turn of a caller
 	ours, redis       func() (asker, error)
+	redisCPU          func() float64
 	peer, note        string
 }
 
@@ -50,11 +51,12 @@ func (r *run) lookup(ctx context.Context) error {
 		defer redis.close()
 	}
 	hmget := func() (asker, error) { return redis.caller() }
+	spent := func() float64 { return cpu() + redis.cpu() }
 	for _, c := range []contest{
-		{"L1", "unary", "lookups/s", 1, s.unary, hmget, "redis HMGET", ""},
-		{"L1", "stream", "lookups/s", 1, s.stream(ctx), hmget, "redis HMGET", "one request in flight on each stream"},
-		{"L1", "stream, pipelined", "lookups/s", inFlight, s.stream(ctx), hmget, "redis HMGET, pipelined", fmt.Sprintf("%d requests in flight on both sides", inFlight)},
-		{"L2", "unary", "rows/s", many, s.unary, hmget, "redis HMGET, pipelined", ""},
+		{"L1", "unary", "lookups/s", 1, s.unary, hmget, spent, "redis HMGET", ""},
+		{"L1", "stream", "lookups/s", 1, s.stream(ctx), hmget, spent, "redis HMGET", "one request in flight on each stream"},
+		{"L1", "stream, pipelined", "lookups/s", inFlight, s.stream(ctx), hmget, spent, "redis HMGET, pipelined", fmt.Sprintf("%d requests in flight on both sides", inFlight)},
+		{"L2", "unary", "rows/s", many, s.unary, hmget, spent, "redis HMGET, pipelined", ""},
 	} {
 		if redis == nil {
 			c.redis, c.peer = nil, "redis: not run here: there is no redis-server in PATH"
@@ -87,33 +89,29 @@ func (r *run) contest(ctx context.Context, c contest) (Line, error) {
 	if c.note != "" {
 		l.Note = c.note + "; " + l.Note
 	}
-	theirs := 0.0
+	var ours, theirs side
 	for n := range r.rounds {
 		r.tell(fmt.Sprintf("%s %s: round %d of %d", c.id, c.variant, n+1, r.rounds))
-		before := cpu()
-		rate, err := r.askFor(ctx, c.ours, c.keys)
-		if err != nil {
+		if err := r.askFor(ctx, c.ours, c.keys, cpu, &ours); err != nil {
 			return l, err
-		}
-		if rate > l.Value {
-			l.Value, l.CPU = rate, cpu()-before
 		}
 		if c.redis == nil {
 			continue
 		}
-		if rate, err = r.askFor(ctx, c.redis, c.keys); err != nil {
+		if err := r.askFor(ctx, c.redis, c.keys, c.redisCPU, &theirs); err != nil {
 			return l, err
 		}
-		theirs = max(theirs, rate)
 	}
+	l.Value, l.CPU, l.PerCPU, l.PeerPerCPU = ours.rate, ours.cpu, ours.perCPU, theirs.perCPU
 	if c.redis != nil {
-		l.versus(theirs)
+		l.versus(theirs.rate)
 	}
 	return l, nil
 }
 
-// askFor lets the callers ask for random keys for the time of one round, and gives keys a second.
-func (r *run) askFor(ctx context.Context, open func() (asker, error), keys int) (float64, error) {
+// askFor lets the callers ask for random keys for the time of one round; spent gives the CPU-seconds so
+// far of all who work for it.
+func (r *run) askFor(ctx context.Context, open func() (asker, error), keys int, spent func() float64, s *side) error {
 	var askers []asker
 	defer func() {
 		for _, a := range askers {
@@ -123,16 +121,16 @@ func (r *run) askFor(ctx context.Context, open func() (asker, error), keys int) 
 	for range callers {
 		a, err := open()
 		if err != nil {
-			return 0, err
+			return err
 		}
 		askers = append(askers, a)
 		if err := a.ask(make([]int64, keys)); err != nil { // connected, and answered once
-			return 0, err
+			return err
 		}
 	}
 	var answered atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
-	start := r.Now()
+	before, start := spent(), r.Now()
 	end := start.Add(r.spell)
 	for i, a := range askers {
 		g.Go(func() error {
@@ -151,9 +149,11 @@ func (r *run) askFor(ctx context.Context, open func() (asker, error), keys int) 
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return 0, err
+		return err
 	}
-	return float64(answered.Load()) / r.since(start), nil
+	took := r.since(start)
+	s.round(float64(answered.Load()), took, spent()-before)
+	return nil
 }
 
 // waitFor is how long a server may take to answer for what it was just given.

@@ -64,6 +64,37 @@ func (s *redisServer) close() {
 	s.cmd.Wait()                       //nolint:errcheck // nothing of it is read again
 }
 
+// cpu gives the CPU-seconds of the server so far; 0 if it does not tell.
+func (s *redisServer) cpu() float64 {
+	c, err := s.caller()
+	if err != nil {
+		return 0
+	}
+	defer c.close()
+	c.command(2)
+	c.bulk("INFO")
+	c.bulk("cpu")
+	if err := c.w.Flush(); err != nil {
+		return 0
+	}
+	n, err := c.header('$')
+	if err != nil {
+		return 0
+	}
+	text := make([]byte, max(n, 0))
+	if _, err := io.ReadFull(c.r, text); err != nil {
+		return 0
+	}
+	sum := 0.0
+	for line := range strings.FieldsSeq(string(text)) {
+		name, value, _ := strings.Cut(line, ":")
+		if v, err := strconv.ParseFloat(value, 64); err == nil && (name == "used_cpu_user" || name == "used_cpu_sys") {
+			sum += v
+		}
+	}
+	return sum
+}
+
 // load puts the entities in, in pipelines.
 func (s *redisServer) load(entities int) error {
 	c, err := s.caller()

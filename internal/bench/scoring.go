@@ -43,29 +43,27 @@ func (r *run) scoring(ctx context.Context) error {
 		defer p.close()
 		l.Peer, l.Versions = "lightgbm predict, bit-equal", map[string]string{"lightgbm": p.version}
 	}
-	ours, theirs := math.Inf(1), math.Inf(1)
+	var ours, theirs side
 	for n := range r.rounds {
 		r.tell(fmt.Sprintf("round %d of %d", n+1, r.rounds))
 		start, before := r.Now(), cpu()
 		e.Predict(in, r.rows, out)
-		if took := r.since(start); took < ours {
-			ours, l.CPU = took, cpu()-before
-		}
+		ours.round(float64(r.rows), r.since(start), cpu()-before)
 		if p == nil {
 			continue
 		}
-		took, err := p.round()
+		took, busy, err := p.round()
 		if err != nil {
 			return err
 		}
-		theirs = min(theirs, took)
+		theirs.round(float64(r.rows), took, busy)
 	}
-	l.Value = float64(r.rows) / ours
+	l.Value, l.CPU, l.PerCPU, l.PeerPerCPU = ours.rate, ours.cpu, ours.perCPU, theirs.perCPU
 	if p != nil {
 		if err := p.compare(out); err != nil {
 			return err
 		}
-		l.versus(float64(r.rows) / theirs)
+		l.versus(theirs.rate)
 	}
 	return r.write(l)
 }
@@ -138,20 +136,19 @@ func (p *predictor) line() (string, error) {
 	return strings.TrimSpace(s), nil
 }
 
-// round lets it predict all rows once, and gives the seconds.
-func (p *predictor) round() (float64, error) {
+// round lets it predict all rows once, and gives the seconds and CPU-seconds.
+func (p *predictor) round() (took, busy float64, err error) {
 	if _, err := io.WriteString(p.ask, "\n"); err != nil {
-		return 0, fault.Wrap(fault.Failed, err, "the peer's process does not listen")
+		return 0, 0, fault.Wrap(fault.Failed, err, "the peer's process does not listen")
 	}
 	s, err := p.line()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	took, err := strconv.ParseFloat(s, 64)
-	if err != nil {
-		return 0, fault.Wrap(fault.Failed, err, "the peer's process answered %q", s)
+	if _, err := fmt.Sscan(s, &took, &busy); err != nil {
+		return 0, 0, fault.Wrap(fault.Failed, err, "the peer's process answered %q", s)
 	}
-	return took, nil
+	return took, busy, nil
 }
 
 // compare wants the same bits as the peer's last round gave.
