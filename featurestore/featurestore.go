@@ -1,5 +1,7 @@
-// Package featurestore answers lookups from the served rows of the node's own partitions: one read
-// of Pebble per (key, view).
+// Package featurestore is "what is": it answers lookups from the served rows of the node's own
+// partitions, one read of Pebble per (key, view), singly (Get) or pipelined (Stream); it hands the
+// deltas of a view to subscribers from the view's topic (Subscribe); and it answers over HTTP for
+// health, metrics and a schema registry's read calls (HTTP).
 package featurestore
 
 import (
@@ -9,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -17,6 +20,7 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/topic"
 )
 
 const maxKeys = 1_000
@@ -26,12 +30,20 @@ type Options struct {
 	Node *delta.Node
 	Name string           // of this node, in lags
 	Now  func() time.Time // for max_age; nil: time.Now
+	// Topics and Registry are for Subscribe and for the schema registry's calls; without them those
+	// are not there.
+	Topics   *topic.Client
+	Registry *topic.Registry
+	// Metrics is where the server's metrics are registered and what /metrics shows; nil: one of its own.
+	Metrics *prometheus.Registry
 }
 
 // Server implements the FeatureStore service; what it does not have answers UNIMPLEMENTED.
 type Server struct {
 	freshetv1.UnimplementedFeatureStoreServer
-	o Options
+	o             Options
+	metrics       *metrics
+	subscriptions chan struct{} // one element per running Subscribe
 }
 
 // New makes a Server.
@@ -39,7 +51,12 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now //nolint:forbidigo // judges an answer's age; it is in no value
 	}
-	return &Server{o: o}
+	if o.Metrics == nil {
+		o.Metrics = prometheus.NewRegistry()
+	}
+	s := &Server{o: o, subscriptions: make(chan struct{}, maxSubscriptions)}
+	s.metrics = newMetrics(o, func() float64 { return float64(len(s.subscriptions)) })
+	return s
 }
 
 // selected is one resolved selection.
@@ -50,6 +67,13 @@ type selected struct {
 
 // Get looks entities up (CONTRACT section 7).
 func (s *Server) Get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.GetResponse, error) {
+	from := s.o.Now()
+	out, err := s.get(ctx, in)
+	s.metrics.looked(s.o.Now().Sub(from), len(in.Keys), out, err)
+	return out, err
+}
+
+func (s *Server) get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.GetResponse, error) {
 	if n := len(in.Keys); n == 0 || n > maxKeys {
 		return nil, status.Errorf(codes.InvalidArgument, "%d keys: expected 1 to %d", n, maxKeys)
 	}
@@ -108,8 +132,9 @@ func lookup(p *delta.Partition, v selected, key []feature.Value, stale bool) (*f
 	if served == nil || (served.Status == delta.NotFound && served.Version == 0) {
 		return &freshetv1.Row{Status: freshetv1.Status_NOT_FOUND}, nil
 	}
-	row := &freshetv1.Row{
-		Version: served.Version, Position: served.Position.String(), CommitTime: &served.CommitTime, LogTime: &served.LogTime,
+	row := &freshetv1.Row{Version: served.Version}
+	if served.Version > 0 { // an entity that was EXPIRED from the start has no delta to tell of
+		row.Position, row.CommitTime, row.LogTime = served.Position.String(), &served.CommitTime, &served.LogTime
 	}
 	switch served.Status {
 	case delta.Present:
@@ -131,31 +156,42 @@ func lookup(p *delta.Partition, v selected, key []feature.Value, stale bool) (*f
 	return row, nil
 }
 
-// wait blocks until the partition has everything below the asked position, or the deadline passes.
+// wait blocks until the partition has everything up to the asked position, or the deadline passes. An
+// LSN alone is what a writer knows after COMMIT: everything committed below it must be folded.
 func wait(ctx context.Context, p *delta.Partition, text string) error {
 	if text == "" {
 		return nil
 	}
-	lsn, err := position.ParseLSN(text)
+	if lsn, err := position.ParseLSN(text); err == nil {
+		return waited(p.WaitPosition(ctx, lsn))
+	}
+	at, err := position.Parse(text)
 	if err != nil {
-		at, err := position.Parse(text)
-		if err != nil {
-			return status.Errorf(codes.InvalidArgument, "min_position %q: expected an LSN as in 0/16B3748, or epoch:LSN:seq", text)
-		}
-		// Everything below the byte after the commit record's start: the commit itself included.
-		lsn = at.LSN + 1
-		if !at.After(p.Position()) {
+		return status.Errorf(codes.InvalidArgument, "min_position %q: expected an LSN as in 0/16B3748, or epoch:LSN:seq", text)
+	}
+	for {
+		// A partition that the commit did not touch passes it by a heartbeat's resume point.
+		moved, m := p.Moved(), p.Meta()
+		if !at.After(m.Position) || (at.Epoch == m.Position.Epoch && m.Resume > at.LSN) {
 			return nil
 		}
-	}
-	if err := p.WaitPosition(ctx, lsn); err != nil {
-		code := codes.DeadlineExceeded
-		if errors.Is(err, context.Canceled) {
-			code = codes.Canceled
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return waited(fault.Wrap(fault.Timeout, ctx.Err(), "partition %d is at %s", p.Number(), m.Position))
 		}
-		return status.Errorf(code, "%s", err)
 	}
-	return nil
+}
+
+func waited(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled):
+		return status.Errorf(codes.Canceled, "%s", err)
+	default:
+		return status.Errorf(codes.DeadlineExceeded, "%s", err)
+	}
 }
 
 func (s *Server) lag(group string, p *delta.Partition) *freshetv1.PartitionLag {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,10 +61,12 @@ type system struct {
 	merger   *merge.Merger
 	scorer   *scoring.Scorer
 	graphs   map[string]*scheduled
+	lookups  *featurestore.Server
 	grpcAddr string
 
 	jobs    sync.Mutex // one pipeline, merge or scoring by hand at a time
 	listen  net.Listener
+	web     net.Listener // nil: no lookups here
 	closers []func()
 }
 
@@ -242,6 +245,17 @@ func (s *system) openListener(ctx context.Context) error {
 	}
 	s.listen, s.grpcAddr = l, l.Addr().String()
 	s.onClose(func() { l.Close() }) //nolint:errcheck // the server has closed it by then
+	if s.node == nil {
+		return nil
+	}
+	s.lookups = featurestore.New(featurestore.Options{Node: s.node, Name: s.cfg.Name, Topics: s.topics, Registry: s.registry})
+	w, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Listen.HTTP)
+	if err != nil {
+		return fault.Wrap(fault.Usage, err, "cannot listen at %s", s.cfg.Listen.HTTP).At("listen.http").
+			ToMend("end what listens there, or set listen: {http: HOST:PORT}")
+	}
+	s.web = w
+	s.onClose(func() { w.Close() }) //nolint:errcheck // the server has closed it by then
 	return nil
 }
 
@@ -256,13 +270,16 @@ func (s *system) run(ctx context.Context) error {
 		g.Go(func() error { return s.recover(ctx) })
 	}
 	g.Go(func() error { return s.serve(ctx) })
+	if s.web != nil {
+		g.Go(func() error { return s.serveHTTP(ctx) })
+	}
 	return g.Wait()
 }
 
 func (s *system) serve(ctx context.Context) error {
 	srv := grpc.NewServer()
 	if s.node != nil {
-		freshetv1.RegisterFeatureStoreServer(srv, featurestore.New(featurestore.Options{Node: s.node, Name: s.cfg.Name}))
+		freshetv1.RegisterFeatureStoreServer(srv, s.lookups)
 	}
 	freshetv1.RegisterAdminServer(srv, admin{s: s})
 	healthv1.RegisterHealthServer(srv, health.NewServer())
@@ -271,6 +288,17 @@ func (s *system) serve(ctx context.Context) error {
 	defer stop()
 	if err := srv.Serve(s.listen); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("grpc: %w", err)
+	}
+	return nil
+}
+
+// serveHTTP answers /livez, /readyz, /metrics and a schema registry's read calls.
+func (s *system) serveHTTP(ctx context.Context) error {
+	srv := &http.Server{Handler: s.lookups.HTTP(), ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	if err := srv.Serve(s.web); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("http: %w", err)
 	}
 	return nil
 }

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+)
+
+func tailCommand() *cobra.Command {
+	var in freshetv1.SubscribeRequest
+	c := &cobra.Command{
+		Use: "tail VIEW", Short: "Follow the deltas of a view", Args: cobra.ExactArgs(1),
+		Example: "  freshet tail plane_delays\n  freshet tail plane_delays --from-start -o jsonl",
+	}
+	c.Flags().BoolVar(&in.FromStart, "from-start", false, "from the first delta kept; else only what is new")
+	c.Flags().StringVar(&in.AfterPosition, "after", "", "only deltas after this position")
+	c.Flags().Int32SliceVar(&in.Partitions, "partition", nil, "only these partitions")
+	return remoteLong(c, func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error {
+		in.View = args[0]
+		stream, err := freshetv1.NewFeatureStoreClient(conn).Subscribe(ctx, &in)
+		if err != nil {
+			return err
+		}
+		columns := &freshetv1.Columns{}
+		for {
+			r, err := stream.Recv()
+			if err == io.EOF { //nolint:errorlint // a stream's end is never wrapped
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if r.Columns != nil {
+				columns = r.Columns
+			}
+			for _, d := range r.Deltas {
+				if err := printDelta(columns, d, output); err != nil {
+					return err
+				}
+			}
+		}
+	})
+}
+
+// printDelta prints one delta as a line: JSON, or for people what changed.
+func printDelta(c *freshetv1.Columns, d *freshetv1.Delta, output string) error {
+	features := map[string]any{}
+	for i, v := range d.Features {
+		features[c.Names[i]] = plain(v)
+	}
+	if output != "table" {
+		key := map[string]any{}
+		for i, v := range d.Key.GetValues() {
+			key[c.KeyNames[i]] = plain(v)
+		}
+		out := map[string]any{
+			"key": key, "partition": d.Partition, "generation": d.Generation, "sequence": d.Sequence, "version": d.Version,
+			"op": d.Op, "cause": d.Cause, "position": d.Position, "commit_time": instant(&d.CommitTime),
+			"log_time": instant(&d.LogTime), "event_time": instant(d.EventTime), "changed": d.Changed,
+		}
+		if len(d.Features) > 0 {
+			out["features"] = features
+		}
+		return json.NewEncoder(os.Stdout).Encode(out)
+	}
+	var key, changed []string
+	for _, v := range d.Key.GetValues() {
+		key = append(key, text(plain(v)))
+	}
+	for _, name := range d.Changed {
+		changed = append(changed, name+"="+text(features[name]))
+	}
+	_, err := fmt.Printf("%v p%d #%d %s v%d %s (%s) %s\n", instant(&d.LogTime), d.Partition, d.Sequence,
+		strings.Join(key, ","), d.Version, d.Op, d.Cause, strings.Join(changed, " "))
+	return err
+}

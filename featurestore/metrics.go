@@ -1,0 +1,132 @@
+package featurestore
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/delta"
+)
+
+// metrics are what the server counts itself.
+type metrics struct {
+	requests *prometheus.CounterVec // code
+	seconds  prometheus.Histogram
+	keys     prometheus.Counter
+	rows     []prometheus.Counter // by status
+	deltas   prometheus.Counter
+}
+
+// newMetrics registers everything that /metrics shows of a server and its node.
+func newMetrics(o Options, subscriptions func() float64) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "freshet_lookup_requests_total", Help: "Get requests, those of streams included, by gRPC code.",
+		}, []string{"code"}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "freshet_lookup_seconds", Help: "Time to answer a Get, waiting for min_position included.",
+			Buckets: prometheus.ExponentialBuckets(16e-6, 4, 9), // 16 µs to 1 s
+		}),
+		keys: prometheus.NewCounter(prometheus.CounterOpts{Name: "freshet_lookup_keys_total", Help: "Keys asked for."}),
+		deltas: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "freshet_subscribe_deltas_total", Help: "Deltas sent to subscribers.",
+		}),
+	}
+	rows := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "freshet_lookup_rows_total", Help: "Rows answered, by status.",
+	}, []string{"status"})
+	for i := range len(freshetv1.Status_name) {
+		m.rows = append(m.rows, rows.WithLabelValues(freshetv1.Status(i).String()))
+	}
+	o.Metrics.MustRegister(m.requests, m.seconds, m.keys, m.deltas, rows, &partitions{o},
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "freshet_subscriptions", Help: "Subscriptions that are open."}, subscriptions))
+	return m
+}
+
+// looked counts one answered Get.
+func (m *metrics) looked(took time.Duration, keys int, out *freshetv1.GetResponse, err error) {
+	code := codes.OK
+	if err != nil {
+		code = status.Code(err)
+	}
+	m.requests.WithLabelValues(code.String()).Inc()
+	m.seconds.Observe(took.Seconds())
+	m.keys.Add(float64(keys))
+	rows := out.GetRows()
+	for i := 0; i < len(rows); {
+		from := i
+		for i < len(rows) && rows[i].Status == rows[from].Status { // mostly one run
+			i++
+		}
+		m.rows[rows[from].Status].Add(float64(i - from))
+	}
+}
+
+// partitions shows what every partition of the node knows about itself, as of the scrape.
+type partitions struct{ o Options }
+
+// gauge is one figure of a partition.
+type gauge struct {
+	name, help string
+	kind       prometheus.ValueType
+	of         func(m *delta.Meta, now time.Time) float64
+}
+
+func gauges() []gauge {
+	const micros = 1e6
+	counter := func(name, help string, of func(s *delta.Stats) uint64) gauge {
+		return gauge{name, help, prometheus.CounterValue, func(m *delta.Meta, _ time.Time) float64 { return float64(of(&m.Stats)) }}
+	}
+	return []gauge{
+		{"lag_seconds", "Age of the last commit folded, as max_age judges it; it grows while the source is idle.", prometheus.GaugeValue,
+			func(m *delta.Meta, now time.Time) float64 { return float64(now.UnixMicro()-m.CommitTime) / micros }},
+		{"log_time_seconds", "Log time, in seconds since 1970.", prometheus.GaugeValue,
+			func(m *delta.Meta, _ time.Time) float64 { return float64(m.LogTime) / micros }},
+		{"resume_lsn", "Everything committed below this byte of the source's log is folded.", prometheus.GaugeValue,
+			func(m *delta.Meta, _ time.Time) float64 { return float64(m.Resume) }},
+		{"offset", "Next record of the changes topic.", prometheus.GaugeValue,
+			func(m *delta.Meta, _ time.Time) float64 { return float64(m.Offset) }},
+		{"ready", "1 when the snapshot is folded.", prometheus.GaugeValue, func(m *delta.Meta, _ time.Time) float64 {
+			if m.Done {
+				return 1
+			}
+			return 0
+		}},
+		counter("changes_total", "Changes folded.", func(s *delta.Stats) uint64 { return s.Changes }),
+		counter("cells_total", "Cells folded, control records included.", func(s *delta.Stats) uint64 { return s.Cells }),
+		counter("deltas_total", "Deltas made.", func(s *delta.Stats) uint64 { return s.Deltas }),
+		counter("dead_rows_total", "Rows that could not be evaluated and went to the dead topic.", func(s *delta.Stats) uint64 { return s.DeadRows }),
+		counter("null_keys_total", "Rows that belong to no entity: a key is NULL.", func(s *delta.Stats) uint64 { return s.NullKeys }),
+		counter("expiries_total", "Entities that passed their ttl.", func(s *delta.Stats) uint64 { return s.Expiries }),
+		counter("rebuilds_total", "Tiles computed anew from rows.", func(s *delta.Stats) uint64 { return s.Rebuilds }),
+	}
+}
+
+func (g gauge) desc() *prometheus.Desc {
+	return prometheus.NewDesc("freshet_partition_"+g.name, g.help, []string{"group", "partition"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (c *partitions) Describe(out chan<- *prometheus.Desc) {
+	for _, g := range gauges() {
+		out <- g.desc()
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *partitions) Collect(out chan<- prometheus.Metric) {
+	now := c.o.Now()
+	for _, g := range gauges() {
+		desc := g.desc()
+		for _, group := range c.o.Node.Catalog().Groups {
+			for _, p := range c.o.Node.Partitions(group.Name) {
+				m := p.Meta()
+				out <- prometheus.MustNewConstMetric(desc, g.kind, g.of(&m, now), group.Name, strconv.Itoa(p.Number()))
+			}
+		}
+	}
+}

@@ -1,0 +1,260 @@
+package featurestore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/topic"
+)
+
+const (
+	maxSubscriptions = 256
+	// The bounds of one message; a single delta larger than that is a message of its own.
+	batchDeltas = 512
+	batchBytes  = 256 << 10
+	// pollBytes bounds what one subscription holds of the topic.
+	pollBytes = 1 << 20
+)
+
+// subscription is one running Subscribe.
+type subscription struct {
+	s      *Server
+	view   *feature.View
+	after  position.Position // zero: everything read is sent
+	shapes map[uint32]*shape
+}
+
+// shape decodes the deltas of one schema id into the columns of the view as it is now.
+type shape struct {
+	codec   change.DeltaCodec
+	outputs []feature.Field
+	from    []int // for each column of the view: where it lies in the delta, -1 if it was not there
+}
+
+// Subscribe gives a view's deltas from its topic, each once and in order within a partition; partitions
+// come in no order among each other. The first message has the columns, and is sent when it is settled
+// where the subscription begins: what is published after it arrives will be sent.
+//
+// It begins with what is new; from_start begins with the oldest delta kept, after_position behind a
+// position. One position covers all partitions, so who resumes more than one gives the lowest of the
+// last positions it has of each, and drops what it has by sequence. The deltas of one snapshot share a
+// position: those at after_position itself are sent again, since they may be a part. A gap in the
+// sequence says that the topic no longer keeps what lies between.
+func (s *Server) Subscribe(in *freshetv1.SubscribeRequest, stream grpc.ServerStreamingServer[freshetv1.SubscribeResponse]) error {
+	sub, partitions, err := s.subscription(in)
+	if err != nil {
+		return err
+	}
+	ctx := stream.Context()
+	select {
+	case s.subscriptions <- struct{}{}:
+		defer func() { <-s.subscriptions }()
+	default:
+		return status.Errorf(codes.ResourceExhausted, "%d subscriptions are open, and no more are served here: end one, or read the topic %s",
+			maxSubscriptions, s.o.Topics.Delta(sub.view.Name))
+	}
+	r, err := sub.open(ctx, partitions, in.FromStart || in.AfterPosition != "")
+	if err != nil {
+		return ended(ctx, err)
+	}
+	defer r.Close()
+	if err := stream.Send(&freshetv1.SubscribeResponse{Columns: columns(sub.view, all(sub.view))}); err != nil {
+		return err //nolint:wrapcheck // gRPC's own, at the edge
+	}
+	for {
+		batches, err := r.Poll(ctx)
+		if err != nil {
+			return ended(ctx, err)
+		}
+		for _, b := range batches {
+			if err := sub.send(ctx, stream, b); err != nil {
+				return ended(ctx, err)
+			}
+		}
+	}
+}
+
+// ended gives the status of a subscription's end: the client's own, when it is that.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Errorf(codes.Unavailable, "%s", err)
+}
+
+// subscription checks a request and gives the partitions it asks for, each once.
+func (s *Server) subscription(in *freshetv1.SubscribeRequest) (*subscription, []int32, error) {
+	if s.o.Topics == nil || s.o.Registry == nil {
+		return nil, nil, status.Error(codes.Unimplemented, "this server has no topics to subscribe to")
+	}
+	catalog := s.o.Node.Catalog()
+	v := catalog.View(in.View)
+	if v == nil {
+		return nil, nil, status.Errorf(codes.NotFound, "there is no view %q; there are: %s", in.View, names(catalog))
+	}
+	sub := &subscription{s: s, view: v, shapes: map[uint32]*shape{}}
+	if in.AfterPosition != "" {
+		if in.FromStart {
+			return nil, nil, status.Error(codes.InvalidArgument, "from_start and after_position are both set: give one of them")
+		}
+		at, err := position.Parse(in.AfterPosition)
+		if err != nil {
+			return nil, nil, status.Errorf(codes.InvalidArgument, "after_position: %s", err)
+		}
+		sub.after = at
+	}
+	partitions := slices.Clone(in.Partitions)
+	if len(partitions) == 0 {
+		for i := range v.Group.Partitions {
+			partitions = append(partitions, int32(i))
+		}
+	}
+	slices.Sort(partitions)
+	partitions = slices.Compact(partitions)
+	for _, p := range partitions {
+		if p < 0 || int(p) >= v.Group.Partitions {
+			return nil, nil, status.Errorf(codes.InvalidArgument, "there is no partition %d: view %s has 0 to %d", p, v.Name, v.Group.Partitions-1)
+		}
+	}
+	return sub, partitions, nil
+}
+
+// open starts to read the partitions, at the oldest record kept or at the end as it is now.
+func (sub *subscription) open(ctx context.Context, partitions []int32, start bool) (*topic.Reader, error) {
+	topics := sub.s.o.Topics
+	name := topics.Delta(sub.view.Name)
+	ask := topics.Ends
+	if start {
+		ask = topics.Starts
+	}
+	offsets, err := ask(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("%w", err)
+	}
+	from := map[int32]int64{}
+	for _, p := range partitions {
+		at, ok := offsets[p]
+		if !ok {
+			return nil, fault.New(fault.Failed, "topic %s has no partition %d", name, p)
+		}
+		from[p] = at
+	}
+	return topics.NewReader(topic.ReaderOptions{Topic: name, From: from, MaxBytes: pollBytes, Committed: true})
+}
+
+// send sends a batch of one partition in messages of bounded size.
+func (sub *subscription) send(ctx context.Context, stream grpc.ServerStreamingServer[freshetv1.SubscribeResponse], b topic.Batch) error {
+	out := &freshetv1.SubscribeResponse{}
+	size := 0
+	flush := func() error {
+		if len(out.Deltas) == 0 {
+			return nil
+		}
+		sub.s.metrics.deltas.Add(float64(len(out.Deltas)))
+		err := stream.Send(out)
+		out, size = &freshetv1.SubscribeResponse{}, 0
+		return err //nolint:wrapcheck // gRPC's own, at the edge
+	}
+	for _, r := range b.Records {
+		d, err := sub.decode(ctx, r.Record)
+		if err != nil {
+			return fmt.Errorf("%s/%d, record %d: %w", r.Topic, r.Partition, r.Offset, err)
+		}
+		if d == nil {
+			continue
+		}
+		if size > 0 && size+len(r.Value) > batchBytes || len(out.Deltas) == batchDeltas {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		out.Deltas = append(out.Deltas, d)
+		size += len(r.Value)
+	}
+	return flush()
+}
+
+// decode gives the delta of a record, or nil if the subscriber has it already.
+func (sub *subscription) decode(ctx context.Context, r topic.Record) (*freshetv1.Delta, error) {
+	id, payload, err := change.Unframe(r.Value)
+	if err != nil {
+		return nil, fmt.Errorf("%w", err)
+	}
+	sh, err := sub.shape(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	d, err := sh.codec.Decode(payload)
+	if err != nil {
+		return nil, err
+	}
+	if c := d.Position.Compare(sub.after); c < 0 || c == 0 && !sub.after.IsZero() && d.Cause != change.CauseSnapshot {
+		return nil, nil //nolint:nilnil // nil is the documented answer
+	}
+	return sub.delta(sh, d, r.Partition), nil
+}
+
+// shape finds how the deltas of a schema id are written.
+func (sub *subscription) shape(ctx context.Context, id uint32) (*shape, error) {
+	if sh, ok := sub.shapes[id]; ok {
+		return sh, nil
+	}
+	subject, schema, err := sub.s.o.Registry.Schema(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("%w", err)
+	}
+	current := change.DeltaCodec{View: sub.view}
+	if want := current.Subject(sub.s.o.Topics.Delta(sub.view.Name)); subject != want {
+		return nil, fault.New(fault.Failed, "schema %d is of subject %s, expected %s", id, subject, want)
+	}
+	sh := &shape{codec: current, outputs: sub.view.Outputs(), from: all(sub.view)}
+	if schema != current.Schema() {
+		older, err := viewOf(sub.view.Name, schema)
+		if err != nil {
+			return nil, fmt.Errorf("schema %d: %w", id, err)
+		}
+		sh.codec, sh.outputs = change.DeltaCodec{View: older}, older.Outputs()
+		for i, now := range sub.view.Outputs() {
+			sh.from[i] = older.Output(now.Name)
+		}
+	}
+	sub.shapes[id] = sh
+	return sh, nil
+}
+
+func (sub *subscription) delta(sh *shape, d *change.Delta, partition int32) *freshetv1.Delta {
+	out := &freshetv1.Delta{
+		Key: &freshetv1.Key{}, Generation: d.Generation, Sequence: d.Sequence, Version: d.Version, Op: d.Op.String(), Cause: d.Cause.String(),
+		Position: d.Position.String(), CommitTime: d.CommitTime, LogTime: d.LogTime, Changed: d.Changed, Partition: partition,
+	}
+	for i, k := range d.Key {
+		out.Key.Values = append(out.Key.Values, ToValue(k, sh.codec.View.Entity[i].Type))
+	}
+	if !d.EventTime.IsNull() {
+		out.EventTime = &d.EventTime.I
+	}
+	if d.Features == nil {
+		return out
+	}
+	for _, at := range sh.from {
+		v := &freshetv1.Value{} // absent: the feature was not there yet
+		if at >= 0 {
+			v = ToValue(d.Features[at], sh.outputs[at].Type)
+		}
+		out.Features = append(out.Features, v)
+	}
+	return out
+}
