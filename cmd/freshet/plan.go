@@ -113,6 +113,8 @@ type oneFile struct {
 }
 
 // ReadDir lists the one entry.
+//
+//nolint:unparam // it is fs.ReadDirFS
 func (o oneFile) ReadDir(string) ([]fs.DirEntry, error) { return []fs.DirEntry{o.only}, nil }
 
 // resolveAll resolves each definition with those it stands on, so that every error is found; what
@@ -261,11 +263,11 @@ func planItems(c *feature.Catalog) []planItem {
 		for i, e := range v.Entity {
 			names[i] = e.Name
 		}
-		details := fmt.Sprintf("%s by %s, from %s", v.Group.Name, strings.Join(names, ", "), v.Source.FullName())
+		from := []string{v.Source.FullName()}
 		for _, j := range v.Joins {
-			details += " with " + j.Table.FullName()
+			from = append(from, j.Table.FullName())
 		}
-		add("view", v.Name, v.Def.Meta, planFeatures(v), "%s", details)
+		add("view", v.Name, v.Def.Meta, planFeatures(v), "%s by %s, from %s", v.Group.Name, strings.Join(names, ", "), strings.Join(from, " with "))
 	}
 	d := c.Definitions
 	for _, s := range d.Sets {
