@@ -19,7 +19,7 @@ test: ## all tests that need only Go
 test-readers: ## DuckDB and Polars read our tables (needs Python 3.11; makes .venv)
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet -r snapshots/readers/requirements.txt
-	FRESHET_READERS_PYTHON=$(CURDIR)/.venv/bin/python go test -count=1 -run TestReaders ./snapshots/table
+	FRESHET_READERS_PYTHON=$(CURDIR)/.venv/bin/python go test -count=1 -run TestReaders ./snapshots/table ./integration
 
 test-kafka: ## what speaks Kafka, on a real Apache Kafka (needs Java 17; Maven the first time)
 	go build -o bin/realkafka ./internal/testkit/realkafka
