@@ -43,7 +43,8 @@ type Server struct {
 	freshetv1.UnimplementedFeatureStoreServer
 	o             Options
 	metrics       *metrics
-	subscriptions chan struct{} // one element per running Subscribe
+	views         map[string]*selected // every view with all its columns
+	subscriptions chan struct{}        // one element per running Subscribe
 }
 
 // New makes a Server.
@@ -54,15 +55,22 @@ func New(o Options) *Server {
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()
 	}
-	s := &Server{o: o, subscriptions: make(chan struct{}, maxSubscriptions)}
+	s := &Server{o: o, views: map[string]*selected{}, subscriptions: make(chan struct{}, maxSubscriptions)}
+	for _, v := range o.Node.Catalog().Views {
+		x := &selected{view: v, outputs: v.Outputs(), columns: all(v)}
+		x.message = columns(v, x.columns)
+		s.views[v.Name] = x
+	}
 	s.metrics = newMetrics(o, func() float64 { return float64(len(s.subscriptions)) })
 	return s
 }
 
-// selected is one resolved selection.
+// selected is one resolved selection. It is shared between requests and does not change.
 type selected struct {
 	view    *feature.View
-	columns []int // ordinals of the view's outputs
+	outputs []feature.Field
+	columns []int // ordinals of outputs
+	message *freshetv1.Columns
 }
 
 // Get looks entities up (CONTRACT section 7).
@@ -84,9 +92,9 @@ func (s *Server) get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.
 	if err != nil {
 		return nil, err
 	}
-	out := &freshetv1.GetResponse{}
+	out := &freshetv1.GetResponse{Rows: make([]*freshetv1.Row, 0, len(in.Keys)*len(views))}
 	for _, v := range views {
-		out.Columns = append(out.Columns, columns(v.view, v.columns))
+		out.Columns = append(out.Columns, v.message)
 	}
 	touched := map[*delta.Partition]int{}
 	for i, k := range in.Keys {
@@ -121,7 +129,7 @@ func (s *Server) stale(in *freshetv1.GetRequest, lag *freshetv1.PartitionLag) bo
 	return in.MaxAgeUs > 0 && !in.ReturnStale && s.o.Now().UnixMicro()-lag.CommitTime > in.MaxAgeUs
 }
 
-func lookup(p *delta.Partition, v selected, key []feature.Value, stale bool) (*freshetv1.Row, error) {
+func lookup(p *delta.Partition, v *selected, key []feature.Value, stale bool) (*freshetv1.Row, error) {
 	if stale {
 		return &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE}, nil
 	}
@@ -149,10 +157,7 @@ func lookup(p *delta.Partition, v selected, key []feature.Value, stale bool) (*f
 	if !served.EventTime.IsNull() {
 		row.EventTime = &served.EventTime.I
 	}
-	outputs := v.view.Outputs()
-	for _, c := range v.columns {
-		row.Values = append(row.Values, ToValue(served.Values[c], outputs[c].Type))
-	}
+	row.Values = toValues(served.Values, v)
 	return row, nil
 }
 
@@ -203,7 +208,7 @@ func (s *Server) lag(group string, p *delta.Partition) *freshetv1.PartitionLag {
 }
 
 // resolve finds views and columns; all views share the entity.
-func (s *Server) resolve(in *freshetv1.GetRequest) ([]selected, error) {
+func (s *Server) resolve(in *freshetv1.GetRequest) ([]*selected, error) {
 	catalog := s.o.Node.Catalog()
 	selections := in.Selections
 	if in.FeatureSet != "" {
@@ -225,29 +230,39 @@ func (s *Server) resolve(in *freshetv1.GetRequest) ([]selected, error) {
 	if len(selections) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "nothing is selected: name a view or a feature_set")
 	}
-	var out []selected
+	out := make([]*selected, 0, len(selections))
 	for _, sel := range selections {
-		v := catalog.View(sel.View)
+		v := s.views[sel.View]
 		if v == nil {
 			return nil, status.Errorf(codes.NotFound, "there is no view %q; there are: %s", sel.View, names(catalog))
 		}
-		if len(out) > 0 && !sameEntity(out[0].view, v) {
-			return nil, status.Errorf(codes.InvalidArgument, "views %s and %s are about different entities: ask for them separately", out[0].view.Name, v.Name)
+		if len(out) > 0 && !sameEntity(out[0].view, v.view) {
+			return nil, status.Errorf(codes.InvalidArgument, "views %s and %s are about different entities: ask for them separately", out[0].view.Name, v.view.Name)
 		}
-		x := selected{view: v}
-		for _, f := range sel.Features {
-			c := v.Output(f)
-			if c < 0 {
-				return nil, status.Errorf(codes.NotFound, "view %s has no feature %q; it has: %s", v.Name, f, strings.Join(columns(v, all(v)).Names, ", "))
-			}
-			x.columns = append(x.columns, c)
+		v, err := v.only(sel.Features)
+		if err != nil {
+			return nil, err
 		}
-		if len(x.columns) == 0 {
-			x.columns = all(v)
-		}
-		out = append(out, x)
+		out = append(out, v)
 	}
 	return out, nil
+}
+
+// only gives a selection of some features; none means all.
+func (v *selected) only(features []string) (*selected, error) {
+	if len(features) == 0 {
+		return v, nil
+	}
+	x := &selected{view: v.view, outputs: v.outputs}
+	for _, f := range features {
+		c := slices.IndexFunc(v.outputs, func(o feature.Field) bool { return o.Name == f })
+		if c < 0 {
+			return nil, status.Errorf(codes.NotFound, "view %s has no feature %q; it has: %s", v.view.Name, f, strings.Join(v.message.Names, ", "))
+		}
+		x.columns = append(x.columns, c)
+	}
+	x.message = columns(v.view, x.columns)
+	return x, nil
 }
 
 func names(c *feature.Catalog) string {

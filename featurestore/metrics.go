@@ -15,6 +15,7 @@ import (
 // metrics are what the server counts itself.
 type metrics struct {
 	requests *prometheus.CounterVec // code
+	ok       prometheus.Counter     // of requests
 	seconds  prometheus.Histogram
 	keys     prometheus.Counter
 	rows     []prometheus.Counter // by status
@@ -36,6 +37,7 @@ func newMetrics(o Options, subscriptions func() float64) *metrics {
 			Name: "freshet_subscribe_deltas_total", Help: "Deltas sent to subscribers.",
 		}),
 	}
+	m.ok = m.requests.WithLabelValues(codes.OK.String())
 	rows := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "freshet_lookup_rows_total", Help: "Rows answered, by status.",
 	}, []string{"status"})
@@ -49,11 +51,11 @@ func newMetrics(o Options, subscriptions func() float64) *metrics {
 
 // looked counts one answered Get.
 func (m *metrics) looked(took time.Duration, keys int, out *freshetv1.GetResponse, err error) {
-	code := codes.OK
-	if err != nil {
-		code = status.Code(err)
+	if err == nil {
+		m.ok.Inc()
+	} else {
+		m.requests.WithLabelValues(status.Code(err).String()).Inc()
 	}
-	m.requests.WithLabelValues(code.String()).Inc()
 	m.seconds.Observe(took.Seconds())
 	m.keys.Add(float64(keys))
 	rows := out.GetRows()

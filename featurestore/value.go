@@ -33,6 +33,36 @@ func ToValue(v feature.Value, t feature.Type) *freshetv1.Value {
 	}
 }
 
+// toValues gives the wire form of a row's selected columns. A row of numbers costs four allocations,
+// whatever its width.
+func toValues(row []feature.Value, v *selected) []*freshetv1.Value {
+	out := make([]*freshetv1.Value, len(v.columns))
+	cells := make([]freshetv1.Value, len(v.columns))
+	var doubles []freshetv1.Value_Double
+	var ints []freshetv1.Value_Int64
+	for i, c := range v.columns {
+		out[i] = &cells[i]
+		// What is appended never moves: there is room for every column that is left.
+		switch x := row[c]; x.Kind {
+		case feature.Double:
+			if doubles == nil {
+				doubles = make([]freshetv1.Value_Double, 0, len(v.columns)-i)
+			}
+			doubles = append(doubles, freshetv1.Value_Double{Double: x.Float()})
+			cells[i].Kind = &doubles[len(doubles)-1]
+		case feature.Int64:
+			if ints == nil {
+				ints = make([]freshetv1.Value_Int64, 0, len(v.columns)-i)
+			}
+			ints = append(ints, freshetv1.Value_Int64{Int64: x.I})
+			cells[i].Kind = &ints[len(ints)-1]
+		default:
+			out[i] = ToValue(x, v.outputs[c].Type)
+		}
+	}
+	return out
+}
+
 // FromValue reads a value that must be of a type; text is read as the type's text form.
 func FromValue(v *freshetv1.Value, t feature.Type) (feature.Value, error) {
 	if s, ok := v.GetKind().(*freshetv1.Value_String_); ok {
