@@ -2,6 +2,7 @@ package featurestore
 
 import (
 	"fmt"
+	"math"
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -23,7 +24,7 @@ func ToValue(v feature.Value, t feature.Type) *freshetv1.Value {
 	case feature.Bytes:
 		return &freshetv1.Value{Kind: &freshetv1.Value_Bytes{Bytes: []byte(v.S)}}
 	case feature.Date:
-		return &freshetv1.Value{Kind: &freshetv1.Value_Date{Date: int32(v.I)}}
+		return &freshetv1.Value{Kind: &freshetv1.Value_Date{Date: toDate(v.I)}}
 	case feature.Timestamp:
 		return &freshetv1.Value{Kind: &freshetv1.Value_Timestamp{Timestamp: v.I}}
 	case feature.UUID:
@@ -31,6 +32,27 @@ func ToValue(v feature.Value, t feature.Type) *freshetv1.Value {
 	default:
 		return &freshetv1.Value{Kind: &freshetv1.Value_String_{String_: v.S}}
 	}
+}
+
+// toDate maps the infinite dates to the extremes of the wire's int32, which no real date reaches.
+func toDate(days int64) int32 {
+	switch days {
+	case feature.Infinity:
+		return math.MaxInt32
+	case feature.NegativeInfinity:
+		return math.MinInt32
+	}
+	return int32(days)
+}
+
+func fromDate(days int32) int64 {
+	switch days {
+	case math.MaxInt32:
+		return feature.Infinity
+	case math.MinInt32:
+		return feature.NegativeInfinity
+	}
+	return int64(days)
 }
 
 // toValues gives the wire form of a row's selected columns. A row of numbers costs four allocations,
@@ -73,7 +95,7 @@ func FromValue(v *freshetv1.Value, t feature.Type) (feature.Value, error) {
 	case *freshetv1.Value_Int64:
 		out = feature.OfInt(k.Int64)
 	case *freshetv1.Value_Date:
-		out = feature.Value{Kind: feature.Date, I: int64(k.Date)}
+		out = feature.Value{Kind: feature.Date, I: fromDate(k.Date)}
 	case *freshetv1.Value_Uuid:
 		if len(k.Uuid) == 16 {
 			out = feature.Value{Kind: feature.UUID, S: string(k.Uuid)}
