@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -193,6 +194,22 @@ func TestSubscribeAfterAPositionWithinASnapshot(t *testing.T) {
 	if again[0].Sequence != 1 || again[2].Sequence != 3 {
 		t.Errorf("again: %v", again)
 	}
+}
+
+// What a publisher wrote and did not commit is never sent.
+func TestSubscribeLeavesOutWhatWasAborted(t *testing.T) {
+	w := fill(t)
+	w.published("trips")
+	name := w.topics.Delta("trips")
+	k := must(kgo.NewClient(kgo.SeedBrokers(w.brokers...), kgo.TransactionalID(name+".dies"), kgo.RecordPartitioner(kgo.ManualPartitioner())))(t)
+	defer k.Close()
+	must(0, k.BeginTransaction())(t)
+	for p := range int32(parts) {
+		must(0, k.ProduceSync(t.Context(), &kgo.Record{Topic: name, Partition: p, Value: []byte("no delta")}).FirstErr())(t)
+	}
+	must(0, k.EndTransaction(t.Context(), kgo.TryAbort))(t)
+	w.insert(trip{id: 30, tail: "A", dest: "BOS", delay: 1}, trip{id: 31, tail: "B", dest: "BOS", delay: 1})
+	checkSequences(t, w.subscribe(t, &freshetv1.SubscribeRequest{View: "trips", FromStart: true}).next(8), map[int32]uint64{})
 }
 
 func TestSubscribeToSomePartitions(t *testing.T) {

@@ -72,6 +72,7 @@ func definitions() *feature.Definitions {
 // world is a node that is fed by hand through Kafka, and a client of the server on it.
 type world struct {
 	t        testing.TB
+	brokers  []string
 	topics   *topic.Client
 	registry *topic.Registry
 	node     *delta.Node
@@ -98,8 +99,8 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	ctx := t.Context()
 	prefix := testkit.Prefix(t)
-	w := &world{t: t, now: start, clock: time.UnixMicro(start).UTC(), ids: map[string]uint32{}, at: position.Position{Epoch: 1, LSN: 0x1000}}
-	w.topics = must(topic.Dial(ctx, topic.Config{Brokers: testkit.Kafka(t), Prefix: prefix}))(t)
+	w := &world{t: t, brokers: testkit.Kafka(t), now: start, clock: time.UnixMicro(start).UTC(), ids: map[string]uint32{}, at: position.Position{Epoch: 1, LSN: 0x1000}}
+	w.topics = must(topic.Dial(ctx, topic.Config{Brokers: w.brokers, Prefix: prefix}))(t)
 	t.Cleanup(w.topics.Close)
 	w.registry = must(topic.OpenRegistry(ctx, w.topics))(t)
 	t.Cleanup(w.registry.Close)
