@@ -140,6 +140,7 @@ func (n *Node) ensure(ctx context.Context) error {
 	for _, v := range n.o.Catalog.Views {
 		specs = append(specs, topic.Spec{Topic: n.o.Topics.Delta(v.Name), Partitions: v.Group.Partitions, Retention: n.o.Retention})
 	}
+	specs = append(specs, topic.Spec{Topic: n.o.Topics.Dead("delta"), Partitions: 1})
 	return n.o.Topics.Ensure(ctx, specs)
 }
 

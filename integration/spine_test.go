@@ -237,6 +237,9 @@ func TestServedRowsEqualTheSource(t *testing.T) {
 		r, endCapture := s.capture()
 		n, endNode := s.node()
 		before := s.compare(r, n)
+		if dead := must(s.topics.Ends(t.Context(), s.topics.Dead("delta")))(t); len(dead) != 1 {
+			t.Fatalf("the topic of dead letters has %d partitions: the first error row would stop the publisher", len(dead))
+		}
 		done := writer(150)
 		under := s.compare(r, n)
 		<-done
