@@ -77,6 +77,7 @@ func TestGoClient(t *testing.T) {
 	}
 	// A change committed once the subscription has begun is the first delta it gives.
 	w.published("trips")
+	w.readable("trips", 6)
 	begin := client.Subscription{View: "trips", Started: func([]string) { w.insert(trip{id: 40, tail: "A", dest: "BOS", delay: 7}) }}
 	for d, err := range c.Subscribe(ctx, begin) {
 		must(0, err)(t)

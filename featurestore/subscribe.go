@@ -45,7 +45,7 @@ type shape struct {
 // come in no order among each other. The first message has the columns, and is sent when it is settled
 // where the subscription begins: what is published after it arrives will be sent.
 //
-// It begins with what is new; from_start begins with the oldest delta kept, after_position behind a
+// It begins with what is new, a delta whose commit is just going through included; from_start begins with the oldest delta kept, after_position behind a
 // position. One position covers all partitions, so who resumes more than one gives the lowest of the
 // last positions it has of each, and drops what it has by sequence. The deltas of one snapshot share a
 // position: those at after_position itself are sent again, since they may be a part. A gap in the

@@ -120,10 +120,11 @@ func TestSubscribeFromTheStart(t *testing.T) {
 	same(t, "what is new comes behind", ofEntity(s.next(1), "B"), []string{"upsert, change, 2, string B, int64 2, double 4, null, string BOS"})
 }
 
-// What is published after the columns arrived is sent, and nothing that was there before.
+// What is published after the columns arrived is sent, and nothing that readers could see before.
 func TestSubscribeToWhatIsNew(t *testing.T) {
 	w := fill(t)
 	w.published("trips")
+	w.readable("trips", 6)
 	s := w.subscribe(t, &freshetv1.SubscribeRequest{View: "trips"})
 	w.insert(trip{id: 30, tail: "A", dest: "BOS", delay: 1}, trip{id: 31, tail: "new", dest: "BOS", delay: 1})
 	deltas := s.next(2)

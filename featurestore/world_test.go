@@ -255,6 +255,22 @@ func (w *world) published(view string) {
 	}
 }
 
+// readable waits until so many deltas of a view can be read by everybody: Kafka acknowledges a commit
+// before its marker is in every partition.
+func (w *world) readable(view string, deltas int) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	defer cancel()
+	name := w.topics.Delta(view)
+	r := must(w.topics.NewReader(topic.ReaderOptions{Topic: name, From: must(w.topics.Starts(ctx, name))(w.t), Committed: true}))(w.t)
+	defer r.Close()
+	for deltas > 0 {
+		for _, b := range must(r.Poll(ctx))(w.t) {
+			deltas -= len(b.Records)
+		}
+	}
+}
+
 func text(s string) *freshetv1.Value {
 	return &freshetv1.Value{Kind: &freshetv1.Value_String_{String_: s}}
 }
