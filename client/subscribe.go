@@ -16,8 +16,9 @@ type Subscription struct {
 	View       string
 	Partitions []int32 // none means all
 	FromStart  bool    // from the oldest delta kept
-	// After gives the deltas behind a position. Who resumes more than one partition gives the lowest of
-	// the last positions it has of each, and drops what it has by Sequence.
+	// After gives the deltas from a position on. The deltas of one cell share a position, and those at it
+	// come again, since whoever stopped there may have only some of them: drop what you have by Sequence.
+	// Who resumes more than one partition gives the lowest of the last positions it has of each.
 	After string
 	// Started is called, if set, when it is settled where the subscription begins: every delta that is
 	// published after it will be given.
