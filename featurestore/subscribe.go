@@ -45,11 +45,12 @@ type shape struct {
 // come in no order among each other. The first message has the columns, and is sent when it is settled
 // where the subscription begins: what is published after it arrives will be sent.
 //
-// It begins with what is new, a delta whose commit is just going through included; from_start begins with the oldest delta kept, after_position behind a
-// position. One position covers all partitions, so who resumes more than one gives the lowest of the
-// last positions it has of each, and drops what it has by sequence. The deltas of one snapshot share a
-// position: those at after_position itself are sent again, since they may be a part. A gap in the
-// sequence says that the topic no longer keeps what lies between.
+// It begins with what is new, a delta whose commit is just going through included; from_start begins
+// with the oldest delta kept, after_position at a position. The deltas of one cell share a position, and
+// who stopped at it may have only some of them: those at after_position itself are sent again, to be
+// dropped by sequence. One position covers all partitions, so who resumes more than one gives the lowest
+// of the last positions it has of each. A gap in the sequence says that the topic no longer keeps what
+// lies between.
 func (s *Server) Subscribe(in *freshetv1.SubscribeRequest, stream grpc.ServerStreamingServer[freshetv1.SubscribeResponse]) error {
 	sub, partitions, err := s.subscription(in)
 	if err != nil {
@@ -187,7 +188,7 @@ func (sub *subscription) send(ctx context.Context, stream grpc.ServerStreamingSe
 	return flush()
 }
 
-// decode gives the delta of a record, or nil if the subscriber has it already.
+// decode gives the delta of a record, or nil if the subscriber has its whole cell already.
 func (sub *subscription) decode(ctx context.Context, r topic.Record) (*freshetv1.Delta, error) {
 	id, payload, err := change.Unframe(r.Value)
 	if err != nil {
@@ -201,7 +202,7 @@ func (sub *subscription) decode(ctx context.Context, r topic.Record) (*freshetv1
 	if err != nil {
 		return nil, err
 	}
-	if c := d.Position.Compare(sub.after); c < 0 || c == 0 && !sub.after.IsZero() && d.Cause != change.CauseSnapshot {
+	if d.Position.Compare(sub.after) < 0 {
 		return nil, nil //nolint:nilnil // nil is the documented answer
 	}
 	return sub.delta(sh, d, r.Partition), nil

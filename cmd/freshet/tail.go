@@ -21,7 +21,7 @@ func tailCommand() *cobra.Command {
 		Example: "  freshet tail plane_delays\n  freshet tail plane_delays --from-start -o jsonl",
 	}
 	c.Flags().BoolVar(&in.FromStart, "from-start", false, "from the first delta kept; else only what is new")
-	c.Flags().StringVar(&in.AfterPosition, "after", "", "only deltas after this position")
+	c.Flags().StringVar(&in.AfterPosition, "after", "", "go on at this position; its own deltas come again, since they may be a part")
 	c.Flags().Int32SliceVar(&in.Partitions, "partition", nil, "only these partitions")
 	return remoteLong(c, func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error {
 		in.View = args[0]
