@@ -42,7 +42,7 @@ func tailCommand() *cobra.Command {
 				columns = r.Columns
 			}
 			for _, d := range r.Deltas {
-				if err := printDelta(columns, d, output); err != nil {
+				if err := printDelta(os.Stdout, columns, d, output); err != nil {
 					return err
 				}
 			}
@@ -50,11 +50,14 @@ func tailCommand() *cobra.Command {
 	})
 }
 
-// printDelta prints one delta as a line: JSON, or for people what changed.
-func printDelta(c *freshetv1.Columns, d *freshetv1.Delta, output string) error {
+// printDelta prints one delta as a line: JSON, or for people what changed. A feature that was not there
+// yet when the delta was written is left out; NULL is null.
+func printDelta(w io.Writer, c *freshetv1.Columns, d *freshetv1.Delta, output string) error {
 	features := map[string]any{}
 	for i, v := range d.Features {
-		features[c.Names[i]] = plain(v)
+		if v.GetKind() != nil {
+			features[c.Names[i]] = plain(v)
+		}
 	}
 	if output != "table" {
 		key := map[string]any{}
@@ -64,12 +67,12 @@ func printDelta(c *freshetv1.Columns, d *freshetv1.Delta, output string) error {
 		out := map[string]any{
 			"key": key, "partition": d.Partition, "generation": d.Generation, "sequence": d.Sequence, "version": d.Version,
 			"op": d.Op, "cause": d.Cause, "position": d.Position, "commit_time": instant(&d.CommitTime),
-			"log_time": instant(&d.LogTime), "event_time": instant(d.EventTime), "changed": d.Changed,
+			"log_time": instant(&d.LogTime), "event_time": instant(d.EventTime), "changed": append([]string{}, d.Changed...),
 		}
 		if len(d.Features) > 0 {
 			out["features"] = features
 		}
-		return json.NewEncoder(os.Stdout).Encode(out)
+		return json.NewEncoder(w).Encode(out)
 	}
 	var key, changed []string
 	for _, v := range d.Key.GetValues() {
@@ -78,7 +81,7 @@ func printDelta(c *freshetv1.Columns, d *freshetv1.Delta, output string) error {
 	for _, name := range d.Changed {
 		changed = append(changed, name+"="+text(features[name]))
 	}
-	_, err := fmt.Printf("%v p%d #%d %s v%d %s (%s) %s\n", instant(&d.LogTime), d.Partition, d.Sequence,
+	_, err := fmt.Fprintf(w, "%v p%d #%d %s v%d %s (%s) %s\n", instant(&d.LogTime), d.Partition, d.Sequence,
 		strings.Join(key, ","), d.Version, d.Op, d.Cause, strings.Join(changed, " "))
 	return err
 }
