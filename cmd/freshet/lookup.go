@@ -29,10 +29,15 @@ func remoteLong(c *cobra.Command, run func(ctx context.Context, conn *grpc.Clien
 	return remoteFor(c, time.Hour, run)
 }
 
+// remoteFollow is remote for what has no end.
+func remoteFollow(c *cobra.Command, run func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error) *cobra.Command {
+	return remoteFor(c, 0, run)
+}
+
 func remoteFor(c *cobra.Command, limit time.Duration, run func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error) *cobra.Command {
 	server := c.Flags().String("server", cmp.Or(os.Getenv("FRESHET_SERVER"), "127.0.0.1:7400"), "address of the system")
 	output := c.Flags().StringP("output", "o", "table", "table, json or jsonl")
-	timeout := c.Flags().Duration("timeout", limit, "how long to wait")
+	timeout := c.Flags().Duration("timeout", limit, "how long to wait; 0: without end")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *output != "table" && *output != "json" && *output != "jsonl" {
 			return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", *output)
@@ -42,7 +47,10 @@ func remoteFor(c *cobra.Command, limit time.Duration, run func(ctx context.Conte
 			return fault.Wrap(fault.Usage, err, "--server %q", *server)
 		}
 		defer conn.Close() //nolint:errcheck // nothing depends on a clean goodbye
-		ctx, cancel := context.WithTimeout(c.Context(), *timeout)
+		ctx, cancel := c.Context(), func() {}
+		if *timeout > 0 {
+			ctx, cancel = context.WithTimeout(ctx, *timeout)
+		}
 		defer cancel()
 		err = run(ctx, conn, args, *output)
 		if status.Code(err) == codes.Unavailable {

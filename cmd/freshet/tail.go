@@ -23,7 +23,7 @@ func tailCommand() *cobra.Command {
 	c.Flags().BoolVar(&in.FromStart, "from-start", false, "from the first delta kept; else only what is new")
 	c.Flags().StringVar(&in.AfterPosition, "after", "", "go on at this position; its own deltas come again, since they may be a part")
 	c.Flags().Int32SliceVar(&in.Partitions, "partition", nil, "only these partitions")
-	return remoteLong(c, func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error {
+	return remoteFollow(c, func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error {
 		in.View = args[0]
 		stream, err := freshetv1.NewFeatureStoreClient(conn).Subscribe(ctx, &in)
 		if err != nil {
