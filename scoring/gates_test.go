@@ -74,14 +74,14 @@ func TestOutputsThatAreAllNaNHoldTheTable(t *testing.T) {
 	id := RunID("risk", 2)
 	for range 2 { // a rerun is judged again, and alike
 		rec, err := w.scorer().Run(t.Context(), bad, second, nil)
-		heldBy(t, rec, err, gate.StageStatistics, id, "null_rate of o0 is 1", "version 1 (cut cut-1)",
+		heldBy(t, rec, err, gate.StageStatistics, id, "null_rate of o0 is 1", "version 1 of predictions/risk (cut cut-1)",
 			"freshet gate ack "+id+" --why", "freshet gate discard "+id, "2013-01-01T02:26:40Z")
 		breakerIs(t, w, gate.Open)
 		w.compare(t, w.store, good, 1, RunID("risk", 1))
 	}
 	third := w.advance(t, r, 10)
 	rec, err := w.scorer().Run(t.Context(), good, third, nil)
-	heldBy(t, rec, err, gate.StageBreaker, "opened by "+id, "freshet gate discard "+id)
+	heldBy(t, rec, err, gate.StageBreaker, "by "+id+": null_rate of o0", "freshet gate discard "+id)
 	if _, err := w.scorer(good).Ack(t.Context(), rec.ID, "me", "because"); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), id) {
 		t.Errorf("a run that another one holds was acknowledged: %v", err)
 	}
@@ -110,7 +110,7 @@ func TestAHalfOpenBreakerOpensAgain(t *testing.T) {
 	for i := range 2 {
 		cut := w.advance(t, r, 5)
 		rec, err := w.scorer().Run(t.Context(), bad, cut, nil)
-		heldBy(t, rec, err, gate.StageStatistics, "stay on version 0 (cut none)")
+		heldBy(t, rec, err, gate.StageStatistics, "stay on version 0 of predictions/risk (cut none)")
 		breakerIs(t, w, gate.Open)
 		if i == 0 {
 			if _, err := w.scorer().Discard(t.Context(), rec.ID); err != nil {
@@ -345,12 +345,12 @@ func TestBucketsAreJudgedByTheLog(t *testing.T) {
 		b := *buckets[1]
 		spoil(&b)
 		x.rec.Stages = x.judge(head, []*bucket{buckets[0], &b, buckets[2], buckets[3]})
-		if c := failed(x.rec); (c == nil) != (name == "") || (c != nil && (c.Name != name || c.Column != "bucket=1" || !c.Fixed)) {
+		if c := x.rec.Failed(); (c == nil) != (name == "") || (c != nil && (c.Name != name || c.Column != "bucket=1" || !c.Fixed)) {
 			t.Errorf("%q: %+v", name, c)
 		}
 	}
 	x.rec.Stages = x.judge(head, buckets[:2]) // as if the group had two partitions
-	if c := failed(x.rec); c == nil || c.Column != "other buckets" {
+	if c := x.rec.Failed(); c == nil || c.Column != "other buckets" {
 		t.Errorf("rows in buckets that the group does not have: %+v", c)
 	}
 }

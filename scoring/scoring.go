@@ -146,10 +146,10 @@ func (r *run) do(ctx context.Context, versions map[string]int64) (*gate.Run, err
 		return r.fail(ctx, err)
 	}
 	r.rec.Stages = []gate.Stage{gate.NewStage(gate.StageCounts, r.identity(head)...)}
-	if b := r.breakerCheck(); b.Verdict == gate.Fail {
+	if b := r.breaker.Judge(r.id); b.Verdict == gate.Fail {
 		r.rec.Stages = append(r.rec.Stages, gate.NewStage(gate.StageBreaker, b))
 	}
-	if failed(r.rec) != nil {
+	if r.rec.Failed() != nil {
 		return r.hold(ctx, head)
 	}
 	if err := r.save(ctx, gate.Running); err != nil {
@@ -280,7 +280,7 @@ func (r *run) publish(ctx context.Context, buckets []*bucket) (*gate.Run, error)
 			return r.fail(ctx, err)
 		}
 		r.rec.Stages = r.judge(parent, buckets)
-		if failed(r.rec) != nil {
+		if r.rec.Failed() != nil {
 			return r.hold(ctx, parent)
 		}
 		if err := r.save(ctx, gate.Running); err != nil {
@@ -393,11 +393,7 @@ func (r *run) finish(ctx context.Context, e table.Entry, rec *gate.Run) (*gate.R
 		}
 	}
 	rec.Tables, rec.Mend = []gate.TableVersion{t}, ""
-	b, err := r.s.records.Breaker(ctx, r.out.Path())
-	if err == nil && (b.State == gate.HalfOpen || (b.State == gate.Open && b.Run == r.id)) {
-		err = r.s.records.SetBreaker(ctx, gate.Breaker{Table: b.Table, State: gate.Closed})
-	}
-	if err != nil {
+	if err := r.s.records.CloseAfter(ctx, r.out.Path(), r.id); err != nil {
 		return nil, fmt.Errorf("run %s: %w", r.id, err)
 	}
 	r.rec = rec

@@ -124,7 +124,7 @@ func TestBreaker(t *testing.T) {
 		if c := b.Judge(id); c.Verdict == Fail {
 			run.Stages = []Stage{NewStage(StageBreaker, c)}
 		}
-		err := r.Hold(ctx, run, b, Consequence{Table: "a/b", Version: 7, Affected: []string{"view v", "model m"}})
+		err := r.Hold(ctx, run, b, Consequence{Table: "a/b", Version: 7, Cut: "c", Affected: []string{"view v", "model m"}})
 		if got := must(r.Load(ctx, id))(t); got.Outcome != Held || got.Reason == "" || got.Mend == "" {
 			t.Fatalf("record %+v", got)
 		}
@@ -136,7 +136,7 @@ func TestBreaker(t *testing.T) {
 	}
 	state(Closed, "")
 	err := hold("one")
-	const want = "run one is held since 1970-01-01T00:00:01Z: rows is 3, allowed is at least 4; affected: view v, model m; readers stay on version 7 of a/b"
+	const want = "run one is held since 1970-01-01T00:00:01Z: rows is 3, allowed is at least 4; affected: view v, model m; readers stay on version 7 of a/b (cut c)"
 	if fault.ClassOf(err) != fault.Held || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), "freshet gate ack one --why") {
 		t.Fatal(err)
 	}

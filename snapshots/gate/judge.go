@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -138,6 +139,7 @@ func instant(us int64) string { return time.UnixMicro(us).UTC().Format(time.RFC3
 type Consequence struct {
 	Table    string   // its path
 	Version  int64    // that readers stay on
+	Cut      string   // of that version; empty: of none
 	Affected []string // "view v", "model m"
 }
 
@@ -172,8 +174,8 @@ func (r Records) Hold(ctx context.Context, run *Run, b Breaker, what Consequence
 	if err := r.Save(ctx, run); err != nil {
 		return err
 	}
-	return fault.New(fault.Held, "run %s is held since %s: %s; affected: %s; readers stay on version %d of %s",
-		run.ID, instant(since), run.Reason, strings.Join(what.Affected, ", "), what.Version, what.Table).ToMend("%s", run.Mend)
+	return fault.New(fault.Held, "run %s is held since %s: %s; affected: %s; readers stay on version %d of %s (cut %s)",
+		run.ID, instant(since), run.Reason, strings.Join(what.Affected, ", "), what.Version, what.Table, cmp.Or(what.Cut, "none")).ToMend("%s", run.Mend)
 }
 
 // HalfOpen makes an open breaker let one run through.

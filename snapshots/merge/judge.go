@@ -289,7 +289,11 @@ func (m *Merger) affected(view string) []string {
 
 // hold records the run as held; readers stay where they are.
 func (r *run) hold(ctx context.Context, b gate.Breaker, current *head) error {
-	err := r.m.records.Hold(ctx, r.rec, b, gate.Consequence{Table: r.tables.current.Path(), Version: current.snap.Version, Affected: r.m.affected(r.view.Name)})
+	what := gate.Consequence{Table: r.tables.current.Path(), Version: current.snap.Version, Affected: r.m.affected(r.view.Name)}
+	if current.merged != nil {
+		what.Cut = current.merged.cut.ID
+	}
+	err := r.m.records.Hold(ctx, r.rec, b, what)
 	r.m.finished(r.rec)
 	return err
 }
