@@ -53,6 +53,9 @@ func remoteFor(c *cobra.Command, limit time.Duration, run func(ctx context.Conte
 		}
 		defer cancel()
 		err = run(ctx, conn, args, *output)
+		if status.Code(err) == codes.DeadlineExceeded && ctx.Err() != nil {
+			return fault.New(fault.Timeout, "no answer from %s within %s: %s", *server, *timeout, status.Convert(err).Message()).ToMend("give it longer with --timeout")
+		}
 		if status.Code(err) == codes.Unavailable {
 			return fault.New(fault.Unreachable, "nothing answers at %s: %s", *server, status.Convert(err).Message()).
 				ToMend("start freshet up -c FILE, or name the address with --server or FRESHET_SERVER")

@@ -6,6 +6,7 @@ import (
 
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/strict"
 )
 
 // Kind is what a step does.
@@ -81,7 +82,11 @@ func Plan(def *feature.PipelineDef) (*Graph, error) {
 				return nil, bad("step %s needs %s twice", s.Name, n)
 			}
 			if !slices.Contains(names, n) {
-				return nil, bad("step %s needs %q, which is no step", s.Name, n).ToMend("did you mean %s? Steps are: %s", nearest(n, names), strings.Join(names, ", "))
+				mend := "steps are: " + strings.Join(names, ", ")
+				if near := strict.Nearest(n, names); near != "" {
+					mend = "did you mean " + near + "? " + mend
+				}
+				return nil, bad("step %s needs %q, which is no step", s.Name, n).ToMend("%s", mend)
 			}
 		}
 	}
@@ -126,36 +131,4 @@ func (g *Graph) cycle() []string {
 		}
 	}
 	return nil
-}
-
-// nearest gives the name with the fewest edits to s, the first of several.
-func nearest(s string, names []string) string {
-	best, least := "", -1
-	for _, n := range names {
-		if d := edits(s, n); least < 0 || d < least {
-			best, least = n, d
-		}
-	}
-	return best
-}
-
-// edits is the number of letters to insert, delete or replace to make b of a.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -68,7 +68,7 @@ func (d Document) Decode(into any) error {
 	e := fault.New(fault.Usage, "%s", oneLine(err)).At("%s", place(d.File, err))
 	if m := unknown.FindStringSubmatch(err.Error()); m != nil {
 		e.What = "unknown key " + m[1]
-		if near := nearest(m[1], keys(reflect.TypeOf(into))); near != "" {
+		if near := Nearest(m[1], keys(reflect.TypeOf(into))); near != "" {
 			_ = e.ToMend("did you mean %s?", near)
 		}
 	}
@@ -117,7 +117,8 @@ func keys(t reflect.Type) []string {
 	return out
 }
 
-func nearest(word string, known []string) string {
+// Nearest gives the word that was probably meant, by Levenshtein's distance; "" when none is near.
+func Nearest(word string, known []string) string {
 	best, at := "", len(word)/2+2
 	for _, k := range known {
 		if d := distance(word, k); d < at {

@@ -923,7 +923,7 @@ type SubscribeRequest struct {
 	View          string                 `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
 	Partitions    []int32                `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`                    // none: all
 	FromStart     bool                   `protobuf:"varint,3,opt,name=from_start,json=fromStart,proto3" json:"from_start,omitempty"`            // else only what is new
-	AfterPosition string                 `protobuf:"bytes,4,opt,name=after_position,json=afterPosition,proto3" json:"after_position,omitempty"` // deltas after this position
+	AfterPosition string                 `protobuf:"bytes,4,opt,name=after_position,json=afterPosition,proto3" json:"after_position,omitempty"` // from this position on: deltas at it are sent again, drop them by sequence
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
