@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"text/tabwriter"
 	"time"
@@ -150,6 +151,12 @@ func plain(v *freshetv1.Value) any {
 	case *freshetv1.Value_Bytes:
 		return k.Bytes
 	case *freshetv1.Value_Date:
+		switch k.Date {
+		case math.MaxInt32:
+			return "infinity"
+		case math.MinInt32:
+			return "-infinity"
+		}
 		return time.Unix(int64(k.Date)*86400, 0).UTC().Format(time.DateOnly)
 	case *freshetv1.Value_Timestamp:
 		return instant(&k.Timestamp)

@@ -1,0 +1,51 @@
+package integration
+
+import (
+	"context"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/freshet-io/freshet/capture"
+	"github.com/freshet-io/freshet/internal/change"
+)
+
+// TestACutThatWasCutOffIsPutAtTakeover: capture ends between the cut's record in the registry and its
+// first copy. The next capture puts it at its position, before anything that was committed later.
+func TestACutThatWasCutOffIsPutAtTakeover(t *testing.T) {
+	s := newSystem(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	r := must(capture.New(capture.Options{
+		Name: "test", Source: s.source, Clock: "public.clock.now", Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
+		Point: func(at string) {
+			if at == "capture.cut-in-registry" {
+				cancel()
+			}
+		},
+	}, s.shapes))(t)
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	if cut, err := r.Cut(t.Context(), false); err == nil {
+		t.Fatalf("capture ended before it put %s, and said that it did", cut.ID)
+	}
+	if err := <-ended; err != nil && ctx.Err() == nil {
+		t.Fatal(err)
+	}
+	all := s.registry.List(change.CutPrefix)
+	if len(all) != 1 {
+		t.Fatalf("%d cuts are in the registry, want the one that was cut off", len(all))
+	}
+	cut := must(change.ParseCut(all[0].Value))(t)
+	write(t.Context(), t, s.url, rand.New(rand.NewPCG(1, 1)), 20)
+	_, endCapture := s.capture()
+	defer endCapture()
+	n, endNode := s.node()
+	defer endNode()
+	limited, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	for _, info := range must(n.WaitCut(limited, "tail", cut.ID))(t) {
+		if info.Position != cut.Position || info.LogTime > cut.LogTime {
+			t.Errorf("%s is at %s with log time %d; the registry says %s, %d", cut.ID, info.Position, info.LogTime, cut.Position, cut.LogTime)
+		}
+	}
+}
