@@ -84,7 +84,7 @@ func TestScoring(t *testing.T) {
 func TestScoringEqualsLightGBM(t *testing.T) {
 	python := os.Getenv("FRESHET_BENCH_PYTHON")
 	if python == "" {
-		t.Skip("FRESHET_BENCH_PYTHON is not set")
+		testkit.Unavailable(t, fault.New(fault.Unreachable, "FRESHET_BENCH_PYTHON names no Python with scoring/train/requirements.txt"))
 	}
 	all := lines(t, "scoring", Options{Python: python})
 	if ids(all) != "S1" || all[0].Ratio == nil || all[0].Versions["lightgbm"] == "" {
@@ -156,7 +156,7 @@ func TestLookupWithoutRedis(t *testing.T) {
 
 func TestRedisTellsItsCPU(t *testing.T) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
-		t.Skip(err)
+		testkit.Unavailable(t, fault.Wrap(fault.Unreachable, err, "there is no redis-server in PATH"))
 	}
 	r := &run{dir: t.TempDir(), size: *tiny()}
 	s, err := r.startRedis(t.Context())
