@@ -52,6 +52,9 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 		return nil, errors.Join(fault.Wrap(fault.Failed, err, "cannot make %s", store), lock.Close())
 	}
 	start := func() (*kfake.Cluster, error) {
+		if err := mendIndexes(store); err != nil {
+			return nil, err
+		}
 		return kfake.NewCluster(
 			kfake.NumBrokers(1),
 			kfake.ClusterID("freshet-embedded"),

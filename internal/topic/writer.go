@@ -76,12 +76,17 @@ func (w *Writer) Put(ctx context.Context, r Record) {
 	})
 }
 
-// Commit sends what is left and commits the transaction. Any error is final.
-func (w *Writer) Commit(ctx context.Context) error {
+// Flush sends what is left and waits until it is acknowledged; the transaction stays open.
+func (w *Writer) Flush(ctx context.Context) error {
 	if err := w.kafka.Flush(ctx); err != nil {
 		return w.fail(err)
 	}
-	if err := w.failed(); err != nil {
+	return w.failed()
+}
+
+// Commit sends what is left and commits the transaction. Any error is final.
+func (w *Writer) Commit(ctx context.Context) error {
+	if err := w.Flush(ctx); err != nil {
 		return err
 	}
 	return w.fail(w.kafka.EndTransaction(ctx, kgo.TryCommit))
