@@ -202,6 +202,9 @@ func (e *Export) Close() {
 	_ = e.conn.Close(ctx)
 }
 
+// duplicatePause is between two tries to make a temporary slot whose predecessor is about to go.
+const duplicatePause = 20 * time.Millisecond
+
 // CreateSlot makes the source's slot, or a temporary one of another name, with an exported snapshot.
 // It waits for the transactions that run now.
 func (s Source) CreateSlot(ctx context.Context, name string, temporary bool) (*Export, error) {
@@ -209,9 +212,22 @@ func (s Source) CreateSlot(ctx context.Context, name string, temporary bool) (*E
 	if err != nil {
 		return nil, err
 	}
-	r, err := pglogrepl.CreateReplicationSlot(ctx, c, name, "pgoutput", pglogrepl.CreateReplicationSlotOptions{
-		Temporary: temporary, SnapshotAction: "EXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication,
-	})
+	create := func() (pglogrepl.CreateReplicationSlotResult, error) {
+		return pglogrepl.CreateReplicationSlot(ctx, c, name, "pgoutput", pglogrepl.CreateReplicationSlotOptions{
+			Temporary: temporary, SnapshotAction: "EXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication,
+		})
+	}
+	r, err := create()
+	for temporary && isDuplicate(err) && ctx.Err() == nil {
+		// The one before has been closed, and the server drops it when it notices.
+		pause := time.NewTimer(duplicatePause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+		}
+		r, err = create()
+	}
 	var lsn position.LSN
 	if err == nil {
 		lsn, err = position.ParseLSN(r.ConsistentPoint)
@@ -221,6 +237,11 @@ func (s Source) CreateSlot(ctx context.Context, name string, temporary bool) (*E
 		return nil, slotFault(err, name)
 	}
 	return &Export{Consistent: lsn, Name: r.SnapshotName, conn: c}, nil
+}
+
+func isDuplicate(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "42710"
 }
 
 func slotFault(err error, name string) error {
