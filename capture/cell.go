@@ -30,8 +30,10 @@ type publisher struct {
 	last       position.Position // of the last record written
 	logTime    int64
 	commitTime int64
-	whole      position.LSN // what may be confirmed once everything written is committed
-	beat       struct {
+	// whole may be confirmed once everything written is committed: the greatest position or resume point
+	// of a record, as a takeover finds it there. A commit without a row of ours is in no record.
+	whole position.LSN
+	beat  struct {
 		logTime int64
 		resume  position.LSN
 	}
@@ -105,6 +107,7 @@ func (p *publisher) closeCell(ctx context.Context) error {
 		}
 		p.logTime, p.commitTime = max(p.logTime, e.change.LogTime), e.change.CommitTime
 	}
+	p.whole = max(p.whole, p.last.LSN)
 	p.stats.Changes += uint64(len(p.rows))
 	p.stats.Cells++
 	p.rows = p.rows[:0]

@@ -42,6 +42,16 @@ func TestOnlyWhatKafkaHasIsConfirmed(t *testing.T) {
 	if err := p.commit(ctx); err != nil || p.confirmed.Load() != 10 {
 		t.Fatalf("after the commit %d is confirmed, want 10; %v", p.confirmed.Load(), err)
 	}
+	l := &loop{Runner: &Runner{}, p: p}
+	for _, kind := range []eventKind{evBegin, evCommit} { // a transaction without a row of ours
+		if err := l.event(ctx, &event{kind: kind, lsn: 15}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	if err := p.commit(ctx); err != nil || p.confirmed.Load() != 10 {
+		t.Errorf("%d is confirmed, which no record in Kafka says; want 10; %v", p.confirmed.Load(), err)
+	}
 	p.whole = 20
 	write()
 	writer() // a successor fences this one

@@ -94,7 +94,6 @@ func (l *loop) event(ctx context.Context, e *event) error {
 	case evCommit:
 		l.boundary, l.inside = true, false
 		l.logTime = max(l.logTime, e.logTime)
-		l.p.whole = max(l.p.whole, e.lsn)
 		if len(l.p.rows) >= cellChanges {
 			return l.p.closeCell(ctx)
 		}
