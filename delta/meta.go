@@ -17,6 +17,7 @@ type Meta struct {
 	CommitTime int64             `json:"commit_time"`
 	Resume     position.LSN      `json:"resume"` // everything committed below it is folded
 	Sequences  map[string]uint64 `json:"sequences"`
+	Moves      map[string]uint64 `json:"moves"` // rows that went to another entity, by view
 	Snapshot   string            `json:"snapshot"`
 	Chunk      uint32            `json:"chunk"`
 	N          uint64            `json:"n"`
@@ -31,7 +32,6 @@ type Stats struct {
 	Cells     uint64 `json:"cells"`
 	Deltas    uint64 `json:"deltas"`
 	Deletes   uint64 `json:"deletes"`
-	Moves     uint64 `json:"moves"`
 	Entries   uint64 `json:"entries"`
 	Expiries  uint64 `json:"expiries"`
 	Rebuilds  uint64 `json:"rebuilds"`

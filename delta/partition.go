@@ -93,7 +93,7 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 }
 
 func (p *Partition) loadMeta() (Meta, error) {
-	m := Meta{Version: 1, Sequences: map[string]uint64{}}
+	m := Meta{Version: 1, Sequences: map[string]uint64{}, Moves: map[string]uint64{}}
 	b, err := p.store.Get(metaKey("meta"))
 	if err != nil || b == nil {
 		return m, err
@@ -126,7 +126,7 @@ func (p *Partition) Meta() Meta {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := p.meta
-	m.Sequences = maps.Clone(p.meta.Sequences)
+	m.Sequences, m.Moves = maps.Clone(p.meta.Sequences), maps.Clone(p.meta.Moves)
 	return m
 }
 

@@ -336,7 +336,7 @@ func TestStateAtEveryCutEqualsAPlainModel(t *testing.T) {
 			checked++
 		})
 		checkOutbox(t, p)
-		if checked < 5 || p.Meta().Stats.Moves == 0 || p.Meta().Stats.NullKeys == 0 || p.Meta().Stats.Expiries == 0 ||
+		if checked < 5 || len(p.Meta().Moves) == 0 || p.Meta().Stats.NullKeys == 0 || p.Meta().Stats.Expiries == 0 ||
 			p.Meta().Stats.Entries == 0 || p.Meta().Stats.Deletes == 0 || p.Meta().Stats.Rebuilds == 0 {
 			t.Errorf("history %d of SEED=%d exercises too little: %d cuts, %+v", n, s, checked, p.Meta().Stats)
 		}

@@ -145,6 +145,17 @@ func (f *fold) rowChange(v *view, ch *change.Change) error {
 	return f.replace(v, ch, oldPK, newPK, old, fresh)
 }
 
+// sameEntity tells whether a row still has the key of a contribution: then it was not moved, it only
+// is no row of the view any more.
+func (v *view) sameEntity(o *contribution, ch *change.Change) bool {
+	for i, k := range v.Key {
+		if !ch.IsUnchanged(k) && ch.After[k] != o.key[i] {
+			return false
+		}
+	}
+	return true
+}
+
 func (f *fold) stored(v *view, pk []byte) (storedRow, error) {
 	b, err := f.batch.Get(keyOf(spaceRow, v.Name, pk))
 	if err != nil || b == nil {
@@ -166,8 +177,8 @@ func (f *fold) replace(v *view, ch *change.Change, oldPK, newPK []byte, old, fre
 			cause := change.CauseRetraction
 			if n != nil && bytes.Equal(o.entity, n.entity) {
 				cause = change.CauseChange
-			} else if n != nil || ch.Op == change.Update {
-				f.stats.Moves++
+			} else if n != nil || ch.Op == change.Update && !v.sameEntity(o, ch) {
+				f.meta.Moves[v.Name]++
 			}
 			f.touch(v, o, cause)
 		}

@@ -360,8 +360,9 @@ func (d *showing) compare(ctx context.Context) error {
 		return err
 	}
 	for _, r := range reports {
-		if r.Counts != nil {
-			d.say("%s, deltas: %d, by op %v, by cause %v", r.View, r.Counts.Total, r.Counts.ByOp, r.Counts.Causes)
+		if c := r.Counts; c != nil {
+			d.say("%s: %d deltas: %d of the snapshot, %d changes, %d retractions, %d entries into windows, %d expiries out of them; %d are deletions; %d rows moved to another entity",
+				r.View, c.Total, c.Causes["snapshot"], c.Causes["change"], c.Causes["retraction"], c.Causes["entry"], c.Causes["expiry"], c.ByOp["delete"], d.moves(r.View))
 		}
 	}
 	past, err := d.compareHistory(ctx)
@@ -406,16 +407,19 @@ func (d *showing) compareHistory(ctx context.Context) ([]*verify.Report, error) 
 	return reports, nil
 }
 
-// summary prints what happened and where to look.
-func (d *showing) summary(ctx context.Context, reports []*verify.Report) {
-	var moves, deletes, entries, expiries uint64
+// moves gives how many rows of a view went to another entity.
+func (d *showing) moves(view string) uint64 {
+	n := uint64(0)
 	for _, g := range d.catalog.Groups {
 		for _, p := range d.node.Partitions(g.Name) {
-			st := p.Meta().Stats
-			moves, deletes, entries, expiries = moves+st.Moves, deletes+st.Deletes, entries+st.Entries, expiries+st.Expiries
+			n += p.Meta().Moves[view]
 		}
 	}
-	d.say("folded: %d moves of entities, %d deletions, %d entries into windows, %d expiries out of them", moves, deletes, entries, expiries)
+	return n
+}
+
+// summary prints what happened and where to look.
+func (d *showing) summary(ctx context.Context, reports []*verify.Report) {
 	if rs, err := d.pipelineRecords(ctx, ""); err == nil {
 		ok := 0
 		for _, r := range rs {

@@ -40,7 +40,9 @@ type flight struct {
 	number, distance               int32
 	schedDep, schedArr             int64
 	depDelay, arrDelay, airTime    float64 // minutes
-	moved                          bool
+	moved, announced               bool
+	operator                       string  // airline it is first scheduled with, when handed over
+	foreseen                       float64 // minutes of departure delay, when announced
 	fare, reduced                  int64 // cents at first, and after the repricing
 }
 
@@ -177,6 +179,7 @@ func (d *Data) schedule() {
 		id := uint64(f.id)
 		f.fare = 4900 + int64(f.distance)*11 + int64(draw(saltFare, id)%997)
 		f.reduced = f.fare + int64(draw(saltReprice, id)%5001) - 1500
+		d.foresee(f)
 		tails := fleet[f.carrier]
 		if f.tailnum == "" || len(tails) < 2 || draw(saltMove, id)%10 != 0 {
 			continue
@@ -186,6 +189,32 @@ func (d *Data) schedule() {
 		if f.first = tails[at]; f.first == f.tailnum {
 			f.first = tails[(at+1)%len(tails)]
 		}
+	}
+}
+
+// announcedGain is how many minutes of an announced delay are made good in the air.
+const announcedGain = 10
+
+// foresee makes up the delays that are announced before departure, of which some come otherwise (a
+// diverted flight never arrives, a cancelled one never leaves), and the flights that another airline
+// was to operate.
+func (d *Data) foresee(f *flight) {
+	id := uint64(f.id)
+	one := uint64(12)
+	if f.cancelled() || f.diverted() {
+		one = 2
+	}
+	f.announced = draw(saltAnnounce, id)%one == 0
+	f.foreseen = float64(15 + 5*(draw(saltAnnounced, id)%16))
+	one = 60
+	if f.announced {
+		one = 8
+	}
+	if draw(saltHandOver, id)%one != 0 {
+		return
+	}
+	if other := d.airlines[draw(saltOperator, id)%uint64(len(d.airlines))].carrier; other != f.carrier {
+		f.operator = other
 	}
 }
 

@@ -4,18 +4,22 @@
 //
 // # What is written
 //
-//	sched_dep - 24 h   INSERT  the flight as scheduled; a tenth of them under another tail number
+//	sched_dep - 24 h   INSERT  the flight as scheduled; a tenth of them under another tail number,
+//	                           some with another airline
 //	08:00 UTC between  UPDATE  fare, of half of the flights: the day's one large transaction
+//	sched_dep - 3 h    UPDATE  dep_delay, arr_delay, of a twelfth: a delay is announced (of the flights
+//	                           that never leave or arrive elsewhere, of half)
+//	sched_dep - 2.5 h  UPDATE  carrier: the airline that operates the flight after all
 //	sched_dep - 2 h    UPDATE  tailnum, of that tenth: the flight moves to the plane that flew it
 //	departure          UPDATE  dep_time, dep_delay
 //	arrival            UPDATE  arr_time, arr_delay, air_time (diverted: 6 h after departure,
-//	                           arr_time only)
+//	                           arr_time only, and what was announced is gone)
 //	sched_dep + 4 h    DELETE  of what never left
 //
 // Every six hours eight planes change their seats and one plane is struck off, to come back some
 // hours later; planes join the fleet late, airlines are renamed, airports corrected. Times, delays
-// and joins are the record; fares, moves and changes of dimensions are made up, by a hash of what
-// they concern.
+// and joins are the record; fares, moves, announcements and changes of dimensions are made up, by a
+// hash of what they concern.
 //
 // # The plan
 //

@@ -24,6 +24,10 @@ const (
 	saltJunk
 	saltJunkRow
 	saltDimension
+	saltAnnounce
+	saltAnnounced
+	saltHandOver
+	saltOperator
 )
 
 // draw gives 64 well mixed bits for x (and more), the same for ever.
@@ -50,6 +54,8 @@ const (
 	airlineUpdate
 	airportUpdate
 	flightInsert
+	flightAnnounce
+	flightHandOver
 	flightMove
 	flightReprice
 	flightDepart
@@ -136,6 +142,12 @@ func flightEvents(flights []flight) []event {
 		add := func(at int64, k kind) { out = append(out, event{at: at, of: int32(i), kind: k}) }
 		inserted := f.schedDep - day
 		add(inserted, flightInsert)
+		if f.announced {
+			add(f.schedDep-3*hour, flightAnnounce)
+		}
+		if f.operator != "" {
+			add(f.schedDep-5*hour/2, flightHandOver)
+		}
 		if f.moved {
 			add(f.schedDep-2*hour, flightMove)
 		}
@@ -276,6 +288,7 @@ func (d *Data) Span() (from, to time.Time) {
 type Counts struct {
 	Transactions, RolledBack, Savepoints     int // committed; rolled back whole; with a savepoint of either kind
 	Flights, Moves, Fares, Departures        int
+	Announcements, HandOvers                 int
 	Arrivals, Diversions, Cancellations      int
 	DimensionInserts, DimensionUpdates       int
 	DimensionDeletes, LargestTransactionRows int
@@ -283,7 +296,7 @@ type Counts struct {
 
 // Changes gives the number of committed row changes, those of the clock not counted.
 func (c Counts) Changes() int {
-	return c.Flights + c.Moves + c.Fares + c.Departures + c.Arrivals + c.Diversions + c.Cancellations +
+	return c.Flights + c.Announcements + c.HandOvers + c.Moves + c.Fares + c.Departures + c.Arrivals + c.Diversions + c.Cancellations +
 		c.DimensionInserts + c.DimensionUpdates + c.DimensionDeletes
 }
 
@@ -314,6 +327,10 @@ func counter(c *Counts, k kind) *int {
 	switch k {
 	case flightInsert:
 		return &c.Flights
+	case flightAnnounce:
+		return &c.Announcements
+	case flightHandOver:
+		return &c.HandOvers
 	case flightMove:
 		return &c.Moves
 	case flightReprice:

@@ -335,7 +335,7 @@ func TestLastThreeDays(t *testing.T) {
 	t.Logf("last three days: %+v: %d changes", c, c.Changes())
 	t.Logf("all of it %s to %s: %+v", from, to, d.Counts(from, to))
 	for name, n := range map[string]int{
-		"flights": c.Flights, "moves": c.Moves, "fares": c.Fares, "departures": c.Departures, "arrivals": c.Arrivals,
+		"flights": c.Flights, "moves": c.Moves, "announcements": c.Announcements, "hand-overs": c.HandOvers, "fares": c.Fares, "departures": c.Departures, "arrivals": c.Arrivals,
 		"diversions": c.Diversions, "cancellations": c.Cancellations, "dimension inserts": c.DimensionInserts,
 		"dimension updates": c.DimensionUpdates, "dimension deletes": c.DimensionDeletes,
 		"rolled back": c.RolledBack, "savepoints": c.Savepoints,

@@ -27,6 +27,9 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 	deletePlane   = `delete from public.planes where tailnum = $1`
 	updateAirline = `update public.airlines set name = $2 where carrier = $1`
 	updateAirport = `update public.airports set alt = $2 where faa = $1`
+	// A delay is announced when nothing has happened yet: what is foreseen stands where the record will.
+	announceDelay = `update public.flights set dep_delay = $2, arr_delay = $3 where id = $1`
+	handOver      = `update public.flights set carrier = $2 where id = $1`
 	moveFlight    = `update public.flights set tailnum = $2 where id = $1`
 	repriceFlight = `update public.flights set fare = $2 where id = $1`
 	departFlight  = `update public.flights set dep_time = $2, dep_delay = $3 where id = $1`
@@ -65,6 +68,10 @@ func (d *Data) statement(e event) statement {
 	}
 	f := &d.flights[e.of]
 	switch e.kind {
+	case flightAnnounce:
+		return one(announceDelay, f.id, f.foreseen, f.foreseen-announcedGain)
+	case flightHandOver:
+		return one(handOver, f.id, f.carrier)
 	case flightMove:
 		return one(moveFlight, f.id, f.tailnum)
 	case flightReprice:
@@ -131,6 +138,8 @@ func (d *Data) junk(n, clock int64, salt uint64) []statement {
 const (
 	isThere = 1 << iota
 	hasMoved
+	isAnnounced
+	isHandedOver
 	isRepriced
 	hasDeparted
 	hasArrived
@@ -166,6 +175,10 @@ func (d *Data) stateAt(n int64) state {
 			s.seats[e.of] = 0
 		case flightInsert:
 			s.flights[e.of] |= isThere
+		case flightAnnounce:
+			s.flights[e.of] |= isAnnounced
+		case flightHandOver:
+			s.flights[e.of] |= isHandedOver
 		case flightMove:
 			s.flights[e.of] |= hasMoved
 		case flightReprice:
@@ -190,6 +203,12 @@ func (d *Data) flightRow(of int32, happened uint8) []any {
 	}
 	if f.moved && happened&hasMoved == 0 {
 		r[3] = f.first
+	}
+	if f.operator != "" && happened&isHandedOver == 0 {
+		r[1] = f.operator
+	}
+	if happened&isAnnounced != 0 {
+		r[8], r[11] = f.foreseen, f.foreseen-announcedGain
 	}
 	if happened&isRepriced != 0 {
 		r[14] = cents(f.reduced)
