@@ -39,6 +39,7 @@ type publisher struct {
 	}
 
 	rows      []event // of the open cell
+	inside    bool    // a transaction has begun and its end has not come
 	inKafka   bool    // a Kafka transaction is open
 	bytes     int     // in it
 	confirmed atomic.Uint64
@@ -89,13 +90,13 @@ func (p *publisher) closeCell(ctx context.Context) error {
 	last := map[place]int{}
 	for i := range p.rows {
 		for _, t := range p.rows[i].targets {
-			last[place{t.group, t.partition}] = i
+			last[place{p.rows[i].table.routes[t.route].group, t.partition}] = i
 		}
 	}
 	for i := range p.rows {
 		e := &p.rows[i]
 		for _, t := range e.targets {
-			e.change.LastInCell = last[place{t.group, t.partition}] == i
+			e.change.LastInCell = last[place{e.table.routes[t.route].group, t.partition}] == i
 			if err := p.put(ctx, e, t); err != nil {
 				return err
 			}
@@ -118,20 +119,17 @@ func (p *publisher) closeCell(ctx context.Context) error {
 }
 
 func (p *publisher) put(ctx context.Context, e *event, t target) error {
-	route := 0
-	for e.table.groups[route] != t.group {
-		route++
-	}
-	name := p.topics.Changes(p.groups[t.group].Name)
+	route := &e.table.routes[t.route]
+	name := p.topics.Changes(p.groups[route.group].Name)
 	codec := change.Codec{Table: e.table.shape}
-	if e.table.ids[route] == 0 {
+	if route.id == 0 {
 		id, err := p.registry.SchemaID(ctx, codec.Subject(name), codec.Schema())
 		if err != nil {
 			return fmt.Errorf("schema of %s: %w", e.table.shape.FullName(), err)
 		}
-		e.table.ids[route] = id + 1
+		route.id = id + 1
 	}
-	value := codec.Append(change.AppendFrame(make([]byte, 0, 64+e.bytes), e.table.ids[route]-1), e.change)
+	value := codec.Append(change.AppendFrame(make([]byte, 0, 64+e.bytes), route.id-1), e.change)
 	rec := topic.Record{Topic: name, Partition: t.partition, Value: value, Position: e.change.Position.String()}
 	if t.key != "" {
 		rec.Key = []byte(t.key)
@@ -179,10 +177,15 @@ func (p *publisher) heartbeat(ctx context.Context, logTime int64, resume positio
 		return nil
 	}
 	p.beat.logTime, p.beat.resume = max(logTime, p.beat.logTime), max(resume, p.beat.resume)
+	return p.beatNow(ctx)
+}
+
+// beatNow writes a heartbeat whether or not it says anything new.
+func (p *publisher) beatNow(ctx context.Context) error {
 	pos := p.next()
 	return p.control(ctx, change.Control{
 		Kind: change.Heartbeat, ID: "heartbeat " + pos.String(), Position: pos,
-		CommitTime: p.commitTime, LogTime: max(logTime, p.logTime), Resume: p.beat.resume,
+		CommitTime: p.commitTime, LogTime: max(p.beat.logTime, p.logTime), Resume: p.beat.resume,
 	})
 }
 

@@ -2,9 +2,11 @@
 //
 // The walk of a change here:
 //
-//	runner.go    takes the slot over, decides between first snapshot and streaming, owns the goroutines
+//	run.go       takes the slot over, decides between first snapshot and streaming, owns the goroutines
 //	initial.go   the first snapshot: whole tables by COPY under the slot's exported snapshot
-//	stream.go    messages of the stream become numbered changes (a pure step)
+//	reader.go    the stream's messages, in batches of events
+//	stream.go    messages become numbered changes (a pure step)
+//	shape.go     the shape of a table as its changes have it
 //	route.go     which partitions of which groups a change concerns
 //	cell.go      whole commits become cells, cells become Kafka transactions
 //	cut.go       cuts, also ones that equal an exported snapshot

@@ -73,9 +73,9 @@ func (r *Runner) initial(ctx context.Context, conn *pgx.Conn, p *publisher, h hi
 // snapshotOrder gives the routed tables, dimensions first, then by name.
 func (r *Runner) snapshotOrder() []*table {
 	var out []*table
-	for _, t := range r.tables {
-		if len(t.routes) > 0 {
-			out = append(out, t)
+	for _, k := range r.known {
+		if len(k.routes) > 0 {
+			out = append(out, k.table(k.shape))
 		}
 	}
 	rank := func(t *table) string {
@@ -97,7 +97,7 @@ func (r *Runner) snapshotOrder() []*table {
 func (r *Runner) snapshotTime(ctx context.Context, c *pgx.Conn, floor int64) (int64, error) {
 	sql := "select (extract(epoch from now()) * 1000000)::bigint"
 	if name, column := splitClock(r.o.Clock); name != "" {
-		t := r.tables[name].shape
+		t := r.known[name].shape
 		sql = "select coalesce(max((extract(epoch from " + pgx.Identifier{column}.Sanitize() + ") * 1000000)::bigint), 0) from " +
 			pgx.Identifier{t.Schema, t.Name}.Sanitize()
 	}

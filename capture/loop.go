@@ -14,7 +14,6 @@ type loop struct {
 	*Runner
 	p        *publisher
 	boundary bool         // no transaction is half written, and the resent one has been seen
-	inside   bool         // a transaction has begun and not ended
 	walEnd   position.LSN // every commit below it has been taken
 	logTime  int64
 	cut      *cutRequest // waits for its consistent point
@@ -78,7 +77,7 @@ func (l *loop) event(ctx context.Context, e *event) error {
 		if err := l.reached(ctx, e.lsn); err != nil {
 			return err
 		}
-		l.boundary, l.inside = false, true
+		l.boundary, l.p.inside = false, true
 	case evRow:
 		return l.p.row(ctx, *e)
 	case evTruncate:
@@ -92,15 +91,16 @@ func (l *loop) event(ctx context.Context, e *event) error {
 			}
 		}
 	case evCommit:
-		l.boundary, l.inside = true, false
+		l.boundary, l.p.inside = true, false
 		l.logTime = max(l.logTime, e.logTime)
 		if len(l.p.rows) >= cellChanges {
 			return l.p.closeCell(ctx)
 		}
 	case evIdle:
-		// A keepalive can come between two rows of a transaction. A control put there would stand above
-		// the rows to come, and they would be dropped as published.
-		if l.inside {
+		// A keepalive can come between two rows of a transaction, or before one that is published in part
+		// comes again. A control put there would stand above the rows to come, and they would be dropped as
+		// published.
+		if l.p.inside || e.lsn <= l.p.last.LSN {
 			return nil
 		}
 		l.boundary = true

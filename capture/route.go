@@ -10,44 +10,35 @@ import (
 )
 
 // target is one partition of one group that a change goes to. Key is the partition key as text,
-// empty for a dimension's change.
+// empty where the change goes everywhere.
 type target struct {
-	group     int
+	route     int // of the table
 	partition int32
 	key       string
 }
 
-// table is one captured table: its present shape and where its changes go.
-type table struct {
-	shape  *feature.Table
-	routes []feature.Route
-	groups []int    // per route
-	ids    []uint32 // schema id per route, once registered; owned by the publisher
-	clock  int      // column that carries log time, or -1
-}
-
 // route appends the partitions that a key of the change, before or after, hashes to: each once.
 func (t *table) route(ch *change.Change, out []target) ([]target, error) {
-	for i, r := range t.routes {
-		start := len(out)
-		if r.Broadcast {
-			for p := range r.Group.Partitions {
-				out = append(out, target{group: t.groups[i], partition: int32(p)})
+	for i := range t.routes {
+		r := &t.routes[i]
+		if r.everywhere || slices.ContainsFunc(r.keys, ch.IsUnchanged) {
+			for p := range r.partitions {
+				out = append(out, target{route: i, partition: int32(p)})
 			}
 			continue
 		}
-		for _, row := range [][]feature.Value{ch.Before, ch.After} {
-			for _, k := range r.Keys {
+		start := len(out)
+		for _, row := range [...][]feature.Value{ch.Before, ch.After} {
+			for _, k := range r.keys {
 				if row == nil || row[k].IsNull() {
 					continue
 				}
-				p, err := partition.Of(row[k], r.Group.Partitions)
+				p, err := partition.Of(row[k], r.partitions)
 				if err != nil {
-					return nil, fmt.Errorf("table %s, column %s: %w", t.shape.FullName(), t.shape.Columns[k].Name, err)
+					return nil, fmt.Errorf("column %s: %w", t.shape.Columns[k].Name, err)
 				}
-				tg := target{t.groups[i], int32(p), row[k].Text()}
-				if !slices.ContainsFunc(out[start:], func(x target) bool { return x.partition == tg.partition }) {
-					out = append(out, tg)
+				if !slices.ContainsFunc(out[start:], func(x target) bool { return x.partition == int32(p) }) {
+					out = append(out, target{route: i, partition: int32(p), key: row[k].Text()})
 				}
 			}
 		}

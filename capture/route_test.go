@@ -31,21 +31,26 @@ func TestAMoveGoesToBothPartitions(t *testing.T) {
 	}
 	row := func(k int64) []feature.Value { return []feature.Value{feature.OfInt(k)} }
 	null := []feature.Value{{}}
-	keyed := table{shape: shape, groups: []int{0}, routes: []feature.Route{{Group: g, Keys: []int{0}}}}
-	dimension := table{shape: shape, groups: []int{0}, routes: []feature.Route{{Group: g, Broadcast: true}}}
+	known := func(r feature.Route) *known {
+		return &known{shape: shape, routes: []feature.Route{r}, groups: []int{0}}
+	}
+	keyed := *known(feature.Route{Group: g, Keys: []int{0}}).table(shape)
+	dimension := *known(feature.Route{Group: g, Broadcast: true}).table(shape)
+	without := *known(feature.Route{Group: g, Keys: []int{0}}).table(&feature.Table{Schema: "public", Name: "t", Columns: []feature.Column{{Name: "x", Type: feature.Type{Kind: feature.Int64}}}})
 	for name, c := range map[string]struct {
 		table         table
 		before, after []feature.Value
 		want          []int32
 	}{
-		"insert":               {keyed, nil, row(one), []int32{of(one)}},
-		"delete":               {keyed, row(one), nil, []int32{of(one)}},
-		"move":                 {keyed, row(one), row(other), []int32{of(one), of(other)}},
-		"move in a partition":  {keyed, row(one), row(with), []int32{of(one)}},
-		"the key becomes NULL": {keyed, row(one), null, []int32{of(one)}},
-		"the key was NULL":     {keyed, null, row(other), []int32{of(other)}},
-		"never a key":          {keyed, null, null, nil},
-		"dimension":            {dimension, row(one), row(other), []int32{0, 1, 2, 3}},
+		"insert":                   {keyed, nil, row(one), []int32{of(one)}},
+		"delete":                   {keyed, row(one), nil, []int32{of(one)}},
+		"move":                     {keyed, row(one), row(other), []int32{of(one), of(other)}},
+		"move in a partition":      {keyed, row(one), row(with), []int32{of(one)}},
+		"the key becomes NULL":     {keyed, row(one), null, []int32{of(one)}},
+		"the key was NULL":         {keyed, null, row(other), []int32{of(other)}},
+		"never a key":              {keyed, null, null, nil},
+		"dimension":                {dimension, row(one), row(other), []int32{0, 1, 2, 3}},
+		"the key's column is gone": {without, nil, row(one), []int32{0, 1, 2, 3}},
 	} {
 		targets, err := c.table.route(&change.Change{Before: c.before, After: c.after}, nil)
 		var got []int32

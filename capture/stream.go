@@ -39,8 +39,8 @@ const (
 // what the messages so far have said.
 type decoder struct {
 	epoch   uint32
-	tables  map[string]*table
-	byOID   map[uint32]*table
+	tables  *tables
+	clock   bool // a table carries log time; otherwise it is commit time
 	logTime int64
 	commit  position.LSN
 	time    int64
@@ -58,7 +58,8 @@ func (d *decoder) step(m *pgwire.Message) (event, error) {
 	case pgwire.Keepalive:
 		return event{kind: evIdle, lsn: m.LSN, logTime: d.logTime}, nil
 	case pgwire.Relation:
-		return event{kind: evNothing}, d.relation(m.Shape)
+		d.tables.relation(m.Shape)
+		return event{kind: evNothing}, nil
 	case pgwire.Truncate:
 		return d.truncate(m)
 	case pgwire.Insert, pgwire.Update, pgwire.Delete:
@@ -74,7 +75,7 @@ func (d *decoder) truncate(m *pgwire.Message) (event, error) {
 	e := event{kind: evTruncate, lsn: d.commit, logTime: d.logTime, time: d.time}
 	for _, oid := range m.Relations {
 		d.seq++
-		if t := d.byOID[oid]; t != nil && len(t.routes) > 0 {
+		if t := d.tables.byOID[oid]; t != nil && len(t.routes) > 0 {
 			e.controls = append(e.controls, change.Control{
 				Kind: change.Truncate, Table: t.shape.FullName(), LogTime: d.logTime, CommitTime: d.time,
 				Position: position.Position{Epoch: d.epoch, LSN: d.commit, Seq: d.seq},
@@ -89,7 +90,7 @@ func (d *decoder) truncate(m *pgwire.Message) (event, error) {
 
 func (d *decoder) row(m *pgwire.Message) (event, error) {
 	d.seq++
-	t := d.byOID[m.Relation]
+	t := d.tables.byOID[m.Relation]
 	if t == nil {
 		return event{}, fault.New(fault.Failed, "the stream has a row of relation %d before its description", m.Relation)
 	}
@@ -118,7 +119,7 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	}
 	if t.clock >= 0 && ch.After != nil && ch.After[t.clock].Kind == feature.Timestamp {
 		d.logTime = max(d.logTime, ch.After[t.clock].I)
-	} else if !d.hasClock() {
+	} else if !d.clock {
 		d.logTime = max(d.logTime, d.time)
 	}
 	ch.LogTime, e.logTime = d.logTime, d.logTime
@@ -136,15 +137,6 @@ func unfit(e event, err error) error {
 	return fault.Wrap(fault.Failed, err, "a change of table %s at %s has a value that its column's type does not hold",
 		e.table.shape.FullName(), e.change.Position).
 		ToMend("correct the value in the source and take a new snapshot, or leave the column out of the publication")
-}
-
-func (d *decoder) hasClock() bool {
-	for _, t := range d.tables {
-		if t.clock >= 0 {
-			return true
-		}
-	}
-	return false
 }
 
 func size(t *pgwire.Tuple) int {
@@ -189,57 +181,4 @@ func value(c feature.Column, text []byte) (feature.Value, error) {
 		return v, fmt.Errorf("column %s: %w", c.Name, err)
 	}
 	return v, nil
-}
-
-// relation takes the shape the stream announces. The same shape, or one with added columns, goes
-// on; anything else stops.
-func (d *decoder) relation(s *pgwire.Shape) error {
-	name := s.Schema + "." + s.Name
-	t := d.tables[name]
-	if t == nil { // published, but not ours
-		t = &table{shape: &feature.Table{Schema: s.Schema, Name: s.Name}, clock: -1}
-		d.tables[name] = t
-	}
-	next := &feature.Table{Schema: s.Schema, Name: s.Name, Identity: s.Identity}
-	stop := func(what string, args ...any) error {
-		return fault.New(fault.Failed, "table %s: "+what, append([]any{name}, args...)...).At("schema change").
-			ToMend("take the change back, or change the definitions and take a new snapshot")
-	}
-	if len(t.routes) == 0 && t.clock < 0 {
-		for _, c := range s.Columns {
-			next.Columns = append(next.Columns, feature.Column{Name: c.Name, Type: c.Type, InIdentity: c.Key})
-		}
-		d.byOID[s.OID] = &table{shape: next, clock: -1}
-		return nil
-	}
-	if s.Identity != t.shape.Identity {
-		return stop("its replica identity changed from %c to %c", t.shape.Identity, s.Identity)
-	}
-	for _, c := range s.Columns {
-		col := feature.Column{Name: c.Name, Type: c.Type, InIdentity: c.Key, Source: fmt.Sprintf("oid %d", c.OID)}
-		if at := t.shape.Index(c.Name); at >= 0 {
-			if old := t.shape.Columns[at]; old.Type != c.Type {
-				return stop("column %s changed its type from %s to %s", c.Name, old.Type, c.Type)
-			}
-			col = t.shape.Columns[at]
-		}
-		next.Columns = append(next.Columns, col)
-	}
-	for _, c := range t.shape.Columns {
-		if next.Index(c.Name) < 0 {
-			return stop("column %s is no longer there", c.Name)
-		}
-	}
-	if next.Fingerprint() != t.shape.Fingerprint() {
-		if len(next.Columns) < len(t.shape.Columns) {
-			return stop("its columns changed")
-		}
-		t = &table{shape: next, routes: t.routes, groups: t.groups, ids: make([]uint32, len(t.routes)), clock: t.clock}
-		if t.clock >= 0 {
-			t.clock = next.Index(d.tables[name].shape.Columns[t.clock].Name)
-		}
-		d.tables[name] = t
-	}
-	d.byOID[s.OID] = t
-	return nil
 }

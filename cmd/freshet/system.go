@@ -333,5 +333,6 @@ func captureEvents(log *slog.Logger) capture.Events {
 		Table: func(table string, rows uint64, done bool) {
 			log.Info("snapshot", "table", table, "rows", rows, "done", done)
 		},
+		Lost: func(err error, wait time.Duration) { log.Warn("the source went away", "error", err, "again", wait) },
 	}
 }

@@ -92,6 +92,9 @@ func (w *Writer) Commit(ctx context.Context) error {
 	return w.fail(w.kafka.EndTransaction(ctx, kgo.TryCommit))
 }
 
+// Failed gives the error that ended the writer, or nil.
+func (w *Writer) Failed() error { return w.failed() }
+
 func (w *Writer) failed() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,0 +1,269 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/topic"
+)
+
+const (
+	tickEvery     = 25 * time.Millisecond
+	beatTicks     = 8 // a heartbeat at most every 200 ms
+	confirmEvery  = 5 * time.Second
+	takeoverLimit = 30 * time.Second
+	firstWait     = 250 * time.Millisecond // before the source is tried again, doubled up to longestWait
+	longestWait   = 15 * time.Second
+)
+
+// Run takes the slot over and captures until ctx ends or something fails. A source that goes away
+// once it was there is waited for; Kafka is not: a writer that failed is dead.
+func (r *Runner) Run(ctx context.Context) error {
+	p, err := r.publisher(ctx)
+	if err != nil {
+		return err
+	}
+	defer p.writer.Close()
+	s := &session{Runner: r, p: p}
+	wait := firstWait
+	for {
+		streamed, err := s.run(ctx)
+		if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || fault.ClassOf(err) == fault.Unreachable) {
+			return nil
+		}
+		if !s.began || fault.ClassOf(err) != fault.Unreachable || p.writer.Failed() != nil {
+			return err
+		}
+		if streamed {
+			wait = firstWait
+		}
+		if r.o.Events.Lost != nil {
+			r.o.Events.Lost(err, wait)
+		}
+		pause := time.NewTimer(wait)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil
+		}
+		wait = min(2*wait, longestWait)
+	}
+}
+
+// session is what lives on from one connection to the source to the next.
+type session struct {
+	*Runner
+	p     *publisher
+	h     history
+	began bool // the slot was streamed once: p knows where it is
+}
+
+// run takes the slot and streams it until the connection ends.
+func (s *session) run(ctx context.Context) (streamed bool, err error) {
+	conn, err := s.o.Source.Connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	from, err := s.resume(ctx, conn)
+	if err != nil {
+		return false, err
+	}
+	s.began = true
+	d := &decoder{epoch: s.h.Epoch, tables: s.newTables(), clock: s.o.Clock != "", logTime: s.p.logTime}
+	return true, s.follow(ctx, d, from)
+}
+
+func (r *Runner) newTables() *tables {
+	return &tables{known: r.known, roots: map[string]string{}, byOID: map[uint32]*table{}, last: map[string]*table{}}
+}
+
+// publisher fences a predecessor and makes what is needed to write.
+func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
+	var specs []topic.Spec
+	for _, g := range r.o.Catalog.Groups {
+		specs = append(specs, topic.Spec{Topic: r.o.Topics.Changes(g.Name), Partitions: g.Partitions})
+	}
+	if err := r.o.Topics.Ensure(ctx, specs); err != nil {
+		return nil, err
+	}
+	p := &publisher{topics: r.o.Topics, registry: r.o.Registry, groups: r.o.Catalog.Groups, events: r.o.Events, point: r.o.Point}
+	for _, s := range specs {
+		id, err := r.o.Registry.SchemaID(ctx, change.ControlSubject(s.Topic), change.ControlSchema())
+		if err != nil {
+			return nil, fmt.Errorf("schema of controls: %w", err)
+		}
+		p.controlID = append(p.controlID, id)
+	}
+	w, err := r.o.Topics.NewWriter(ctx, r.o.Name+".capture."+r.o.Source.Slot)
+	if err != nil {
+		return nil, err
+	}
+	p.writer = w
+	return p, nil
+}
+
+// resume ends whoever reads the slot and says where to stream from. The first time it is read from the
+// tails of the topics, or there is no slot yet and a first snapshot is taken; then the publisher knows.
+func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, error) {
+	if s.began {
+		return s.again(ctx, conn)
+	}
+	if err := s.o.Registry.Refresh(ctx); err != nil {
+		return 0, err
+	}
+	h, found, err := s.load()
+	if err != nil {
+		return 0, err
+	}
+	if found {
+		if err := s.free(ctx, conn); err != nil {
+			return 0, err
+		}
+	}
+	slot, err := s.o.Source.SlotState(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	if !found && slot.Exists {
+		return 0, fault.New(fault.Usage, "slot %s exists and this system did not make it", s.o.Source.Slot).At("source.postgres.slot").
+			ToMend("choose another slot name, or if nobody needs it: SELECT pg_drop_replication_slot('%s')", s.o.Source.Slot)
+	}
+	state, err := tails(ctx, s.o.Topics, s.o.Registry, s.p.groups)
+	if err != nil {
+		return 0, err
+	}
+	id, err := s.o.Source.Identify(ctx)
+	if err != nil {
+		return 0, err
+	}
+	p := s.p
+	if !found || !h.Done || s.o.NewSnapshot {
+		p.logTime = state.logTime
+		var from position.LSN
+		s.h, from, err = s.initial(ctx, conn, p, history{Epoch: h.Epoch + 1, System: id.System, Timeline: id.Timeline})
+		return from, err
+	}
+	if s.h = h; gap(h, id, slot, state, s.o.Source.Slot) != nil {
+		return 0, gap(h, id, slot, state, s.o.Source.Slot)
+	}
+	p.last, p.logTime, p.commitTime, p.whole = state.last, state.logTime, state.commitTime, state.token
+	p.beat.logTime, p.beat.resume = state.logTime, state.token
+	p.confirmed.Store(uint64(state.token))
+	if s.o.Events.Taken != nil {
+		s.o.Events.Taken(state.last, false)
+	}
+	return state.token, s.unfinishedCuts(ctx, p)
+}
+
+// again goes on after a lost connection. The open cell's transaction may be half received: it comes
+// again whole. What another capture has taken over is not taken back: its Kafka writer has fenced ours,
+// which the heartbeat finds out before its walsender is ended.
+func (s *session) again(ctx context.Context, conn *pgx.Conn) (position.LSN, error) {
+	p := s.p
+	p.rows = p.rows[:0]
+	if !p.inside {
+		if err := p.beatNow(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if err := p.commit(ctx); err != nil {
+		return 0, err
+	}
+	if err := s.free(ctx, conn); err != nil {
+		return 0, err
+	}
+	slot, err := s.o.Source.SlotState(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	id, err := s.o.Source.Identify(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return p.whole, gap(s.h, id, slot, resumeState{last: p.last, token: p.whole}, s.o.Source.Slot)
+}
+
+func (s *session) free(ctx context.Context, conn *pgx.Conn) error {
+	limited, cancel := context.WithTimeout(ctx, takeoverLimit)
+	defer cancel()
+	return s.o.Source.Terminate(limited, conn)
+}
+
+// gap refuses to go on when changes between the token and what the slot still has are lost.
+func gap(h history, id pgwire.Identity, slot pgwire.SlotState, s resumeState, name string) error {
+	mend := "start capture once with --new-snapshot: it begins epoch " + fmt.Sprint(h.Epoch+1) + " with a snapshot of every table"
+	switch {
+	case id.System != h.System:
+		return fault.New(fault.Failed, "this is another database cluster (%s) than the one captured so far (%s)", id.System, h.System).At("source.postgres.url").ToMend("correct the address, or %s", mend)
+	case id.Timeline != h.Timeline:
+		return fault.New(fault.Failed, "the server is on timeline %d, captured so far was %d: commits may differ", id.Timeline, h.Timeline).ToMend("%s", mend)
+	case !slot.Exists:
+		return fault.New(fault.Failed, "slot %s is gone: what was committed after %s and before now cannot be read", name, s.token).ToMend("%s", mend)
+	case slot.Status == "lost":
+		return fault.New(fault.Failed, "slot %s has lost the log it needs (max_slot_wal_keep_size)", name).ToMend("%s", mend)
+	case slot.Confirmed > s.token:
+		return fault.New(fault.Failed, "slot %s is confirmed up to %s, but the changes topics end at %s: what lies between is lost", name, slot.Confirmed, s.token).ToMend("%s", mend)
+	}
+	return nil
+}
+
+// follow streams from a position on: a reader, a publisher, and status updates beside them.
+func (s *session) follow(ctx context.Context, d *decoder, from position.LSN) error {
+	g, ctx := errgroup.WithContext(ctx)
+	stream, err := s.o.Source.Start(ctx, from, s.o.Now)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	queue := make(chan []event, 64)
+	room := semaphore.NewWeighted(queueBytes)
+	g.Go(func() error {
+		defer close(queue)
+		in := &reader{stream: stream, decoder: d, queue: queue, room: room, wake: s.wake}
+		return in.run(ctx)
+	})
+	g.Go(func() error {
+		l := &loop{Runner: s.Runner, p: s.p}
+		return l.run(ctx, queue, room)
+	})
+	g.Go(func() error { return s.confirm(ctx, stream, s.p) })
+	return g.Wait()
+}
+
+// wake asks for a status update now; with reply the server is asked where it is.
+func (r *Runner) wake(reply bool) {
+	select {
+	case r.kick <- reply:
+	default:
+	}
+}
+
+// confirm tells the server what is safe, also while everything else is blocked.
+func (r *Runner) confirm(ctx context.Context, s *pgwire.Stream, p *publisher) error {
+	tick := time.NewTicker(confirmEvery)
+	defer tick.Stop()
+	for {
+		reply := false
+		select {
+		case reply = <-r.kick:
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := s.Confirm(position.LSN(p.confirmed.Load()), reply); err != nil {
+			return err
+		}
+	}
+}
