@@ -24,6 +24,9 @@ type Options struct {
 	Catalog  *feature.Catalog
 	Topics   *topic.Client
 	Registry *topic.Registry
+	// Dir is where transactions that are not committed yet wait on disk; its content is disposable. Empty:
+	// the server keeps them until they are committed.
+	Dir string
 	// NewSnapshot begins a new epoch with a new snapshot, whatever there is.
 	NewSnapshot bool
 	Now         func() time.Time // for the server's statistics; nil: time.Now

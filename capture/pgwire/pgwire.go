@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -85,6 +86,8 @@ func explain(err error, cfg *pgx.ConnConfig) error {
 	case errors.As(err, &pg) && (pg.Code == "28P01" || pg.Code == "28000"):
 		return fault.New(fault.Permission, "the server refuses the login: %s", pg.Message).At("%s", where).
 			ToMend("correct user and password in the file or environment variable that source.postgres.url names")
+	case errors.As(err, &pg) && passing(pg.Code):
+		return fault.New(fault.Unreachable, "the server does not take connections now: %s (%s)", pg.Message, pg.Code).At("%s", where)
 	case errors.As(err, &pg):
 		return fault.New(fault.Failed, "the server refuses the connection: %s (%s)", pg.Message, pg.Code).At("%s", where)
 	case errors.As(err, &op):
@@ -92,6 +95,12 @@ func explain(err error, cfg *pgx.ConnConfig) error {
 			ToMend("start it, or correct source.postgres.url")
 	}
 	return fault.Wrap(fault.Unreachable, err, "cannot connect").At("%s", where)
+}
+
+// passing tells of an error that is over by itself: the server shuts down, starts up, has no connection
+// left, ended this one because somebody asked for it, or the slot's reader has not gone yet.
+func passing(code string) bool {
+	return strings.HasPrefix(code, "57P") || code == "53300" || code == "55006"
 }
 
 // Identity tells one history of one server from another.

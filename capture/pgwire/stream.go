@@ -164,7 +164,11 @@ func (s *Stream) Next() (*Message, error) {
 			return &s.msg, s.piece()
 		case 'E': // ErrorResponse
 			code, text := serverError(body)
-			return nil, fault.New(fault.Failed, "the server ended the replication stream: %s (%s)", text, code)
+			class := fault.Failed
+			if passing(code) {
+				class = fault.Unreachable
+			}
+			return nil, fault.New(class, "the server ended the replication stream: %s (%s)", text, code)
 		case 'c', 'C': // CopyDone; CommandComplete, at the server's shutdown
 			return nil, fault.New(fault.Unreachable, "the server ended the replication stream")
 		case 'N', 'S':

@@ -1,0 +1,138 @@
+package capture_test
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/freshet-io/freshet/internal/testkit"
+)
+
+// history writes random transactions: of one to a few thousand rows, in and out of savepoints that are
+// rolled back or released, some rolled back whole, with keys that move and rows that die.
+func (w *world) history(r *rand.Rand, c *pgx.Conn, writer, transactions int) error {
+	ctx := w.t.Context()
+	next := int64(writer) * 1_000_000
+	row := func(n int) error {
+		var err error
+		switch r.IntN(6) {
+		case 0, 1, 2:
+			next += int64(n)
+			_, err = c.Exec(ctx, "insert into public.items select $1 + i, 'account ' || (i * 7 + $1) % 13, i, repeat('x', $3) from generate_series(1, $2::bigint) i",
+				next-int64(n), n, r.IntN(60))
+		case 3:
+			_, err = c.Exec(ctx, "update public.items set n = n + 1 where id % 37 = $1 and id / 1000000 = $2", r.IntN(37), writer)
+		case 4:
+			_, err = c.Exec(ctx, "update public.items set account = 'account ' || $1::int where id % 41 = $2 and id / 1000000 = $3", r.IntN(13), r.IntN(41), writer)
+		default:
+			_, err = c.Exec(ctx, "delete from public.items where id % 53 = $1 and id / 1000000 = $2", r.IntN(53), writer)
+		}
+		return err
+	}
+	for range transactions {
+		if _, err := c.Exec(ctx, "begin"); err != nil {
+			return err
+		}
+		for range 1 + r.IntN(4) {
+			n := 1 + r.IntN(20)
+			if r.IntN(4) == 0 {
+				n = 1 + r.IntN(2000) // more than the server keeps in memory: it comes in pieces
+			}
+			savepoint := r.IntN(3)
+			if savepoint > 0 {
+				if _, err := c.Exec(ctx, "savepoint a"); err != nil {
+					return err
+				}
+			}
+			if err := row(n); err != nil {
+				return err
+			}
+			end := map[int]string{1: "rollback to savepoint a", 2: "release savepoint a"}[savepoint]
+			if _, err := c.Exec(ctx, end); err != nil {
+				return err
+			}
+		}
+		end := "commit"
+		if r.IntN(8) == 0 {
+			end = "rollback"
+		}
+		if _, err := c.Exec(ctx, end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestEveryChangeOnce: several writers, transactions small and large, the connection to the source
+// ended again and again, capture stopped and started: what is published is what was committed.
+func TestEveryChangeOnce(t *testing.T) {
+	r := testkit.Seed(t)
+	w := newWorld(t, nil)
+	w.start()
+	w.began()
+	killer := w.connect()
+	for round := range 3 {
+		var g errgroup.Group
+		for i := range 3 {
+			own, c := rand.New(rand.NewPCG(r.Uint64(), r.Uint64())), w.connect()
+			g.Go(func() error { return w.history(own, c, 1+3*round+i, 12) })
+		}
+		for range 4 {
+			w.exec(killer, "select pg_sleep($1)", float64(r.IntN(300))/1000)
+			w.exec(killer, "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 's' and active_pid is not null")
+		}
+		if round == 1 {
+			w.end()
+			w.start()
+		}
+		if err := g.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(w.compare()); n < 1000 {
+		t.Errorf("only %d changes: nothing was tried", n)
+	}
+	if w.lost == 0 {
+		t.Error("no connection was lost: nothing was tried")
+	}
+	w.end()
+}
+
+// TestShapesChange: columns come, go and change in the middle of a transaction and while a backlog
+// exists; each change has the shape its row had.
+func TestShapesChange(t *testing.T) {
+	w := newWorld(t, nil)
+	w.start()
+	w.began()
+	w.end()
+	c := w.connect()
+	for i, sql := range []string{
+		"insert into public.items values (1, 'a', 1, 'x')",
+		"alter table public.items add column more int default 7",
+		"insert into public.items values (2, 'a', 1, 'x', 8)",
+		"begin; insert into public.items values (3, 'b', 1, 'x', 9); alter table public.items drop column n; insert into public.items values (4, 'b', 'x', 9); update public.items set more = 1 where id = 3; commit",
+		"alter table public.items rename column note to remark",
+		"update public.items set remark = 'y' where id < 3",
+		"alter table public.items alter column more type text",
+		"insert into public.items values (5, 'c', 'z', 'ten')",
+		"alter table public.items replica identity default",
+		"insert into public.items values (6, 'c', 'z', 'ten')",
+	} {
+		if _, err := c.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%d: %v", i, err)
+		}
+	}
+	w.exec(c, "alter table public.items replica identity full")
+	w.start() // the definitions are resolved against the newest shape, the backlog has all the others
+	w.compare()
+	// The column that says which partition is gone: its rows go to every partition, once by position.
+	w.exec(c, "alter table public.items rename column account to holder")
+	w.exec(c, "insert into public.items select i, 'h' || i, 'z', 'x' from generate_series(7, 20) i")
+	seen := w.compare()
+	if len(seen) < 20 {
+		t.Errorf("%d changes seen", len(seen))
+	}
+	w.end()
+}

@@ -1,0 +1,191 @@
+package capture_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet-io/freshet/capture"
+	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/testkit"
+	"github.com/freshet-io/freshet/internal/testkit/audit"
+	"github.com/freshet-io/freshet/internal/topic"
+)
+
+const itemsTable = `create table public.items (id bigint primary key, account text, n int, note text)`
+
+// world is a source with an audited table, a Kafka, and a capture that can be stopped and started.
+type world struct {
+	t        *testing.T
+	source   pgwire.Source
+	topics   *topic.Client
+	registry *topic.Registry
+	tables   []string
+	options  func(*capture.Options)
+
+	mu     sync.Mutex
+	runner *capture.Runner
+	stop   context.CancelFunc
+	done   chan error
+	lost   int
+}
+
+// newWorld makes public.items, watched, under a server with these settings, and whatever more is to be
+// executed before the definitions are resolved.
+func newWorld(t *testing.T, settings map[string]string, more ...string) *world {
+	t.Helper()
+	all := map[string]string{"logical_decoding_work_mem": "64kB"}
+	for k, v := range settings {
+		all[k] = v
+	}
+	prefix := testkit.Prefix(t)
+	w := &world{t: t, tables: []string{"public.items"}}
+	w.source = pgwire.Source{URL: testkit.PostgresWith(t, all).URL(), Slot: "s", Publication: "p"}
+	ctx := t.Context()
+	conn := w.connect()
+	for _, sql := range append([]string{itemsTable, "alter table public.items replica identity full", audit.Install, audit.Watch("public.items")}, more...) {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	var err error
+	if w.topics, err = topic.Dial(ctx, topic.Config{Brokers: testkit.Kafka(t), Prefix: prefix}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.topics.Close)
+	if w.registry, err = topic.OpenRegistry(ctx, w.topics); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.registry.Close)
+	return w
+}
+
+func (w *world) connect() *pgx.Conn {
+	w.t.Helper()
+	c, err := w.source.Connect(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = c.Close(context.Background()) })
+	return c
+}
+
+func (w *world) exec(c *pgx.Conn, sql string, args ...any) {
+	w.t.Helper()
+	if _, err := c.Exec(w.t.Context(), sql, args...); err != nil {
+		w.t.Fatalf("%.80s: %v", sql, err)
+	}
+}
+
+// start lets capture run; view is of public.items by account.
+func (w *world) start() {
+	w.t.Helper()
+	ctx := w.t.Context()
+	conn := w.connect()
+	if err := w.source.EnsurePublication(ctx, conn, w.tables); err != nil {
+		w.t.Fatal(err)
+	}
+	shapes, err := pgwire.Describe(ctx, conn, w.tables)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	o := capture.Options{Name: w.topics.Registry(), Source: w.source, Catalog: w.catalog(shapes), Topics: w.topics, Registry: w.registry, Dir: w.t.TempDir()}
+	o.Events.Lost = func(error, time.Duration) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.lost++
+	}
+	if w.options != nil {
+		w.options(&o)
+	}
+	r, err := capture.New(o, shapes)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	running, stop := context.WithCancel(ctx)
+	w.runner, w.stop, w.done = r, stop, make(chan error, 1)
+	go func() { w.done <- r.Run(running) }()
+	w.t.Cleanup(stop)
+}
+
+func (w *world) end() {
+	w.t.Helper()
+	w.stop()
+	if err := <-w.done; err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) catalog(shapes []*feature.Table) *feature.Catalog {
+	w.t.Helper()
+	d := &feature.Definitions{
+		Groups: []feature.PartitionGroup{{Name: "account", Key: feature.GroupKey{Name: "account", Type: "string"}, Partitions: 4}},
+		Views: []feature.FeatureView{{
+			Name: "spent", Group: "account", Entity: []string{"account"}, Source: "public.items", Key: map[string]string{"account": "account"}, EventTime: "at",
+			Features: []feature.FeatureDef{{Name: "n", Agg: "count"}},
+		}},
+	}
+	for _, s := range shapes { // tests need no column of their own for it
+		if s.Index("at") < 0 {
+			s.Columns = append(s.Columns, feature.Column{Name: "at", Type: feature.Type{Kind: feature.Timestamp}})
+		}
+	}
+	c, err := feature.Resolve(d, shapes)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, s := range shapes {
+		s.Columns = s.Columns[:len(s.Columns)-1]
+	}
+	return c
+}
+
+// compare puts a cut and compares everything before it with the audit log. Nobody may write meanwhile.
+func (w *world) compare() []audit.Seen {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
+	defer cancel()
+	var cut capture.Cut
+	for {
+		var err error
+		if cut, err = w.runner.Cut(ctx, true); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			w.t.Fatal(err)
+		}
+		select { // the connection may be lost just then
+		case err := <-w.done:
+			w.t.Fatalf("capture ended: %v", err)
+		default:
+		}
+	}
+	cut.Export.Close()
+	logged, err := audit.Logged(ctx, w.connect())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	seen, err := audit.Topic(ctx, w.topics, w.registry, w.topics.Changes("account"), cut.ID)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if d := audit.Difference(logged, seen); d != "" {
+		w.t.Errorf("what capture published is not what was committed:\n%s", d)
+	}
+	w.t.Logf("%d changes compared", len(logged))
+	return seen
+}
+
+// began waits until the first snapshot is done.
+func (w *world) began() {
+	w.t.Helper()
+	if _, err := w.runner.Cut(w.t.Context(), false); err != nil {
+		w.t.Fatal(errors.Join(err, fmt.Errorf("capture did not begin")))
+	}
+}

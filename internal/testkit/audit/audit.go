@@ -1,0 +1,146 @@
+// Package audit compares what capture wrote into changes topics with what triggers in the source wrote
+// down of every row change that was committed.
+package audit
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/topic"
+)
+
+// Install makes schema audit with its log. A table is watched by [Watch].
+const Install = `create schema audit;
+create table audit.log (n bigserial primary key, xid bigint not null, op text not null, tbl text not null, id text not null, before text, after text);
+create function audit.record() returns trigger language plpgsql as $$
+begin
+	insert into audit.log (xid, op, tbl, id, before, after) values (pg_current_xact_id()::text::bigint, lower(tg_op),
+		tg_table_schema || '.' || tg_table_name, case when tg_op = 'DELETE' then old.id::text else new.id::text end,
+		case when tg_op <> 'INSERT' then old::text end, case when tg_op <> 'DELETE' then new::text end);
+	return null;
+end $$`
+
+// Watch gives the statement that makes a table with a column id write its changes down.
+func Watch(table string) string {
+	return "create trigger audit after insert or update or delete on " + table + " for each row execute function audit.record()"
+}
+
+// Entry is one row change. Before and After are as PostgreSQL writes a whole row as text; After alone
+// is compared where the identity is not full.
+type Entry struct {
+	Op, Table, ID string
+	Before, After string
+}
+
+// Logged gives what was committed, in an order that is right for each row.
+func Logged(ctx context.Context, c *pgx.Conn) ([]Entry, error) {
+	rows, err := c.Query(ctx, "select op, tbl, id, coalesce(before, ''), coalesce(after, '') from audit.log order by n")
+	if err != nil {
+		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Entry]) //nolint:wrapcheck // says what it was
+}
+
+// Seen is a change as the topics have it.
+type Seen struct {
+	Entry
+	Position position.Position
+}
+
+// Topic reads a changes topic from its start up to a cut, and gives its changes by position, each once,
+// without those of snapshots. In every partition they must be in the order of their positions, none
+// twice.
+func Topic(ctx context.Context, c *topic.Client, r *topic.Registry, name, cut string) ([]Seen, error) {
+	starts, err := c.Starts(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	reader, err := c.NewReader(topic.ReaderOptions{Topic: name, From: starts, Committed: true})
+	if err != nil {
+		return nil, err
+	}
+	defer reader.Close()
+	f := &follower{registry: r, codecs: map[uint32]*change.Codec{}, all: map[position.Position]Entry{}, last: map[int32]position.Position{}}
+	for ended := map[int32]bool{}; len(ended) < len(starts); {
+		batches, err := reader.Poll(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		for _, b := range batches {
+			for _, rec := range b.Records {
+				if ended[b.Partition] {
+					break
+				}
+				if ended[b.Partition], err = f.add(ctx, b.Partition, rec.Value, cut); err != nil {
+					return nil, fmt.Errorf("%s/%d at %d: %w", name, b.Partition, rec.Offset, err)
+				}
+				if !ended[b.Partition] {
+					delete(ended, b.Partition)
+				}
+			}
+		}
+	}
+	out := make([]Seen, 0, len(f.all))
+	for p, e := range f.all {
+		out = append(out, Seen{e, p})
+	}
+	slices.SortFunc(out, func(a, b Seen) int { return a.Position.Compare(b.Position) })
+	return out, nil
+}
+
+type follower struct {
+	registry *topic.Registry
+	codecs   map[uint32]*change.Codec // nil: controls
+	all      map[position.Position]Entry
+	last     map[int32]position.Position
+}
+
+// add takes a record and tells whether it is the cut.
+func (f *follower) add(ctx context.Context, partition int32, value []byte, cut string) (bool, error) {
+	id, payload, err := change.Unframe(value)
+	if err != nil {
+		return false, fmt.Errorf("%w", err)
+	}
+	codec, ok := f.codecs[id]
+	if !ok {
+		subject, schema, err := f.registry.Schema(ctx, id)
+		if err != nil {
+			return false, err
+		}
+		if !strings.HasSuffix(subject, "-"+change.ControlRecord) {
+			t, err := change.TableOf(schema)
+			if err != nil {
+				return false, fmt.Errorf("%w", err)
+			}
+			codec = &change.Codec{Table: t}
+		}
+		f.codecs[id] = codec
+	}
+	if codec == nil {
+		c, err := change.DecodeControl(payload)
+		return err == nil && c.Kind == change.Cut && c.ID == cut, err //nolint:wrapcheck // says what it was
+	}
+	ch, err := codec.Decode(payload)
+	if err != nil {
+		return false, fmt.Errorf("%w", err)
+	}
+	if ch.Op == change.Snapshot {
+		return false, nil
+	}
+	if !ch.Position.After(f.last[partition]) {
+		return false, fmt.Errorf("%s comes after %s", ch.Position, f.last[partition])
+	}
+	f.last[partition] = ch.Position
+	e := entry(codec, ch)
+	if old, ok := f.all[ch.Position]; ok && old != e {
+		return false, fmt.Errorf("two changes are at %s: %v and %v", ch.Position, old, e)
+	}
+	f.all[ch.Position] = e
+	return false, nil
+}

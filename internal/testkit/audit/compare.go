@@ -1,0 +1,94 @@
+package audit
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/feature"
+)
+
+func entry(c *change.Codec, ch *change.Change) Entry {
+	t := c.Table
+	e := Entry{Op: ch.Op.String(), Table: t.FullName(), Before: text(t, ch.Before, nil), After: text(t, ch.After, ch)}
+	row := ch.After
+	if row == nil {
+		row = ch.Before
+	}
+	if at := t.Index("id"); at >= 0 && row != nil {
+		e.ID = row[at].Text()
+	}
+	return e
+}
+
+// text writes a row as PostgreSQL does, of values whose text needs no quotes but what the server quotes.
+func text(t *feature.Table, row []feature.Value, ch *change.Change) string {
+	if row == nil {
+		return ""
+	}
+	parts := make([]string, len(row))
+	for i, v := range row {
+		switch {
+		case ch != nil && ch.IsUnchanged(i):
+			parts[i] = "?"
+		case v.IsNull():
+		default:
+			parts[i] = quote(v.Text())
+		}
+	}
+	return "(" + strings.Join(parts, ",") + ")"
+}
+
+func quote(s string) string {
+	if s != "" && !strings.ContainsAny(s, "\"\\(), \t\n\r\v\f") {
+		return s
+	}
+	return `"` + strings.NewReplacer(`"`, `""`, `\`, `\\`).Replace(s) + `"`
+}
+
+// Difference says how what was seen differs from what was logged; empty: not at all. Every change must
+// be there once, and those of one row in their order.
+func Difference(logged []Entry, seen []Seen) string {
+	want, got := byRow(logged, func(e Entry) Entry { return e }), byRow(seen, func(s Seen) Entry { return s.Entry })
+	var out []string
+	for row, w := range want {
+		if g := got[row]; !slices.Equal(w, g) {
+			out = append(out, fmt.Sprintf("%s: %d changes logged, %d seen%s", row, len(w), len(g), first(w, g)))
+		}
+	}
+	for row, g := range got {
+		if _, ok := want[row]; !ok {
+			out = append(out, fmt.Sprintf("%s: never logged, %d seen%s", row, len(g), first(nil, g)))
+		}
+	}
+	slices.Sort(out)
+	if len(out) > 10 {
+		out = append(out[:10], fmt.Sprintf("and %d rows more", len(out)-10))
+	}
+	return strings.Join(out, "\n")
+}
+
+func first(want, got []Entry) string {
+	for i := range max(len(want), len(got)) {
+		switch {
+		case i >= len(got):
+			return fmt.Sprintf("; the first missing: %v", want[i])
+		case i >= len(want):
+			return fmt.Sprintf("; the first too many: %v", got[i])
+		case want[i] != got[i]:
+			return fmt.Sprintf("; at %d logged %v, seen %v", i, want[i], got[i])
+		}
+	}
+	return ""
+}
+
+func byRow[T any](in []T, of func(T) Entry) map[string][]Entry {
+	out := map[string][]Entry{}
+	for _, x := range in {
+		e := of(x)
+		key := e.Table + " " + e.ID
+		out[key] = append(out[key], e)
+	}
+	return out
+}
