@@ -113,8 +113,9 @@ func (r *reader) done() error {
 	return r.err
 }
 
-// avroType gives the Avro type of a column: decimals of the source are exact text, decimals of
-// features are Avro decimals.
+// avroType gives the Avro type of a column: decimals and arrays of the source are exact text, with
+// their type in the property "freshet.type"; those of features are Avro decimals and arrays. docs/types.md
+// has the whole mapping.
 func avroType(t feature.Type, source bool) any {
 	logical := func(base, name string) map[string]any {
 		return map[string]any{"type": base, "logicalType": name}
@@ -131,6 +132,9 @@ func avroType(t feature.Type, source bool) any {
 	case feature.Date:
 		return logical("int", "date")
 	case feature.Timestamp:
+		if source && t.Local {
+			return logical("long", "local-timestamp-micros")
+		}
 		return logical("long", "timestamp-micros")
 	case feature.UUID:
 		return logical("string", "uuid")
@@ -139,6 +143,11 @@ func avroType(t feature.Type, source bool) any {
 			return map[string]any{"type": "string", "freshet.type": t.String()}
 		}
 		return map[string]any{"type": "bytes", "logicalType": "decimal", "precision": t.Precision, "scale": t.Scale}
+	case feature.List:
+		if source {
+			return map[string]any{"type": "string", "freshet.type": t.String()}
+		}
+		return map[string]any{"type": "array", "items": []any{"null", avroType(t.Element(), false)}}
 	default:
 		return "string"
 	}
@@ -166,9 +175,46 @@ func appendNullable(b []byte, v feature.Value) []byte {
 		return appendString(b, string(raw[:]))
 	case feature.Date:
 		return appendLong(b, clampDate(v.I))
+	case feature.List:
+		return appendList(b, v)
 	default:
 		return appendLong(b, v.I)
 	}
+}
+
+// appendList appends an Avro array of one block.
+func appendList(b []byte, v feature.Value) []byte {
+	elements, err := v.Elements()
+	if len(elements) > 0 && err == nil {
+		b = appendLong(b, int64(len(elements)))
+		for _, e := range elements {
+			b = appendNullable(b, e)
+		}
+	}
+	return appendLong(b, 0)
+}
+
+// list reads an Avro array. No element takes less than a byte, which bounds their number.
+func (r *reader) list(elem feature.Type) feature.Value {
+	var elements []feature.Value
+	for r.err == nil {
+		n := r.long()
+		if n < 0 { // a negative count is followed by the block's size in bytes
+			n = -n
+			r.long()
+		}
+		if n == 0 {
+			break
+		}
+		if n < 0 || n > int64(len(r.b)) {
+			r.fail(ErrTruncated)
+			break
+		}
+		for range n {
+			elements = append(elements, r.nullable(elem, false))
+		}
+	}
+	return feature.OfList(elements...)
 }
 
 // clampDate maps the infinite dates to the extremes of Avro's int.
@@ -231,6 +277,11 @@ func (r *reader) nullable(t feature.Type, source bool) feature.Value {
 		v.Scale = uint8(t.Scale)
 		v.H = int64(binary.BigEndian.Uint64(raw[:8]))
 		v.I = int64(binary.BigEndian.Uint64(raw[8:]))
+	case feature.List:
+		if source {
+			return feature.OfString(r.string())
+		}
+		v = r.list(t.Element())
 	default:
 		v.Kind = feature.String
 		v.S = r.string()

@@ -20,7 +20,10 @@ var ErrTruncated = errors.New("value is truncated")
 //	| 1 B  | null: none · bool: 1 B · int64, double, date,        |
 //	|      | timestamp: 8 B big-endian · decimal: scale 1 B +     |
 //	|      | 16 B big-endian · string, bytes, uuid: uvarint + n B |
+//	|      | · list: uvarint + n B of stored elements             |
 //	+------+------------------------------------------------------+
+//
+// A decimal of more than 38 digits is stored with scale 255, followed by uvarint + its text.
 func AppendValue(b []byte, v Value) []byte {
 	b = append(b, byte(v.Kind))
 	switch v.Kind {
@@ -29,10 +32,14 @@ func AppendValue(b []byte, v Value) []byte {
 	case Bool:
 		return append(b, byte(v.I))
 	case Decimal:
+		if v.S != "" {
+			b = binary.AppendUvarint(append(b, longDecimal), uint64(len(v.S)))
+			return append(b, v.S...)
+		}
 		b = append(b, v.Scale)
 		b = binary.BigEndian.AppendUint64(b, uint64(v.H))
 		return binary.BigEndian.AppendUint64(b, uint64(v.I))
-	case String, Bytes, UUID:
+	case String, Bytes, UUID, List:
 		b = binary.AppendUvarint(b, uint64(len(v.S)))
 		return append(b, v.S...)
 	default:
@@ -61,6 +68,9 @@ func DecodeValue(b []byte) (Value, []byte, error) {
 		v.I = int64(b[0])
 		return v, b[1:], nil
 	case Decimal:
+		if need(1) && b[0] == longDecimal {
+			return decodeLongDecimal(b[1:])
+		}
 		if !need(17) {
 			return Value{}, nil, ErrTruncated
 		}
@@ -68,12 +78,17 @@ func DecodeValue(b []byte) (Value, []byte, error) {
 		v.H = int64(binary.BigEndian.Uint64(b[1:]))
 		v.I = int64(binary.BigEndian.Uint64(b[9:]))
 		return v, b[17:], nil
-	case String, Bytes, UUID:
+	case String, Bytes, UUID, List:
 		n, w := binary.Uvarint(b)
 		if w <= 0 || uint64(len(b)-w) < n {
 			return Value{}, nil, ErrTruncated
 		}
 		v.S = string(b[w : w+int(n)])
+		if v.Kind == List {
+			if _, err := v.Elements(); err != nil {
+				return Value{}, nil, err
+			}
+		}
 		return v, b[w+int(n):], nil
 	case Int64, Double, Date, Timestamp:
 		if !need(8) {
@@ -86,9 +101,26 @@ func DecodeValue(b []byte) (Value, []byte, error) {
 	}
 }
 
+// longDecimal stands where the scale of a decimal stands; no decimal has that scale.
+const longDecimal = 255
+
+func decodeLongDecimal(b []byte) (Value, []byte, error) {
+	n, w := binary.Uvarint(b)
+	if w <= 0 || uint64(len(b)-w) < n {
+		return Value{}, nil, ErrTruncated
+	}
+	v, err := Numeric(string(b[w : w+int(n)]))
+	if err == nil && (v.S == "" || uint64(len(v.S)) != n) {
+		err = fmt.Errorf("a stored decimal is not in its shortest form")
+	}
+	return v, b[w+int(n):], err
+}
+
 // AppendKey appends the ordered form of a key value, whose bytes compare as the values do.
 // Strings escape 0x00 as 0x00 0xFF and end with 0x00 0x01; numbers have their sign bit flipped.
-// NULL is 0x00 alone, everything else starts with its kind.
+// NULL is 0x00 alone, everything else starts with its kind. Decimals compare as numbers only within
+// one scale ([Numeric] gives equal numbers one scale); those of more than 38 digits come last, as
+// text. A list's elements each follow a 0x01, a NULL one is 0x02 alone, and 0x00 ends it.
 func AppendKey(b []byte, v Value) []byte {
 	b = append(b, byte(v.Kind))
 	switch v.Kind {
@@ -108,20 +140,29 @@ func AppendKey(b []byte, v Value) []byte {
 		}
 		return binary.BigEndian.AppendUint64(b, u)
 	case Decimal:
+		if v.S != "" {
+			return appendKeyString(append(b, longDecimal), v.S)
+		}
 		b = append(b, v.Scale)
 		b = binary.BigEndian.AppendUint64(b, uint64(v.H)^1<<63)
 		return binary.BigEndian.AppendUint64(b, uint64(v.I))
 	case String, Bytes, UUID:
-		for i := range len(v.S) {
-			b = append(b, v.S[i])
-			if v.S[i] == 0 {
-				b = append(b, 0xFF)
-			}
-		}
-		return append(b, 0, 1)
+		return appendKeyString(b, v.S)
+	case List:
+		return appendKeyList(b, v)
 	default:
 		return binary.BigEndian.AppendUint64(b, uint64(v.I)^1<<63)
 	}
+}
+
+func appendKeyString(b []byte, s string) []byte {
+	for i := range len(s) {
+		b = append(b, s[i])
+		if s[i] == 0 {
+			b = append(b, 0xFF)
+		}
+	}
+	return append(b, 0, 1)
 }
 
 // DecodeKey reads one ordered key value from the start of b and gives the rest.
@@ -141,6 +182,14 @@ func DecodeKey(b []byte) (Value, []byte, error) {
 		v.I = int64(b[0])
 		return v, b[1:], nil
 	case Decimal:
+		if len(b) > 0 && b[0] == longDecimal {
+			v, rest, err := decodeKeyString(Decimal, b[1:])
+			if err != nil {
+				return Value{}, nil, err
+			}
+			v, err = Numeric(v.S)
+			return v, rest, err
+		}
 		if len(b) < 17 {
 			return Value{}, nil, ErrTruncated
 		}
@@ -150,6 +199,8 @@ func DecodeKey(b []byte) (Value, []byte, error) {
 		return v, b[17:], nil
 	case String, Bytes, UUID:
 		return decodeKeyString(v.Kind, b)
+	case List:
+		return decodeKeyList(b)
 	case Int64, Double, Date, Timestamp:
 		if len(b) < 8 {
 			return Value{}, nil, ErrTruncated
@@ -212,8 +263,15 @@ func AppendJSON(b []byte, v Value) []byte {
 	switch v.Kind {
 	case Null:
 		return append(b, "null"...)
-	case Bool, Int64, Decimal:
+	case Bool, Int64:
 		return append(b, v.Text()...)
+	case Decimal:
+		if !v.Finite() {
+			return strconv.AppendQuote(b, v.Text())
+		}
+		return append(b, v.Text()...)
+	case List:
+		return appendJSONList(b, v)
 	case Double:
 		f := v.Float()
 		if math.IsNaN(f) || math.IsInf(f, 0) {

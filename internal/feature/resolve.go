@@ -126,7 +126,11 @@ func (c *Catalog) resolveEntity(v *View) error {
 		if at < 0 {
 			return refuse(d, "%s has no column %q", d.Source, column).ToMend("columns are: %s", columnNames(v.Source))
 		}
-		t := v.Source.Columns[at].Type
+		t := v.Source.Columns[at].Type.Plain()
+		if t.Kind == List || t.Kind == Decimal && t.Precision == 0 {
+			return refuse(d, "entity key %s: column %s is %s, which cannot be a key", name, column, v.Source.Columns[at].Source).
+				ToMend("use a column of another type, or of numeric with at most 38 digits")
+		}
 		if i == 0 && t.Kind.String() != v.Group.Key.Type {
 			return refuse(d, "column %s is %s but the group's key is %s", column, t, v.Group.Key.Type)
 		}
@@ -236,6 +240,9 @@ func (v *View) resolveFeatures() error {
 		if err != nil {
 			return refuse(d, "derived %s: %s", dd.Name, err)
 		}
+		if t.Kind == List {
+			return refuse(d, "derived %s: expressions do not give lists yet", dd.Name)
+		}
 		if err := take(dd.Name); err != nil {
 			return err
 		}
@@ -283,20 +290,33 @@ func (v *View) resolveFeature(fd FeatureDef) ([]Feature, error) {
 	return out, nil
 }
 
-func resultType(a Aggregate, t Type) (Type, bool) {
+// resultType gives the type of an aggregate over a column; ok is false when there is none.
+func resultType(a Aggregate, t Type) (result Type, ok bool) {
+	t = t.Plain()
 	numeric := t.Kind == Int64 || t.Kind == Double || (t.Kind == Decimal && t.Precision > 0)
-	switch a {
-	case Count:
+	switch {
+	case a == Count:
 		return Type{Kind: Int64}, true
-	case Sum:
-		if t.Kind == Decimal {
-			return Type{Kind: Decimal, Precision: 38, Scale: t.Scale}, numeric
-		}
-		return t, numeric
-	case Mean:
+	case a == Mean:
 		return Type{Kind: Double}, numeric
+	case a == Sum && t.Kind == Decimal:
+		return Type{Kind: Decimal, Precision: maxPrecision, Scale: t.Scale}, numeric
+	case a == Sum:
+		return t, numeric
 	default:
-		return t, t.Kind != Decimal || numeric
+		return t, t.Kind != List && (t.Kind != Decimal || numeric)
+	}
+}
+
+// way says what can be done with a column whose type an aggregate does not take.
+func way(t Type) string {
+	switch t.Kind {
+	case Decimal:
+		return "give the column a precision of at most 38 digits: ALTER TABLE … ALTER COLUMN … TYPE numeric(38,6)"
+	case List:
+		return "count it; features are no lists yet"
+	default:
+		return "count, min, max, first and last take any column, sum and mean take numbers"
 	}
 }
 

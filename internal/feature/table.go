@@ -18,8 +18,8 @@ const (
 )
 
 // Column is one column of a source table. Source is PostgreSQL's name of its type. A column whose
-// Type is Decimal travels as exact text in changes and becomes a decimal when a feature uses it;
-// source types without a type of ours are String and carry PostgreSQL's text.
+// Type is Decimal or List travels as exact text in changes and becomes a decimal or list when a
+// feature uses it; source types without a type of ours are String and carry PostgreSQL's text.
 type Column struct {
 	Name       string `json:"name"`
 	Source     string `json:"source"`
@@ -71,13 +71,35 @@ func (t *Table) Fingerprint() string {
 	return b.String()
 }
 
-// FromRow gives the typed value of a column as a change carries it: exact decimal text becomes a
-// Decimal of the column's scale.
+// FromRow gives the typed value of a column as a feature uses it: a change carries decimals and
+// arrays as exact text, which becomes a Decimal of the column's scale or a List. It is an error when
+// the column's type does not hold the value: NaN, an array of two dimensions.
 func FromRow(c Column, v Value) (Value, error) {
-	if c.Type.Kind != Decimal || v.Kind != String {
+	if v.Kind != String || c.Type.Kind == String || !c.Type.IsText() {
 		return v, nil
 	}
+	if c.Type.Kind == Decimal && c.Type.Precision == 0 {
+		d, err := Numeric(v.S)
+		if err != nil {
+			return Value{}, fmt.Errorf("column %s: %w", c.Name, err)
+		}
+		return d, nil
+	}
 	d, err := ParseText(c.Type, v.S)
+	if err != nil {
+		return Value{}, fmt.Errorf("column %s: %w", c.Name, err)
+	}
+	return d, nil
+}
+
+// Comparable gives the value of a column as comparisons take it, in primary keys, joins and
+// expressions: as FromRow, but decimals are numbers of any length, equal if they are equal as numbers,
+// and arrays stay text.
+func Comparable(c Column, v Value) (Value, error) {
+	if v.Kind != String || c.Type.Kind != Decimal {
+		return v, nil
+	}
+	d, err := Numeric(v.S)
 	if err != nil {
 		return Value{}, fmt.Errorf("column %s: %w", c.Name, err)
 	}
