@@ -16,6 +16,7 @@ const (
 	spaceMeta      = 0x06
 	spaceOutbox    = 0x07
 	spaceDimension = 0x08
+	spaceSeen      = 0x09
 )
 
 func keyOf(space byte, name string, parts ...[]byte) []byte {

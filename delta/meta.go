@@ -22,6 +22,7 @@ type Meta struct {
 	Chunk      uint32            `json:"chunk"`
 	N          uint64            `json:"n"`
 	Done       bool              `json:"snapshot_done"`
+	Beside     map[string]Beside `json:"beside,omitempty"` // snapshots beside the stream, by table
 	LastCut    string            `json:"last_cut"`
 	Stats      Stats             `json:"stats"`
 }
@@ -40,6 +41,7 @@ type Stats struct {
 	Overflows uint64 `json:"overflows"`
 	NotFinite uint64 `json:"not_finite"`
 	Dropped   uint64 `json:"dropped"` // already folded
+	Awaited   uint64 `json:"awaited"` // came in part before the snapshot being taken brought the row
 }
 
 // CutInfo is what a partition remembers of a cut, under 06|cut/<id>.

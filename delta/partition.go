@@ -1,18 +1,17 @@
 package delta
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/freshet-io/freshet/delta/expression"
 	"github.com/freshet-io/freshet/delta/state"
 	"github.com/freshet-io/freshet/internal/change"
-	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/position"
 )
@@ -41,7 +40,7 @@ type Partition struct {
 	views   map[string]*view
 	order   []*view
 	dims    map[string]*feature.Table
-	codecs  map[uint32]any // change.Codec or controlCodec
+	shapes  map[uint32]*shape // by schema id
 	pending []pending
 
 	mu       sync.Mutex
@@ -51,11 +50,10 @@ type Partition struct {
 	cutOrder []string
 }
 
-type controlCodec struct{}
-
 type pending struct {
-	ch  *change.Change
-	raw []byte
+	ch    *change.Change
+	raw   []byte
+	shape *shape
 }
 
 // keptCuts bounds the snapshots held open for verification.
@@ -65,7 +63,7 @@ const keptCuts = 2
 func OpenPartition(o PartitionOptions) (*Partition, error) {
 	p := &Partition{
 		o: o, views: map[string]*view{}, dims: map[string]*feature.Table{},
-		codecs: map[uint32]any{}, moved: make(chan struct{}), cuts: map[string]*state.Snapshot{},
+		shapes: map[uint32]*shape{}, moved: make(chan struct{}), cuts: map[string]*state.Snapshot{},
 	}
 	for _, fv := range o.Catalog.Views {
 		if fv.Group.Name != o.Group {
@@ -126,7 +124,7 @@ func (p *Partition) Meta() Meta {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := p.meta
-	m.Sequences, m.Moves = maps.Clone(p.meta.Sequences), maps.Clone(p.meta.Moves)
+	m.Sequences, m.Moves, m.Beside = maps.Clone(p.meta.Sequences), maps.Clone(p.meta.Moves), maps.Clone(p.meta.Beside)
 	return m
 }
 
@@ -158,78 +156,46 @@ func (p *Partition) fold(ctx context.Context, r Input) error {
 	if err != nil {
 		return fmt.Errorf("%w", err)
 	}
-	codec, err := p.codec(ctx, id)
+	shape, err := p.shape(ctx, id)
 	if err != nil {
 		return err
 	}
-	if _, ok := codec.(controlCodec); ok {
+	if shape.control {
 		c, err := change.DecodeControl(payload)
 		if err != nil {
 			return fmt.Errorf("%w", err)
 		}
 		return p.control(c, r.Offset)
 	}
-	ch, err := codec.(change.Codec).Decode(payload)
+	ch, err := shape.decode(payload)
 	if err != nil {
-		return fmt.Errorf("%w", err)
+		return err
 	}
-	p.pending = append(p.pending, pending{align(ch, codec.(change.Codec).Table, p.o.Catalog), r.Value})
+	p.pending = append(p.pending, pending{ch, r.Value, shape})
 	if !ch.LastInCell {
 		return nil
 	}
 	return p.cell(nil, r.Offset)
 }
 
-// align puts the columns of a newer table shape into the catalogue's order: an added column is
-// carried by the log and not yet used.
-func align(ch *change.Change, from *feature.Table, c *feature.Catalog) *change.Change {
-	to := c.Tables[from.FullName()]
-	if to == nil || to.Fingerprint() == from.Fingerprint() {
-		return ch
-	}
-	pick := func(row []feature.Value) []feature.Value {
-		if row == nil {
-			return nil
-		}
-		out := make([]feature.Value, len(to.Columns))
-		for i, col := range to.Columns {
-			if at := from.Index(col.Name); at >= 0 {
-				out[i] = row[at]
-			}
-		}
-		return out
-	}
-	var bits []byte
-	if len(ch.Unchanged) > 0 {
-		bits = make([]byte, (len(to.Columns)+7)/8)
-		for i, col := range to.Columns {
-			if at := from.Index(col.Name); at >= 0 && ch.IsUnchanged(at) {
-				bits[i/8] |= 1 << (i % 8)
-			}
-		}
-	}
-	ch.Before, ch.After, ch.Unchanged = pick(ch.Before), pick(ch.After), bits
-	return ch
-}
-
-func (p *Partition) codec(ctx context.Context, id uint32) (any, error) {
-	if c, ok := p.codecs[id]; ok {
-		return c, nil
+func (p *Partition) shape(ctx context.Context, id uint32) (*shape, error) {
+	if s, ok := p.shapes[id]; ok {
+		return s, nil
 	}
 	subject, schema, err := p.o.Schemas.Schema(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("%w", err)
 	}
-	var c any = controlCodec{}
-	if !bytes.HasSuffix([]byte(subject), []byte("-"+change.ControlRecord)) {
+	s := &shape{control: true}
+	if !strings.HasSuffix(subject, "-"+change.ControlRecord) {
 		t, err := change.TableOf(schema)
 		if err != nil {
 			return nil, fmt.Errorf("schema %d (%s): %w", id, subject, err)
 		}
-		c = change.Codec{Table: t}
+		s = p.newShape(t)
 	}
-	p.codecs[id] = c
-	return c, nil
+	p.shapes[id] = s
+	return s, nil
 }
 
 // fold is the work on one cell.
@@ -241,7 +207,8 @@ type fold struct {
 	stats     *Stats
 	state     expression.State
 	touched   map[string]*touched
-	raw       []byte
+	raw       []byte // of the change being folded
+	shape     *shape // of the same
 }
 
 // control ends the cell before it and is a cell of its own.
@@ -344,13 +311,12 @@ func (p *Partition) point(name string) {
 // change folds one row event, unless it was folded before.
 func (f *fold) change(r pending) error {
 	ch := r.ch
-	f.raw = r.raw
+	f.raw, f.shape = r.raw, r.shape
 	if ch.Op == change.Snapshot {
-		if ch.SnapshotID != f.meta.Snapshot || f.meta.Done || !afterRow(ch.Chunk, ch.N, f.meta.Chunk, f.meta.N) {
+		if !f.snapshotRow(ch, r.shape.name) {
 			f.stats.Dropped++
 			return nil
 		}
-		f.meta.Chunk, f.meta.N = ch.Chunk, ch.N
 	} else {
 		if !ch.Position.After(f.meta.Position) {
 			f.stats.Dropped++
@@ -362,72 +328,18 @@ func (f *fold) change(r pending) error {
 	f.meta.LogTime = max(f.meta.LogTime, ch.LogTime)
 	f.meta.CommitTime = ch.CommitTime
 	f.stats.Changes++
-	table := f.tableOf(r)
-	for _, v := range f.order {
-		if v.Source.FullName() == table {
-			if err := f.rowChange(v, ch); err != nil {
-				return err
-			}
+	if err := f.seen(r.shape, ch); err != nil {
+		return err
+	}
+	for _, v := range r.shape.sources {
+		if err := f.rowChange(v, ch); err != nil {
+			return err
 		}
 	}
-	if t := f.dims[table]; t != nil {
-		return f.dimensionChange(t, ch)
+	if len(r.shape.joins) > 0 {
+		return f.dimensionChange(r.shape, ch)
 	}
 	return nil
-}
-
-func afterRow(chunk uint32, n uint64, lastChunk uint32, lastN uint64) bool {
-	return chunk > lastChunk || (chunk == lastChunk && n > lastN)
-}
-
-func (f *fold) tableOf(r pending) string {
-	id, _, err := change.Unframe(r.raw)
-	if err != nil { // it was unframed before it came here
-		return ""
-	}
-	return f.codecs[id].(change.Codec).Table.FullName()
-}
-
-// dimensionChange keeps the dimension's row; views that joined it keep what they evaluated.
-func (f *fold) dimensionChange(t *feature.Table, ch *change.Change) error {
-	if ch.Before != nil {
-		if err := f.batch.Delete(keyOf(spaceDimension, t.FullName(), primaryKey(t, ch.Before))); err != nil {
-			return err
-		}
-	}
-	if ch.After == nil {
-		return nil
-	}
-	pk := primaryKey(t, ch.After)
-	row := ch.After
-	if len(ch.Unchanged) > 0 {
-		old, err := f.dimension(t, pk)
-		if err != nil {
-			return err
-		}
-		if old == nil && ch.Before != nil && t.Identity == feature.IdentityFull {
-			old = ch.Before
-		}
-		if old == nil {
-			return fault.New(fault.Failed, "an update of dimension %s left columns out as unchanged, and the row is not known here", t.FullName())
-		}
-		row = slices.Clone(row)
-		for i := range row {
-			if ch.IsUnchanged(i) {
-				row[i] = old[i]
-			}
-		}
-	}
-	return f.batch.Set(keyOf(spaceDimension, t.FullName(), pk), encodeInputs(row))
-}
-
-// dimension gives a dimension's row, or nil.
-func (f *fold) dimension(t *feature.Table, pk []byte) ([]feature.Value, error) {
-	b, err := f.batch.Get(keyOf(spaceDimension, t.FullName(), pk))
-	if err != nil || b == nil {
-		return nil, err
-	}
-	return decodeInputs(b, len(t.Columns))
 }
 
 // control folds a control record, unless it was folded before.
@@ -448,74 +360,8 @@ func (f *fold) control(c *change.Control) error {
 	case change.SnapshotBegin:
 		return f.snapshotBegin(c)
 	case change.SnapshotEnd:
-		f.meta.Done = f.meta.Done || c.ID == f.meta.Snapshot
+		return f.snapshotEnd(c)
 	default: // a heartbeat and what does not concern the state: position and times are enough
-	}
-	return nil
-}
-
-// snapshotBegin starts a snapshot. What an earlier one left, finished or not, is taken back first,
-// so that the new one replaces it and subscribers see each entity leave or change.
-func (f *fold) snapshotBegin(c *change.Control) error {
-	if c.ID == f.meta.Snapshot {
-		return nil
-	}
-	if f.meta.Snapshot != "" {
-		for _, v := range f.order {
-			if err := f.truncate(v.Source.FullName()); err != nil {
-				return err
-			}
-		}
-		for name := range f.dims {
-			if err := f.truncate(name); err != nil {
-				return err
-			}
-		}
-	}
-	f.meta.Snapshot, f.meta.Chunk, f.meta.N, f.meta.Done = c.ID, 0, 0, false
-	return nil
-}
-
-// truncate takes back every row of a table, here and as a dimension.
-func (f *fold) truncate(table string) error {
-	for _, v := range f.order {
-		if v.Source.FullName() != table {
-			continue
-		}
-		if err := f.truncateView(v); err != nil {
-			return err
-		}
-	}
-	if f.dims[table] == nil {
-		return nil
-	}
-	prefix := keyOf(spaceDimension, table)
-	return f.batch.DeleteRange(prefix, successor(prefix))
-}
-
-func (f *fold) truncateView(v *view) error {
-	prefix := keyOf(spaceRow, v.Name)
-	var rows []*contribution
-	var bad error
-	err := f.batch.Scan(prefix, successor(prefix), func(key, value []byte) bool {
-		var r storedRow
-		r, bad = v.decodeRow(bytes.Clone(key[len(prefix):]), value)
-		if r.contribution != nil {
-			rows = append(rows, r.contribution)
-		}
-		return bad == nil
-	})
-	if err != nil || bad != nil {
-		return fmt.Errorf("truncating %s: %w", v.Name, cmpErr(err, bad))
-	}
-	for _, c := range rows {
-		f.touch(v, c, change.CauseRetraction)
-	}
-	for _, space := range []byte{spaceRow, spaceIndex, spaceTile} {
-		p := keyOf(space, v.Name)
-		if err := f.batch.DeleteRange(p, successor(p)); err != nil {
-			return err
-		}
 	}
 	return nil
 }

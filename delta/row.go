@@ -2,6 +2,7 @@ package delta
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,25 +12,32 @@ import (
 	"github.com/freshet-io/freshet/internal/partition"
 )
 
-const rowVersion = 1
+const (
+	rowVersion    = 1 // of inputs, dimension rows and marks
+	storedVersion = 2 // of stored rows; 1 had no prints
+	printSize     = 16
+)
 
-// storedRow is the value under 01: what a row gave to the view, and the columns that a later
-// change may leave out as unchanged.
+// storedRow is the value under 01: what a row gave to the view, and what a later change needs of it.
 //
-//	+-------------+---------+-----------------+------------+----------+-------------------+
-//	| version 1 B | entity  | event time      | inputs     | kept     | kept columns      |
-//	| = 1         | values  | value           | values     | 1 B      | values (v.needs)  |
-//	+-------------+---------+-----------------+------------+----------+-------------------+
+//	+-------------+---------+------------+---------+-----------+----------------------------------+
+//	| version 1 B | entity  | event time | inputs  | more 1 B  | 0: nothing                       |
+//	| = 2         | values  | value      | values  |           | 1: kept columns, values (needs)  |
+//	|             |         |            |         |           | 2: print, 16 B                   |
+//	+-------------+---------+------------+---------+-----------+----------------------------------+
 //
-// A row that is of no entity (where, NULL key, another partition) has only kept columns: its entity
-// is a single NULL.
+// A row that is of no entity (where, NULL key) has no contribution: its entity is a single NULL.
+// Columns are kept where a later change may leave them out as unchanged. The print is of the columns
+// the view reads, where they are not kept and the view joins: a row read again by a snapshot that is
+// still the same must not be joined anew.
 type storedRow struct {
 	contribution *contribution
 	kept         []feature.Value
+	print        []byte
 }
 
 func (v *view) encodeRow(r storedRow) []byte {
-	b := []byte{rowVersion}
+	b := []byte{storedVersion}
 	if r.contribution == nil {
 		b = feature.AppendValue(b, feature.Value{})
 	} else {
@@ -41,14 +49,18 @@ func (v *view) encodeRow(r storedRow) []byte {
 			b = feature.AppendValue(b, in)
 		}
 	}
-	if r.kept == nil {
+	switch {
+	case r.kept != nil:
+		b = append(b, 1)
+		for _, k := range r.kept {
+			b = feature.AppendValue(b, k)
+		}
+		return b
+	case r.print != nil:
+		return append(append(b, 2), r.print...)
+	default:
 		return append(b, 0)
 	}
-	b = append(b, 1)
-	for _, k := range r.kept {
-		b = feature.AppendValue(b, k)
-	}
-	return b
 }
 
 func decodeValues(b []byte, n int) ([]feature.Value, []byte, error) {
@@ -64,7 +76,7 @@ func decodeValues(b []byte, n int) ([]feature.Value, []byte, error) {
 
 func (v *view) decodeRow(pk, b []byte) (storedRow, error) {
 	var r storedRow
-	if len(b) < 2 || b[0] != rowVersion {
+	if len(b) < 2 || (b[0] != storedVersion && b[0] != 1) {
 		return r, errors.New("stored row: unknown version")
 	}
 	b = b[1:]
@@ -85,14 +97,17 @@ func (v *view) decodeRow(pk, b []byte) (storedRow, error) {
 		c.entity = entityKey(c.key)
 		r.contribution = c
 	}
-	if len(b) == 0 {
+	if len(b) == 0 || (b[0] == 2 && len(b) <= printSize) {
 		return r, fmt.Errorf("stored row: %w", feature.ErrTruncated)
 	}
-	if b[0] == 1 {
+	switch b[0] {
+	case 1:
 		var err error
 		if r.kept, _, err = decodeValues(b[1:], len(v.needs)); err != nil {
 			return r, err
 		}
+	case 2:
+		r.print = slices.Clone(b[1 : 1+printSize])
 	}
 	return r, nil
 }
@@ -138,11 +153,26 @@ func (f *fold) rowChange(v *view, ch *change.Change) error {
 	}
 	var fresh storedRow
 	if ch.After != nil {
-		if fresh, err = f.evaluate(v, ch, old, newPK); err != nil {
-			return f.deadRow(v, ch, oldPK, old, err)
+		row, err := f.complete(v, ch, old)
+		if errors.Is(err, errAwaited) {
+			f.stats.Awaited++
+			return nil
+		}
+		if err == nil && ch.Op == change.Snapshot && v.sameRow(old, row) {
+			return nil
+		}
+		if err == nil {
+			fresh, err = f.evaluate(v, row, newPK)
+		}
+		if err != nil {
+			return f.deadRow(v, ch, oldPK, newPK, old, fresh, err)
 		}
 	}
-	return f.replace(v, ch, oldPK, newPK, old, fresh)
+	if err := f.replace(v, ch, oldPK, newPK, old, fresh); err != nil {
+		// The old contribution is taken back by now; the fresh one was not put in.
+		return f.deadRow(v, ch, newPK, newPK, storedRow{}, fresh, err)
+	}
+	return nil
 }
 
 // sameEntity tells whether a row still has the key of a contribution: then it was not moved, it only
@@ -164,103 +194,154 @@ func (f *fold) stored(v *view, pk []byte) (storedRow, error) {
 	return v.decodeRow(pk, b)
 }
 
-// replace takes the old contribution back and puts the new one in.
+// replace takes the old contribution back and puts the new one in. After an errRow the old one is
+// gone and nothing of the new one is there.
 func (f *fold) replace(v *view, ch *change.Change, oldPK, newPK []byte, old, fresh storedRow) error {
 	o, n := old.contribution, fresh.contribution
 	same := o != nil && n != nil && bytes.Equal(o.entity, n.entity) && o.time == n.time &&
 		bytes.Equal(o.pk, n.pk) && slices.Equal(o.inputs, n.inputs)
-	if !same {
-		if o != nil {
-			if err := f.take(v, o); err != nil {
-				return err
-			}
-			cause := change.CauseRetraction
-			if n != nil && bytes.Equal(o.entity, n.entity) {
-				cause = change.CauseChange
-			} else if n != nil || ch.Op == change.Update && !v.sameEntity(o, ch) {
-				f.meta.Moves[v.Name]++
-			}
-			f.touch(v, o, cause)
-		}
-		if n != nil {
-			if err := f.put(v, n); err != nil {
-				return err
-			}
-			cause := change.CauseChange
-			if ch.Op == change.Snapshot {
-				cause = change.CauseSnapshot
-			}
-			f.touch(v, n, cause)
-		}
-	}
 	if oldPK != nil && !bytes.Equal(oldPK, newPK) {
 		if err := f.batch.Delete(keyOf(spaceRow, v.Name, oldPK)); err != nil {
 			return err
 		}
 	}
+	if !same && o != nil {
+		if err := f.takeBack(v, ch, o, n); err != nil {
+			return err
+		}
+	}
+	if !same && n != nil {
+		if err := f.put(v, n); err != nil {
+			return err
+		}
+		f.touch(v, n, causeOf(ch, change.CauseChange))
+	}
 	switch {
 	case newPK == nil:
 		return nil
-	case n == nil && fresh.kept == nil:
+	case n == nil && fresh.kept == nil && fresh.print == nil:
 		return f.batch.Delete(keyOf(spaceRow, v.Name, newPK))
 	default:
 		return f.batch.Set(keyOf(spaceRow, v.Name, newPK), v.encodeRow(fresh))
 	}
 }
 
+// takeBack takes a row's old contribution back; n is the one that replaces it, or nil.
+func (f *fold) takeBack(v *view, ch *change.Change, o, n *contribution) error {
+	if err := f.take(v, o); err != nil {
+		return err
+	}
+	cause := change.CauseRetraction
+	if n != nil && bytes.Equal(o.entity, n.entity) {
+		cause = change.CauseChange
+	} else if n != nil || ch.Op == change.Update && !v.sameEntity(o, ch) {
+		f.meta.Moves[v.Name]++
+	}
+	f.touch(v, o, causeOf(ch, cause))
+	return nil
+}
+
+// causeOf gives the cause of what a change does: a row of a snapshot tells that something was missed,
+// not that it happened now.
+func causeOf(ch *change.Change, cause change.Cause) change.Cause {
+	if ch.Op == change.Snapshot {
+		return change.CauseSnapshot
+	}
+	return cause
+}
+
 // errRow marks what makes a row an error row: it goes to the dead topic and is no part of the view.
 type errRow struct{ error }
 
-// evaluate makes the contribution of a change's after-image, if it is one of this partition.
-func (f *fold) evaluate(v *view, ch *change.Change, old storedRow, pk []byte) (storedRow, error) {
-	row, err := f.complete(v, ch, old)
-	if err != nil {
-		return storedRow{}, err
-	}
+// errAwaited marks a change that came in part, of a row that the snapshot being taken will bring.
+var errAwaited = errors.New("the snapshot brings the row")
+
+// evaluate makes the contribution of a completed row, if it is one of this partition. With an errRow
+// it gives what is to be kept of the row all the same.
+func (f *fold) evaluate(v *view, row []feature.Value, pk []byte) (storedRow, error) {
 	var out storedRow
-	if v.Source.Identity != feature.IdentityFull {
-		out.kept = make([]feature.Value, len(v.needs))
-		for i, c := range v.needs {
-			out.kept[i] = row[c]
-		}
+	if row[v.Key[0]].IsNull() {
+		f.stats.NullKeys++
+		return out, nil
+	}
+	p, err := partition.Of(row[v.Key[0]], v.Group.Partitions)
+	if err != nil {
+		return out, errRow{err}
+	}
+	if p != f.partition { // nothing is kept: the row's next changes do not come here
+		return out, nil
+	}
+	if full := f.shape.codec.Table.Identity == feature.IdentityFull; !full {
+		out.kept = v.needed(row)
+	} else if len(v.Joins) > 0 {
+		out.print = fingerprint(v.needed(row))
 	}
 	c := &contribution{pk: pk, time: row[v.EventTime]}
 	for _, k := range v.Key {
 		if row[k].IsNull() {
 			f.stats.NullKeys++
+			out.print = nil
 			return out, nil
 		}
 		c.key = append(c.key, row[k])
 	}
-	p, err := partition.Of(c.key[0], v.Group.Partitions)
-	if err != nil {
-		return storedRow{}, errRow{err}
-	}
-	if p != f.partition {
-		return out, nil
-	}
 	if err := f.join(v, row); err != nil {
-		return storedRow{}, err
+		return out, err
 	}
 	if v.where != nil {
 		f.state.Row = row
 		keep, err := v.where.Eval(&f.state)
 		if err != nil {
-			return storedRow{}, errRow{fmt.Errorf("where: %w", err)}
+			return out, errRow{fmt.Errorf("where: %w", err)}
 		}
 		if keep.IsNull() || keep.I == 0 {
+			if !v.joinDecides {
+				out.print = nil
+			}
 			return out, nil
 		}
 	}
 	c.inputs = make([]feature.Value, len(v.inputs))
 	for i, ref := range v.inputs {
 		if c.inputs[i], err = feature.FromRow(v.columns[i], row[v.flat(ref)]); err != nil {
-			return storedRow{}, errRow{err}
+			return out, errRow{err}
 		}
 	}
 	c.entity = entityKey(c.key)
 	out.contribution = c
 	return out, nil
+}
+
+// needed gives the columns of a row that the view reads.
+func (v *view) needed(row []feature.Value) []feature.Value {
+	out := make([]feature.Value, len(v.needs))
+	for i, c := range v.needs {
+		out[i] = row[c]
+	}
+	return out
+}
+
+// sameRow tells whether a row of a snapshot is what is stored, as far as the view reads it. Then it
+// keeps what it joined when it last changed.
+func (v *view) sameRow(old storedRow, row []feature.Value) bool {
+	switch {
+	case old.kept != nil:
+		return slices.Equal(old.kept, v.needed(row))
+	case old.print != nil:
+		return bytes.Equal(old.print, fingerprint(v.needed(row)))
+	default:
+		return false
+	}
+}
+
+// fingerprint tells rows apart without keeping them.
+func fingerprint(values []feature.Value) []byte {
+	b := make([]byte, 0, 128)
+	for _, x := range values {
+		b = feature.AppendValue(b, x)
+	}
+	sum := sha256.Sum256(b)
+	return sum[:printSize]
 }
 
 // complete gives the after-image with the columns filled in that did not travel because they did
@@ -272,20 +353,31 @@ func (f *fold) complete(v *view, ch *change.Change, old storedRow) ([]feature.Va
 		return row, nil
 	}
 	for i, c := range v.needs {
-		if !ch.IsUnchanged(c) {
-			continue
-		}
 		switch {
-		case ch.Before != nil && v.Source.Identity == feature.IdentityFull:
-			row[c] = ch.Before[c]
+		case !ch.IsUnchanged(c):
 		case old.kept != nil:
 			row[c] = old.kept[i]
+		case f.reading(v.Source.FullName()) && f.belonged(v, ch):
+			return nil, errAwaited
 		default:
 			return nil, errRow{fmt.Errorf("column %s did not travel because it did not change, and this partition has not seen the row; ALTER TABLE %s REPLICA IDENTITY FULL",
 				v.Source.Columns[c].Name, v.Source.FullName())}
 		}
 	}
 	return row, nil
+}
+
+// belonged tells whether a row was one of this partition before the change, as far as its old image
+// tells. (Without one, its key did not change.)
+func (f *fold) belonged(v *view, ch *change.Change) bool {
+	if ch.Before == nil {
+		return true
+	}
+	if ch.Before[v.Key[0]].IsNull() {
+		return false
+	}
+	p, err := partition.Of(ch.Before[v.Key[0]], v.Group.Partitions)
+	return err == nil && p == f.partition
 }
 
 // join puts the dimension rows, as of now, after the source row; a miss stays NULL.
@@ -310,19 +402,25 @@ func (f *fold) join(v *view, row []feature.Value) error {
 	return nil
 }
 
-// deadRow takes an error row out of the view and keeps it in the dead topic.
-func (f *fold) deadRow(v *view, ch *change.Change, pk []byte, old storedRow, cause error) error {
+// deadRow takes an error row out of the view and puts it in the dead topic. What is kept of it lets a
+// later change mend it that does not carry everything.
+func (f *fold) deadRow(v *view, ch *change.Change, oldPK, newPK []byte, old, fresh storedRow, cause error) error {
 	var bad errRow
 	if !errors.As(cause, &bad) {
 		return cause
 	}
-	if err := f.replace(v, ch, pk, nil, old, storedRow{}); err != nil {
+	if err := f.replace(v, ch, oldPK, newPK, old, storedRow{kept: fresh.kept}); err != nil {
 		return err
 	}
 	f.stats.DeadRows++
-	return f.dead(&change.Dead{
-		Stage: "delta", What: fmt.Sprintf("a row of %s in view %s", v.Source.FullName(), v.Name),
-		Why: bad.Error(), From: ch.Position.String(),
-		Replay: "freshet dead replay " + ch.Position.String(), Key: pk, Value: f.raw,
-	})
+	what := fmt.Sprintf("a row of %s in view %s", v.Source.FullName(), v.Name)
+	return f.dead(f.letter(ch, what, bad.Error(), newPK))
+}
+
+// letter is the dead letter of the change being folded.
+func (f *fold) letter(ch *change.Change, what, why string, key []byte) *change.Dead {
+	return &change.Dead{
+		Stage: "delta", What: what, Why: why, From: ch.Position.String(),
+		Replay: "freshet dead replay " + ch.Position.String(), Key: key, Value: f.raw,
+	}
 }

@@ -47,12 +47,10 @@ func floor(t, hop int64) int64 {
 	return q * hop
 }
 
-// put adds a row to its tiles and the row index.
+// put adds a row to its tiles and the row index. With an errRow nothing is written.
 func (f *fold) put(v *view, c *contribution) error {
-	if err := f.batch.Set(v.indexKey(c), encodeInputs(c.inputs)); err != nil {
-		return err
-	}
 	row := aggregate.Row{Inputs: c.inputs, Order: c.order()}
+	tiles, starts := make([]*aggregate.Tile, len(v.levels)), make([]int64, len(v.levels))
 	for i := range v.levels {
 		l := &v.levels[i]
 		start, ok := l.start(c.time)
@@ -64,13 +62,19 @@ func (f *fold) put(v *view, c *contribution) error {
 			return err
 		}
 		if err := t.Add(l.ops, row); err != nil {
-			return err
+			return errRow{err}
 		}
-		if err := f.setTile(v, c.entity, l, start, t); err != nil {
+		tiles[i], starts[i] = t, start
+	}
+	for i, t := range tiles {
+		if t == nil {
+			continue
+		}
+		if err := f.setTile(v, c.entity, &v.levels[i], starts[i], t); err != nil {
 			return err
 		}
 	}
-	return nil
+	return f.batch.Set(v.indexKey(c), encodeInputs(c.inputs))
 }
 
 // take removes a row from the row index and its tiles; a tile that cannot take it back is rebuilt

@@ -18,10 +18,14 @@ type view struct {
 	inputs  []feature.Ref    // what the aggregates read, evaluated once per row
 	columns []feature.Column // of inputs
 	needs   []int            // source columns the view reads
+	joined  [][]int          // per join, columns of the dimension the view reads
 	levels  []level          // one per hop used, lifetime (hop 0) first
 	plan    []output         // one per aggregate feature
 	names   []string         // of all outputs
 	types   []feature.Type   // of all outputs
+	// joinDecides tells that where reads a dimension: then a row may have become one of the view, or
+	// none, by a join alone.
+	joinDecides bool
 }
 
 // level is the tiles of one hop; hop 0 is one tile over all rows.
@@ -56,9 +60,11 @@ func compile(fv *feature.View) (*view, error) {
 		need(k)
 	}
 	need(fv.EventTime)
-	for _, j := range fv.Joins {
+	v.joined = make([][]int, len(fv.Joins))
+	for i, j := range fv.Joins {
 		for _, on := range j.On {
 			need(on.Source)
+			v.readJoined(i, on.Dimension)
 		}
 	}
 	for _, f := range fv.Features {
@@ -67,6 +73,8 @@ func compile(fv *feature.View) (*view, error) {
 	for _, ref := range v.inputs {
 		if ref.Join < 0 {
 			need(ref.Column)
+		} else {
+			v.readJoined(ref.Join, ref.Column)
 		}
 	}
 	if err := v.compileExpressions(need); err != nil {
@@ -135,8 +143,11 @@ func (v *view) compileExpressions(need func(int)) error {
 			return fault.New(fault.Usage, "view %s: where is %s, expected bool", v.Name, p.Type).At("%s", v.Def.Meta)
 		}
 		for _, c := range p.Uses {
-			if c < len(v.Source.Columns) {
+			if ref := v.ref(c); ref.Join < 0 {
 				need(c)
+			} else {
+				v.readJoined(ref.Join, ref.Column)
+				v.joinDecides = true
 			}
 		}
 		v.where = p
@@ -173,6 +184,38 @@ func (v *view) flat(r feature.Ref) int {
 		at += len(j.Table.Columns)
 	}
 	return at + r.Column
+}
+
+// ref is the inverse of flat.
+func (v *view) ref(flat int) feature.Ref {
+	if flat < len(v.Source.Columns) {
+		return feature.Ref{Join: -1, Column: flat}
+	}
+	flat -= len(v.Source.Columns)
+	for i, j := range v.Joins {
+		if flat < len(j.Table.Columns) {
+			return feature.Ref{Join: i, Column: flat}
+		}
+		flat -= len(j.Table.Columns)
+	}
+	return feature.Ref{Join: -1, Column: -1}
+}
+
+func (v *view) readJoined(join, column int) {
+	if !slices.Contains(v.joined[join], column) {
+		v.joined[join] = append(v.joined[join], column)
+	}
+}
+
+// exposes tells whether values of a column come out of the view with the column's own type.
+func (v *view) exposes(r feature.Ref) bool {
+	if r.Join < 0 && slices.Contains(v.Key, r.Column) {
+		return true
+	}
+	return slices.ContainsFunc(v.Features, func(f feature.Feature) bool {
+		own := f.Agg == feature.Min || f.Agg == feature.Max || f.Agg == feature.First || f.Agg == feature.Last
+		return own && !f.CountRows && f.Of == r
+	})
 }
 
 func (v *view) width() int {

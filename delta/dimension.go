@@ -1,0 +1,85 @@
+package delta
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/feature"
+)
+
+// dimensionChange keeps the dimension's row; views that joined it keep what they evaluated.
+func (f *fold) dimensionChange(s *shape, ch *change.Change) error {
+	var oldPK, newPK []byte
+	if ch.After != nil {
+		newPK = primaryKey(s.table, ch.After)
+		oldPK = newPK
+	}
+	if ch.Before != nil {
+		oldPK = primaryKey(s.table, ch.Before)
+	}
+	row, err := f.completeDimension(s, ch, oldPK)
+	if err != nil {
+		return err
+	}
+	if row == nil || !bytes.Equal(oldPK, newPK) {
+		if err := f.batch.Delete(keyOf(spaceDimension, s.name, oldPK)); err != nil {
+			return err
+		}
+	}
+	if row == nil {
+		return nil
+	}
+	return f.batch.Set(keyOf(spaceDimension, s.name, newPK), encodeInputs(row))
+}
+
+// completeDimension gives the after-image with what did not travel filled in from the row stored.
+// It is nil when a column that a view reads cannot be filled in: a row of which only parts are known
+// is no row to join.
+func (f *fold) completeDimension(s *shape, ch *change.Change, oldPK []byte) ([]feature.Value, error) {
+	if ch.After == nil || len(ch.Unchanged) == 0 {
+		return ch.After, nil
+	}
+	old, err := f.dimension(s.table, oldPK)
+	if err != nil {
+		return nil, err
+	}
+	row := slices.Clone(ch.After)
+	for i, col := range s.table.Columns {
+		switch {
+		case !ch.IsUnchanged(i):
+		case old != nil:
+			row[i] = old[i]
+		case !f.joinsColumn(s, i):
+		case f.reading(s.name): // the snapshot brings it
+			f.stats.Awaited++
+			return nil, nil
+		default:
+			f.stats.DeadRows++
+			why := fmt.Sprintf("column %s did not travel because it did not change, and this partition has not seen the row", col.Name)
+			return nil, f.dead(f.letter(ch, "a row of dimension "+s.name, why, oldPK))
+		}
+	}
+	return row, nil
+}
+
+func (f *fold) joinsColumn(s *shape, column int) bool {
+	for _, v := range s.joins {
+		for j := range v.Joins {
+			if v.Joins[j].Table.FullName() == s.name && slices.Contains(v.joined[j], column) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// dimension gives a dimension's row, or nil.
+func (f *fold) dimension(t *feature.Table, pk []byte) ([]feature.Value, error) {
+	b, err := f.batch.Get(keyOf(spaceDimension, t.FullName(), pk))
+	if err != nil || b == nil {
+		return nil, err
+	}
+	return decodeInputs(b, len(t.Columns))
+}

@@ -1,0 +1,280 @@
+package delta
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+// Snapshots come in two kinds, told apart by the table of their begin and end.
+//
+// Without a table it is the snapshot of an epoch: it replaces everything there is, and the stream
+// may already go on while its last chunks are read.
+//
+// With a table it is taken beside the stream: each of its rows is the state of that row at its place
+// in the log and replaces what is stored under its primary key. If the table is read whole, what it
+// did not see and no change touched since its begin is gone from the source, and is taken back at
+// its end. To know, the primary keys seen or touched are marked under 09 until then: one mark per
+// row of the table in this partition at most.
+
+// Beside is a snapshot of one table that is taken while the stream goes on.
+type Beside struct {
+	ID    string `json:"id"`
+	Whole bool   `json:"whole,omitempty"`
+	Chunk uint32 `json:"chunk"`
+	N     uint64 `json:"n"`
+}
+
+// SnapshotDetail is the detail of a snapshot's controls, as JSON; empty means neither.
+type SnapshotDetail struct {
+	// Where, on a begin, says that only some rows are read: the others stay as they are.
+	Where string `json:"where,omitempty"`
+	// Cancelled, on an end, says that not all rows were read: what was read stays, nothing else is
+	// taken back.
+	Cancelled bool `json:"cancelled,omitempty"`
+}
+
+func snapshotDetail(c *change.Control) (SnapshotDetail, error) {
+	var d SnapshotDetail
+	if c.Detail == "" {
+		return d, nil
+	}
+	if err := json.Unmarshal([]byte(c.Detail), &d); err != nil {
+		return d, fault.Wrap(fault.Failed, err, "detail of %s %q", c.Kind, c.ID)
+	}
+	return d, nil
+}
+
+// snapshotRow tells whether a row of a snapshot is to be folded: it is of one that is being taken,
+// and was not folded before. Chunk and n rise strictly within a snapshot.
+func (f *fold) snapshotRow(ch *change.Change, table string) bool {
+	if ch.SnapshotID == f.meta.Snapshot {
+		if f.meta.Done || !afterRow(ch.Chunk, ch.N, f.meta.Chunk, f.meta.N) {
+			return false
+		}
+		f.meta.Chunk, f.meta.N = ch.Chunk, ch.N
+		return true
+	}
+	b, ok := f.meta.Beside[table]
+	if !ok || b.ID != ch.SnapshotID || !afterRow(ch.Chunk, ch.N, b.Chunk, b.N) {
+		return false
+	}
+	b.Chunk, b.N = ch.Chunk, ch.N
+	f.meta.Beside[table] = b
+	return true
+}
+
+func afterRow(chunk uint32, n uint64, lastChunk uint32, lastN uint64) bool {
+	return chunk > lastChunk || (chunk == lastChunk && n > lastN)
+}
+
+// snapshotBegin starts a snapshot. What an earlier one of its kind left is taken back first, so that
+// the new one replaces it: of an epoch everything, of a table only its marks.
+func (f *fold) snapshotBegin(c *change.Control) error {
+	if c.Table != "" {
+		return f.besideBegin(c)
+	}
+	if c.ID == f.meta.Snapshot {
+		return nil
+	}
+	for table := range f.meta.Beside {
+		if err := f.forgetSeen(table); err != nil {
+			return err
+		}
+	}
+	f.meta.Beside = nil
+	if f.meta.Snapshot != "" {
+		for _, v := range f.order {
+			if err := f.truncate(v.Source.FullName()); err != nil {
+				return err
+			}
+		}
+		for name := range f.dims {
+			if err := f.truncate(name); err != nil {
+				return err
+			}
+		}
+	}
+	f.meta.Snapshot, f.meta.Chunk, f.meta.N, f.meta.Done = c.ID, 0, 0, false
+	return nil
+}
+
+func (f *fold) besideBegin(c *change.Control) error {
+	d, err := snapshotDetail(c)
+	if err != nil {
+		return err
+	}
+	if err := f.forgetSeen(c.Table); err != nil {
+		return err
+	}
+	if f.meta.Beside == nil {
+		f.meta.Beside = map[string]Beside{}
+	}
+	f.meta.Beside[c.Table] = Beside{ID: c.ID, Whole: d.Where == ""}
+	return nil
+}
+
+func (f *fold) snapshotEnd(c *change.Control) error {
+	if c.Table == "" {
+		f.meta.Done = f.meta.Done || c.ID == f.meta.Snapshot
+		return nil
+	}
+	b, ok := f.meta.Beside[c.Table]
+	if !ok || b.ID != c.ID {
+		return nil
+	}
+	d, err := snapshotDetail(c)
+	if err != nil {
+		return err
+	}
+	delete(f.meta.Beside, c.Table)
+	if b.Whole && !d.Cancelled {
+		if err := f.retractUnseen(c.Table); err != nil {
+			return err
+		}
+	}
+	return f.forgetSeen(c.Table)
+}
+
+// reading tells whether a snapshot is being taken that brings every row of a table.
+func (f *fold) reading(table string) bool {
+	return (f.meta.Snapshot != "" && !f.meta.Done) || f.meta.Beside[table].Whole
+}
+
+// seen marks the row that a change leaves, if its table is being read whole.
+func (f *fold) seen(s *shape, ch *change.Change) error {
+	if !f.meta.Beside[s.name].Whole || ch.After == nil {
+		return nil
+	}
+	return f.batch.Set(keyOf(spaceSeen, s.name, primaryKey(s.table, ch.After)), []byte{rowVersion})
+}
+
+func (f *fold) forgetSeen(table string) error {
+	prefix := keyOf(spaceSeen, table)
+	return f.batch.DeleteRange(prefix, successor(prefix))
+}
+
+// retractUnseen takes back the rows of a table that have no mark, here and as a dimension.
+func (f *fold) retractUnseen(table string) error {
+	for _, v := range f.order {
+		if v.Source.FullName() != table {
+			continue
+		}
+		prefix := keyOf(spaceRow, v.Name)
+		err := f.eachUnseen(prefix, table, func(pk, value []byte) error {
+			r, err := v.decodeRow(pk, value)
+			if err != nil {
+				return err
+			}
+			if o := r.contribution; o != nil {
+				if err := f.take(v, o); err != nil {
+					return err
+				}
+				f.touch(v, o, change.CauseRetraction)
+			}
+			return f.batch.Delete(append(bytes.Clone(prefix), pk...))
+		})
+		if err != nil {
+			return fmt.Errorf("rows of %s that the snapshot did not see: %w", v.Name, err)
+		}
+	}
+	if f.dims[table] == nil {
+		return nil
+	}
+	prefix := keyOf(spaceDimension, table)
+	return f.eachUnseen(prefix, table, func(pk, _ []byte) error {
+		return f.batch.Delete(append(bytes.Clone(prefix), pk...))
+	})
+}
+
+// unseenBytes bounds what eachUnseen holds of stored rows at once.
+const unseenBytes = 1 << 20
+
+// eachUnseen calls fn for the rows under a prefix whose primary key has no mark, in order. It goes
+// over rows and marks piece by piece, beside each other.
+func (f *fold) eachUnseen(prefix []byte, table string, fn func(pk, value []byte) error) error {
+	marks, end := keyOf(spaceSeen, table), successor(prefix)
+	for from := prefix; from != nil; {
+		var pks, values [][]byte
+		var next []byte
+		size := 0
+		err := f.batch.Scan(from, end, func(key, value []byte) bool {
+			if size >= unseenBytes {
+				next = bytes.Clone(key)
+				return false
+			}
+			pks, values = append(pks, bytes.Clone(key[len(prefix):])), append(values, bytes.Clone(value))
+			size += len(key) + len(value)
+			return true
+		})
+		if err != nil || len(pks) == 0 {
+			return err
+		}
+		seen := map[string]bool{}
+		first, last := append(bytes.Clone(marks), pks[0]...), append(bytes.Clone(marks), pks[len(pks)-1]...)
+		err = f.batch.Scan(first, append(last, 0), func(key, _ []byte) bool {
+			seen[string(key[len(marks):])] = true
+			return true
+		})
+		if err != nil {
+			return err
+		}
+		for i, pk := range pks {
+			if seen[string(pk)] {
+				continue
+			}
+			if err := fn(pk, values[i]); err != nil {
+				return err
+			}
+		}
+		from = next
+	}
+	return nil
+}
+
+// truncate takes back every row of a table, here and as a dimension.
+func (f *fold) truncate(table string) error {
+	for _, v := range f.order {
+		if v.Source.FullName() != table {
+			continue
+		}
+		if err := f.truncateView(v); err != nil {
+			return err
+		}
+	}
+	if f.dims[table] == nil {
+		return nil
+	}
+	prefix := keyOf(spaceDimension, table)
+	return f.batch.DeleteRange(prefix, successor(prefix))
+}
+
+func (f *fold) truncateView(v *view) error {
+	prefix := keyOf(spaceRow, v.Name)
+	var rows []*contribution
+	var bad error
+	err := f.batch.Scan(prefix, successor(prefix), func(key, value []byte) bool {
+		var r storedRow
+		r, bad = v.decodeRow(bytes.Clone(key[len(prefix):]), value)
+		if r.contribution != nil {
+			rows = append(rows, r.contribution)
+		}
+		return bad == nil
+	})
+	if err != nil || bad != nil {
+		return fmt.Errorf("truncating %s: %w", v.Name, cmpErr(err, bad))
+	}
+	for _, c := range rows {
+		f.touch(v, c, change.CauseRetraction)
+	}
+	for _, space := range []byte{spaceRow, spaceIndex, spaceTile} {
+		p := keyOf(space, v.Name)
+		if err := f.batch.DeleteRange(p, successor(p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

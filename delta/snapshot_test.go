@@ -1,0 +1,408 @@
+package delta
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+// reread is a history in which changes get lost, and snapshots beside the stream that mend it, as
+// capture takes them: chunk after chunk, each read at some moment between two watermarks and put at
+// the second, less the keys touched in between.
+type reread struct {
+	r      *rand.Rand
+	l      *log
+	source *model // what is in the database
+	known  *model // what the log has told: the meaning of the fold, in the plainest words
+	cuts   map[string]map[string][]feature.Value
+	runs   map[string]*run // by table
+	count  map[string]int
+	steps  int
+}
+
+// run is one snapshot: keys are read in order, seen holds those read or touched since it began.
+type run struct {
+	id    string
+	where bool // only some keys
+	keys  []string
+	chunk uint32
+	seen  map[string]bool
+	lost  int // losses in its table before it began, that it mends
+}
+
+func rereadHistory(r *rand.Rand, steps int) *reread {
+	h := &reread{
+		r: r, l: &log{}, cuts: map[string]map[string][]feature.Value{}, runs: map[string]*run{}, count: map[string]int{},
+		source: &model{trips: map[int64]trip{}, seats: map[string]feature.Value{}, now: 1000 * day},
+		known:  &model{trips: map[int64]trip{}, seats: map[string]feature.Value{}, now: 1000 * day},
+	}
+	for h.steps = range steps {
+		h.transaction(nil)
+		for _, table := range []string{"public.trips", "public.planes"} {
+			h.snapshot(table)
+		}
+		if r.IntN(3) == 0 {
+			h.cut()
+		}
+	}
+	h.cut()
+	return h
+}
+
+func (h *reread) cut() {
+	id := fmt.Sprintf("c%d", len(h.cuts))
+	h.l.control(change.Cut, id, h.source.now)
+	h.known.now = h.source.now
+	h.cuts[id] = h.known.features()
+	if len(h.runs) > 0 {
+		h.count["cut inside"]++
+	}
+}
+
+// transaction commits some changes; touched notes their keys. Some changes never reach the log.
+func (h *reread) transaction(touched map[string]bool) {
+	h.source.now += h.r.Int64N(3 * 60 * minute)
+	if h.r.IntN(40) == 0 {
+		h.truncate(touched)
+	}
+	var changes []*change.Change
+	var ids []uint32
+	for range 1 + h.r.IntN(4) {
+		ch, id := h.source.step(h.r)
+		if id == 2 && h.r.IntN(3) == 0 { // a dimension's row goes
+			name := ch.After[0]
+			delete(h.source.seats, name.S)
+			ch = &change.Change{Op: change.Delete, Before: []feature.Value{name, {}}}
+		}
+		if h.r.IntN(5) == 0 && touched == nil {
+			h.count["lost"]++
+			continue
+		}
+		h.learn(ch, id)
+		for _, row := range [][]feature.Value{ch.Before, ch.After} {
+			if row == nil {
+				continue
+			}
+			key := row[0].Text()
+			if touched != nil {
+				touched[key] = true
+			}
+			if run := h.runs[tableName(id)]; run != nil && ch.After != nil {
+				run.seen[key] = true
+			}
+		}
+		changes, ids = append(changes, ch), append(ids, id)
+	}
+	if len(changes) > 0 {
+		h.l.commit(h.source.now, changes, func(i int) uint32 { return ids[i] })
+	}
+}
+
+func tableName(schema uint32) string {
+	return map[uint32]string{1: "public.trips", 2: "public.planes"}[schema]
+}
+
+func (h *reread) truncate(touched map[string]bool) {
+	h.source.trips, h.known.trips = map[int64]trip{}, map[int64]trip{}
+	for id := range int64(25) {
+		if touched != nil {
+			touched[feature.OfInt(id).Text()] = true
+		}
+	}
+	h.l.ordinal++
+	h.l.put(3, change.AppendControl(nil, &change.Control{
+		Kind: change.Truncate, ID: fmt.Sprintf("t%d", len(h.l.records)), Table: "public.trips", Position: h.l.last.Control(h.l.ordinal), LogTime: h.source.now,
+	}))
+	h.count["truncate"]++
+}
+
+// learn folds one streamed change into what is known.
+func (h *reread) learn(ch *change.Change, id uint32) {
+	if id == 2 {
+		if ch.After == nil {
+			delete(h.known.seats, ch.Before[0].S)
+		} else {
+			h.known.seats[ch.After[0].S] = ch.After[1]
+		}
+		return
+	}
+	if ch.After == nil {
+		delete(h.known.trips, ch.Before[0].I)
+	} else {
+		h.known.trips[ch.After[0].I] = trip{ch.After, h.known.seats[ch.After[1].S]}
+	}
+}
+
+// snapshot takes the next step of a table's snapshot.
+func (h *reread) snapshot(table string) {
+	run := h.runs[table]
+	switch {
+	case run == nil && h.r.IntN(6) > 0:
+	case run == nil || h.r.IntN(30) == 0: // the second: taken anew after capture was killed
+		h.begin(table)
+	case h.r.IntN(20) == 0:
+		h.control(change.SnapshotEnd, run.id, table, `{"cancelled":true}`)
+		delete(h.runs, table)
+		h.count["cancelled"]++
+	case len(run.keys) == 0:
+		h.end(table, run)
+	default:
+		h.chunk(table, run)
+	}
+}
+
+func (h *reread) begin(table string) {
+	run := &run{id: fmt.Sprintf("%s#%d", table, len(h.l.records)), where: h.r.IntN(3) == 0, seen: map[string]bool{}}
+	detail := ""
+	if run.where {
+		detail = `{"where":"id < 12"}`
+	}
+	if h.runs[table] != nil {
+		h.count["taken anew"]++
+	}
+	h.runs[table] = run
+	if table == "public.trips" {
+		for id := range int64(25) {
+			if !run.where || id < 12 {
+				run.keys = append(run.keys, feature.OfInt(id).Text())
+			}
+		}
+	} else {
+		run.keys = []string{"A", "B", "C", "D"}[:4-2*min(1, len(detail))]
+	}
+	h.control(change.SnapshotBegin, run.id, table, detail)
+}
+
+func (h *reread) control(kind change.ControlKind, id, table, detail string) {
+	h.l.ordinal++
+	h.l.put(3, change.AppendControl(nil, &change.Control{
+		Kind: kind, ID: id, Table: table, Detail: detail, Position: h.l.last.Control(h.l.ordinal), LogTime: h.source.now,
+	}))
+}
+
+// chunk reads some keys between two watermarks and puts their rows at the second.
+func (h *reread) chunk(table string, run *run) {
+	n := min(len(run.keys), 1+h.r.IntN(8))
+	keys := run.keys[:n]
+	run.keys = run.keys[n:]
+	touched := map[string]bool{}
+	before := h.r.IntN(3)
+	for range before {
+		h.transaction(touched)
+	}
+	trips, seats := maps.Clone(h.source.trips), maps.Clone(h.source.seats)
+	for range h.r.IntN(3) {
+		h.transaction(touched)
+	}
+	run.chunk += uint32(1 + h.r.IntN(2))
+	var rows [][]feature.Value
+	for _, key := range keys {
+		row := rowOf(table, key, trips, seats)
+		if row == nil || touched[key] {
+			continue
+		}
+		rows = append(rows, row)
+		run.seen[key] = true
+		if table == "public.planes" {
+			h.known.seats[key] = row[1]
+		} else if !slices.Equal(h.known.trips[row[0].I].row, row) {
+			h.known.trips[row[0].I] = trip{row, h.known.seats[row[1].S]}
+			h.count["mended"]++
+		} else {
+			h.count["the same"]++
+		}
+	}
+	for i, row := range rows {
+		h.l.snapshotOf(table, run.id, run.chunk, uint64(i+1), row, i == len(rows)-1, h.source.now)
+	}
+}
+
+func rowOf(table, key string, trips map[int64]trip, seats map[string]feature.Value) []feature.Value {
+	if table == "public.planes" {
+		if s, ok := seats[key]; ok {
+			return []feature.Value{feature.OfString(key), s}
+		}
+		return nil
+	}
+	for id, tr := range trips {
+		if feature.OfInt(id).Text() == key {
+			return tr.row
+		}
+	}
+	return nil
+}
+
+// end of a snapshot: what it did not see is gone, and everything lost before it is mended.
+func (h *reread) end(table string, run *run) {
+	delete(h.runs, table)
+	h.control(change.SnapshotEnd, run.id, table, "")
+	if run.where {
+		h.count["where"]++
+		return
+	}
+	h.count["whole "+table]++
+	for id := range h.known.trips {
+		if table == "public.trips" && !run.seen[feature.OfInt(id).Text()] {
+			delete(h.known.trips, id)
+			h.count["unseen"]++
+		}
+	}
+	for name := range h.known.seats {
+		if table == "public.planes" && !run.seen[name] {
+			delete(h.known.seats, name)
+			h.count["unseen dimension"]++
+		}
+	}
+}
+
+// snapshotOf puts one row of a snapshot beside the stream; it stands at the position of the record
+// before it and moves neither position nor time.
+func (l *log) snapshotOf(table, id string, chunk uint32, n uint64, row []feature.Value, last bool, now int64) {
+	at := l.last
+	if l.ordinal > 0 {
+		at = l.last.Control(l.ordinal)
+	}
+	ch := &change.Change{
+		Position: at, Op: change.Snapshot, LogTime: now, CommitTime: now, After: row, SnapshotID: id, Chunk: chunk, N: n, LastInCell: last,
+	}
+	schema, shape := uint32(1), trips()
+	if table == "public.planes" {
+		schema, shape = 2, planes()
+	}
+	l.put(schema, change.Codec{Table: shape}.Append(nil, ch))
+}
+
+// Rows read again beside the stream mend what was lost, keep what is right as it is, and do so
+// whatever polls, restarts and records read twice.
+func TestSnapshotsBesideTheStreamEqualAPlainModel(t *testing.T) {
+	s := seed(t)
+	c := catalog(t)
+	total := map[string]int{}
+	for n := range uint64(8) {
+		r := rand.New(rand.NewPCG(s, 1000+n))
+		h := rereadHistory(r, 60)
+		checked := 0
+		p := feed(t, r, c, h.l, func(p *Partition, id string) {
+			compare(t, p, id, h.cuts[id])
+			checked++
+		})
+		checkOutbox(t, p)
+		if checked != len(h.cuts) {
+			t.Errorf("history %d of SEED=%d: %d of %d cuts were checked", n, s, checked, len(h.cuts))
+		}
+		for what, k := range h.count {
+			total[what] += k
+		}
+		if left := marks(t, p); len(h.runs) == 0 && left > 0 {
+			t.Errorf("history %d of SEED=%d: %d marks are left, and no snapshot is being taken", n, s, left)
+		}
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, what := range []string{
+		"lost", "truncate", "taken anew", "cancelled", "where", "whole public.trips", "whole public.planes",
+		"mended", "the same", "unseen", "unseen dimension", "cut inside",
+	} {
+		if total[what] == 0 {
+			t.Errorf("SEED=%d: no history has %q: %v", s, what, total)
+		}
+	}
+}
+
+func marks(t *testing.T, p *Partition) int {
+	t.Helper()
+	n := 0
+	if err := p.store.Scan([]byte{spaceSeen}, []byte{spaceSeen + 1}, func(_, _ []byte) bool { n++; return true }); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// What a snapshot beside the stream tells subscribers: nothing of rows that are as they were, cause
+// snapshot of rows it mends, cause retraction of rows it did not see, and nothing at all once it is
+// cancelled.
+func TestWhatASnapshotBesideTheStreamTells(t *testing.T) {
+	at := feature.OfMicros(1000 * day)
+	row := func(id int64, plane string, delay int64) []feature.Value {
+		return []feature.Value{feature.OfInt(id), feature.OfString(plane), at, feature.OfInt(delay)}
+	}
+	l := &log{}
+	l.commit(1000*day, []*change.Change{
+		{Op: change.Insert, After: row(1, "SAME", 1)}, {Op: change.Insert, After: row(2, "MENDED", 1)},
+		{Op: change.Insert, After: row(3, "UNSEEN", 1)}, {Op: change.Insert, After: row(4, "FROM", 1)},
+	}, func(int) uint32 { return 1 })
+	h := &reread{l: l, source: &model{now: 1000 * day}}
+	take := func(id, end string) uint64 {
+		h.control(change.SnapshotBegin, id, "public.trips", "")
+		l.snapshotOf("public.trips", id, 1, 1, row(1, "SAME", 1), false, 1000*day)
+		l.snapshotOf("public.trips", id, 1, 2, row(2, "MENDED", 2), false, 1000*day)
+		l.snapshotOf("public.trips", id, 1, 3, row(4, "TO", 1), true, 1000*day)
+		h.control(change.SnapshotEnd, id, "public.trips", end)
+		return uint64(len(l.records))
+	}
+	cancelled := take("one", `{"cancelled":true}`)
+	take("two", "")
+	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
+	tell := func(records []Input) map[string]change.Cause {
+		after := p.Meta().Sequences["delays"]
+		if err := p.Fold(t.Context(), records); err != nil {
+			t.Fatal(err)
+		}
+		told := map[string]change.Cause{}
+		err := p.Outbox("delays", after, p.Meta().Sequences["delays"], func(d *change.Delta) error {
+			told[d.Key[0].S] = d.Cause
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return told
+	}
+	tell(l.records[:4])
+	first := map[string]change.Cause{"MENDED": change.CauseSnapshot, "FROM": change.CauseSnapshot, "TO": change.CauseSnapshot}
+	if got := tell(l.records[4:cancelled]); !maps.Equal(got, first) {
+		t.Errorf("the cancelled one told %v, want %v", got, first)
+	}
+	second := map[string]change.Cause{"UNSEEN": change.CauseRetraction}
+	if got := tell(l.records[cancelled:]); !maps.Equal(got, second) {
+		t.Errorf("the whole one told %v, want %v", got, second)
+	}
+	if m := p.Meta(); len(m.Beside) > 0 || marks(t, p) > 0 || m.Stats.Dropped > 0 {
+		t.Errorf("left behind: %+v, %d marks", m, marks(t, p))
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A new epoch ends the snapshots beside the stream: rows of theirs that come late change nothing.
+func TestANewEpochEndsSnapshotsBesideTheStream(t *testing.T) {
+	row := []feature.Value{feature.OfInt(1), feature.OfString("A"), feature.OfMicros(1000 * day), feature.OfInt(1)}
+	l := &log{}
+	h := &reread{l: l, source: &model{now: 1000 * day}}
+	l.last = position.Position{Epoch: 1, LSN: 500}
+	h.control(change.SnapshotBegin, "beside", "public.trips", "")
+	l.snapshotOf("public.trips", "beside", 1, 1, row, true, 1000*day)
+	l.snapshotControl(change.SnapshotBegin, "epoch", 2, 1)
+	l.last, l.ordinal = position.Position{Epoch: 2, LSN: 999}, 1
+	l.snapshotOf("public.trips", "beside", 1, 2, row, true, 1000*day)
+	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
+	if err := p.Fold(t.Context(), l.records); err != nil {
+		t.Fatal(err)
+	}
+	s, err := p.Lookup("delays", []feature.Value{feature.OfString("A")})
+	if m := p.Meta(); err != nil || s.Status != Present || m.Stats.Dropped != 1 || len(m.Beside) > 0 || marks(t, p) > 0 {
+		t.Errorf("A is %+v, %v; %+v, %d marks", s, err, m, marks(t, p))
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
