@@ -4,7 +4,7 @@
 //
 //	run.go       takes the slot over, decides between first snapshot and streaming, owns the goroutines
 //	initial.go   the first snapshot: whole tables by COPY under the slot's exported snapshot
-//	reader.go    the stream's messages, in batches of events
+//	reader.go    the stream's messages; transactions in progress wait in the spool; batches of events
 //	stream.go    messages become numbered changes (a pure step)
 //	shape.go     the shape of a table as its changes have it
 //	route.go     which partitions of which groups a change concerns

@@ -2,11 +2,14 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 
 	"golang.org/x/sync/semaphore"
 
 	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/capture/spool"
 )
 
 const (
@@ -19,11 +22,14 @@ const (
 // streams before they end wait in the spool.
 type reader struct {
 	stream  *pgwire.Stream
+	spool   *spool.Spool // nil: the server sends whole transactions only
 	decoder *decoder
 	queue   chan<- []event
 	room    *semaphore.Weighted // bytes of the queue
 	wake    func(reply bool)
 
+	piece uint32 // the transaction of which the server is sending a piece, or 0
+	again pgwire.Message
 	batch []event
 	bytes int
 }
@@ -37,7 +43,71 @@ func (r *reader) run(ctx context.Context) error {
 		if m.Kind == pgwire.Keepalive && m.Reply {
 			r.wake(false)
 		}
-		if err := r.step(ctx, m); err != nil {
+		if err := r.message(ctx, m); err != nil {
+			return err
+		}
+	}
+}
+
+// message takes pieces of transactions into the spool, and decodes what is committed.
+func (r *reader) message(ctx context.Context, m *pgwire.Message) error {
+	switch m.Kind {
+	case pgwire.StreamStart:
+		r.piece = m.XID
+		return nil
+	case pgwire.StreamStop:
+		r.piece = 0
+		return nil
+	case pgwire.StreamAbort:
+		r.spool.AbortSub(m.XID, m.SubXID)
+		return nil
+	case pgwire.StreamCommit:
+		return r.replay(ctx, m)
+	default:
+		if m.Streamed {
+			return r.spool.Append(r.piece, m.XID, m.Raw)
+		}
+		return r.step(ctx, m)
+	}
+}
+
+// replay decodes a transaction that came in pieces as if it came whole now: what subtransactions took
+// back is not in it, so that its rows have the numbers they would have had.
+func (r *reader) replay(ctx context.Context, end *pgwire.Message) error {
+	xid := end.XID
+	begin := pgwire.Message{Kind: pgwire.Begin, XID: xid, LSN: end.LSN, CommitTime: end.CommitTime}
+	commit := pgwire.Message{Kind: pgwire.Commit, LSN: end.LSN, EndLSN: end.EndLSN, CommitTime: end.CommitTime}
+	if err := r.step(ctx, &begin); err != nil {
+		return err
+	}
+	tx, err := r.spool.Transaction(xid)
+	if err != nil {
+		return err
+	}
+	if tx != nil {
+		if err := errors.Join(r.records(ctx, tx), tx.Close()); err != nil {
+			return err
+		}
+		if err := r.spool.Drop(xid); err != nil {
+			return err
+		}
+	}
+	return r.step(ctx, &commit)
+}
+
+func (r *reader) records(ctx context.Context, tx *spool.Reader) error {
+	for {
+		_, raw, err := tx.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.again.Parse(raw, true); err != nil {
+			return err
+		}
+		if err := r.step(ctx, &r.again); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/capture/spool"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/position"
@@ -41,6 +42,13 @@ func (r *Runner) Run(ctx context.Context) error {
 		if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || fault.ClassOf(err) == fault.Unreachable) {
 			return nil
 		}
+		if full, ok := errors.AsType[*spool.Full](err); ok && !s.whole {
+			s.whole = true
+			if r.o.Events.SpoolFull != nil {
+				r.o.Events.SpoolFull(full)
+			}
+			continue
+		}
 		if !s.began || fault.ClassOf(err) != fault.Unreachable || p.writer.Failed() != nil {
 			return err
 		}
@@ -67,6 +75,9 @@ type session struct {
 	p     *publisher
 	h     history
 	began bool // the slot was streamed once: p knows where it is
+	// whole: the spool was full once, and since then the server keeps transactions until they are
+	// committed, on its own disk.
+	whole bool
 }
 
 // run takes the slot and streams it until the connection ends.
@@ -222,7 +233,17 @@ func gap(h history, id pgwire.Identity, slot pgwire.SlotState, s resumeState, na
 // follow streams from a position on: a reader, a publisher, and status updates beside them.
 func (s *session) follow(ctx context.Context, d *decoder, from position.LSN) error {
 	g, ctx := errgroup.WithContext(ctx)
-	stream, err := s.o.Source.Start(ctx, from, s.o.Now)
+	pieces := s.o.Dir != "" && !s.whole
+	var held *spool.Spool
+	if pieces {
+		var err error
+		if held, err = spool.Open(spool.Options{Dir: s.o.Dir, Bytes: s.o.SpoolBytes}); err != nil {
+			return err
+		}
+		defer held.Close() //nolint:errcheck // what it holds is worth nothing now
+		s.spool.Store(held)
+	}
+	stream, err := s.o.Source.Stream(ctx, from, pgwire.StartOptions{Streaming: pieces, Now: s.o.Now})
 	if err != nil {
 		return err
 	}
@@ -231,7 +252,7 @@ func (s *session) follow(ctx context.Context, d *decoder, from position.LSN) err
 	room := semaphore.NewWeighted(queueBytes)
 	g.Go(func() error {
 		defer close(queue)
-		in := &reader{stream: stream, decoder: d, queue: queue, room: room, wake: s.wake}
+		in := &reader{stream: stream, spool: held, decoder: d, queue: queue, room: room, wake: s.wake}
 		return in.run(ctx)
 	})
 	g.Go(func() error {

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/capture/spool"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -27,6 +29,8 @@ type Options struct {
 	// Dir is where transactions that are not committed yet wait on disk; its content is disposable. Empty:
 	// the server keeps them until they are committed.
 	Dir string
+	// SpoolBytes bounds them. Where they would be more, the server is asked to keep them. 0: 8 GiB.
+	SpoolBytes int64
 	// NewSnapshot begins a new epoch with a new snapshot, whatever there is.
 	NewSnapshot bool
 	Now         func() time.Time // for the server's statistics; nil: time.Now
@@ -42,6 +46,8 @@ type Events struct {
 	Cut       func(c change.CutRecord)
 	// Lost tells that the source went away; capture goes on when it is there again, and tries after wait.
 	Lost func(err error, wait time.Duration)
+	// SpoolFull tells that from now on the server keeps transactions until they are committed.
+	SpoolFull func(full *spool.Full)
 }
 
 // Runner is one capture process of one source.
@@ -50,6 +56,15 @@ type Runner struct {
 	known map[string]*known
 	cuts  chan *cutRequest
 	kick  chan bool
+	spool atomic.Pointer[spool.Spool] // of the latest connection; nil before
+}
+
+// Spooled says what waits for the end of its transaction on our disk.
+func (r *Runner) Spooled() spool.Stats {
+	if s := r.spool.Load(); s != nil {
+		return s.Stats()
+	}
+	return spool.Stats{}
 }
 
 // Tables names every table that must be published: those the definitions use and the clock's.

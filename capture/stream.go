@@ -35,6 +35,10 @@ const (
 	evNothing
 )
 
+// HeartbeatPrefix marks the logical messages that capture itself emits, so that a source without writes
+// of its own still moves on. Other messages, of applications among themselves, are passed over.
+const HeartbeatPrefix = "freshet"
+
 // decoder turns messages into events. It is a pure step function: no clock, no I/O; its state is
 // what the messages so far have said.
 type decoder struct {
@@ -64,7 +68,13 @@ func (d *decoder) step(m *pgwire.Message) (event, error) {
 		return d.truncate(m)
 	case pgwire.Insert, pgwire.Update, pgwire.Delete:
 		return d.row(m)
-	default: // pgwire.Other: types, origins, messages
+	case pgwire.Logical:
+		// One outside of transactions comes when everything committed before it has come.
+		if m.Transactional || string(m.Prefix) != HeartbeatPrefix {
+			return event{kind: evNothing}, nil
+		}
+		return event{kind: evIdle, lsn: m.LSN, logTime: d.logTime}, nil
+	default: // types, origins
 		return event{kind: evNothing}, nil
 	}
 }
@@ -94,6 +104,12 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	if t == nil {
 		return event{}, fault.New(fault.Failed, "the stream has a row of relation %d before its description", m.Relation)
 	}
+	if !d.clock {
+		d.logTime = max(d.logTime, d.time)
+	}
+	if len(t.routes) == 0 && t.clock < 0 { // published, but not ours
+		return event{kind: evNothing}, nil
+	}
 	pos := position.Position{Epoch: d.epoch, LSN: d.commit, Seq: d.seq}
 	ch := &change.Change{Position: pos, CommitTime: d.time, Op: change.Insert}
 	var err error
@@ -119,8 +135,6 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	}
 	if t.clock >= 0 && ch.After != nil && ch.After[t.clock].Kind == feature.Timestamp {
 		d.logTime = max(d.logTime, ch.After[t.clock].I)
-	} else if !d.clock {
-		d.logTime = max(d.logTime, d.time)
 	}
 	ch.LogTime, e.logTime = d.logTime, d.logTime
 	if e.targets, err = t.route(ch, nil); err != nil {

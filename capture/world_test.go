@@ -12,6 +12,7 @@ import (
 
 	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/capture/spool"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/testkit/audit"
@@ -34,6 +35,7 @@ type world struct {
 	stop   context.CancelFunc
 	done   chan error
 	lost   int
+	full   int
 }
 
 // newWorld makes public.items, watched, under a server with these settings, and whatever more is to be
@@ -100,6 +102,11 @@ func (w *world) start() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.lost++
+	}
+	o.Events.SpoolFull = func(*spool.Full) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.full++
 	}
 	if w.options != nil {
 		w.options(&o)

@@ -22,6 +22,7 @@ import (
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/capture/spool"
 	"github.com/freshet-io/freshet/delta"
 	"github.com/freshet-io/freshet/featurestore"
 	"github.com/freshet-io/freshet/internal/config"
@@ -201,7 +202,7 @@ func (s *system) openCapture(ctx context.Context) error {
 	}
 	s.runner, err = capture.New(capture.Options{
 		Name: s.cfg.Name, Source: s.source, Clock: s.cfg.Source.Clock, Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
-		NewSnapshot: s.roles.newSnapshot, Events: captureEvents(s.log), Point: crashPoint(),
+		Dir: filepath.Join(s.cfg.DataDir, "spool"), NewSnapshot: s.roles.newSnapshot, Events: captureEvents(s.log), Point: crashPoint(),
 	}, shapes)
 	return err
 }
@@ -332,6 +333,9 @@ func captureEvents(log *slog.Logger) capture.Events {
 		},
 		Table: func(table string, rows uint64, done bool) {
 			log.Info("snapshot", "table", table, "rows", rows, "done", done)
+		},
+		SpoolFull: func(full *spool.Full) {
+			log.Warn("the spool of transactions in progress is full: from now on the server keeps them until they are committed", "dir", full.Dir, "bytes", full.Limit)
 		},
 		Lost: func(err error, wait time.Duration) { log.Warn("the source went away", "error", err, "again", wait) },
 	}

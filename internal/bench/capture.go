@@ -44,6 +44,7 @@ type captureSide struct {
 	registry *topic.Registry
 	catalog  *feature.Catalog
 	shapes   []*feature.Table
+	spool    string
 }
 
 // captured measures C1 and C2: changes that a slot holds are drained into Kafka, and by a reader of
@@ -62,7 +63,7 @@ func (r *run) captured(ctx context.Context) (err error) {
 		return err
 	}
 	defer end()
-	s := &captureSide{source: pgwire.Source{URL: pg.URL(), Slot: capturedSlot, Publication: capturedSlot}, topics: topics, registry: registry}
+	s := &captureSide{source: pgwire.Source{URL: pg.URL(), Slot: capturedSlot, Publication: capturedSlot}, topics: topics, registry: registry, spool: filepath.Join(r.dir, "spool")}
 	conn, err := s.source.Connect(ctx)
 	if err != nil {
 		return err
@@ -155,7 +156,7 @@ func (s *captureSide) prepare(ctx context.Context, conn *pgx.Conn) error {
 
 func (s *captureSide) runner(events capture.Events) (*capture.Runner, error) {
 	return capture.New(capture.Options{
-		Name: "bench", Source: s.source, Catalog: s.catalog, Topics: s.topics, Registry: s.registry, Events: events,
+		Name: "bench", Source: s.source, Catalog: s.catalog, Topics: s.topics, Registry: s.registry, Events: events, Dir: s.spool,
 	}, s.shapes)
 }
 
