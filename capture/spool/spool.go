@@ -328,17 +328,18 @@ func (s *Spool) AbortSub(xid, sub uint32) {
 
 // Drop forgets a transaction and frees its disk. One that is not there is dropped already; one that a
 // Reader is open on is an error. If a file can't be removed that is an error too, but the transaction
-// is gone, and removing is tried again at the next occasion.
+// is gone; removing is tried again by the next Drop, AbortSub or Close.
 func (s *Spool) Drop(xid uint32) error {
 	t, ok := s.txs[xid]
-	if !ok {
-		return nil
-	}
-	if t.readers > 0 {
+	if ok && t.readers > 0 {
 		return fault.New(fault.Failed, "transaction %d is being read from the spool and cannot be dropped", xid).At("%s", s.o.Dir)
 	}
-	s.dropped.Add(1)
-	if err := s.forget(t); err != nil {
+	remove := func() error { return s.remove(nil) }
+	if ok {
+		s.dropped.Add(1)
+		remove = func() error { return s.forget(t) }
+	}
+	if err := remove(); err != nil {
 		return fault.Wrap(fault.Failed, err, "the spool's files of transaction %d cannot be removed", xid).At("%s", s.o.Dir).
 			ToMend("let this user remove files in %s", s.o.Dir)
 	}
