@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/freshet-io/freshet/capture/initial"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -57,10 +58,8 @@ func (r *Runner) initial(ctx context.Context, conn *pgx.Conn, p *publisher, h hi
 	if err := mark(change.SnapshotBegin, 1, 0); err != nil {
 		return h, 0, err
 	}
-	for chunk, t := range r.snapshotOrder() {
-		if err := r.copyTable(ctx, snap, p, h, t, uint32(chunk)+1, at); err != nil {
-			return h, 0, err
-		}
+	if err := r.copyAll(ctx, snap, export.Name, p, h, at); err != nil {
+		return h, 0, err
 	}
 	if err := mark(change.SnapshotEnd, 2, export.Consistent); err != nil {
 		return h, 0, err
@@ -108,42 +107,79 @@ func (r *Runner) snapshotTime(ctx context.Context, c *pgx.Conn, floor int64) (in
 	return max(us, floor), nil
 }
 
-func (r *Runner) copyTable(ctx context.Context, c *pgx.Conn, p *publisher, h history, t *table, chunk uint32, at position.Position) error {
-	var n uint64
-	told := func(done bool) {
-		if r.o.Events.Table != nil {
-			r.o.Events.Table(t.shape.FullName(), n, done)
-		}
+// copyAll copies every table under the exported snapshot, by several connections, chunk by chunk.
+func (r *Runner) copyAll(ctx context.Context, snap *pgx.Conn, exported string, p *publisher, h history, at position.Position) error {
+	tables := r.snapshotOrder()
+	shapes := make([]*feature.Table, len(tables))
+	for i, t := range tables {
+		shapes[i] = t.shape
 	}
-	err := pgwire.Copy(ctx, c, t.shape, func(in *pgwire.Tuple) error {
-		n++
-		row, _, err := values(t.shape, in, nil)
-		if err != nil {
-			return fmt.Errorf("row %d: %w", n, err)
-		}
-		ch := &change.Change{
-			Position: at, Op: change.Snapshot, CommitTime: p.logTime, LogTime: p.logTime, After: row,
-			SnapshotID: h.Snapshot, Chunk: chunk, N: n,
-		}
-		e := event{table: t, change: ch, bytes: size(in)}
-		if e.targets, err = t.route(ch, nil); err != nil {
-			return err
-		}
-		if len(e.targets) > 0 {
-			p.rows = append(p.rows, e)
-		}
-		if n%snapshotCell != 0 {
-			return nil
-		}
-		told(false)
-		return p.closeCell(ctx)
-	})
+	chunks, err := initial.Plan(ctx, snap, shapes, initial.PlanOptions{})
 	if err != nil {
 		return err
 	}
-	told(true)
-	if err := p.closeCell(ctx); err != nil {
+	in := &chunkReader{p: p, at: at, snapshot: h.Snapshot, tables: tables}
+	told := map[string]uint64{}
+	copier := initial.NewCopier(initial.CopierOptions{
+		Workers: r.o.Workers,
+		Open:    func(ctx context.Context) (*pgx.Conn, error) { return r.o.Source.Adopt(ctx, exported) },
+		Delivered: func(c initial.Chunk, rows, _ int64, done bool) {
+			name := c.Table.FullName()
+			told[name] += uint64(rows)
+			if r.o.Events.Table != nil {
+				last := int(c.Number) == len(chunks) || chunks[c.Number].Table != c.Table
+				r.o.Events.Table(name, told[name], done && last)
+			}
+		},
+	})
+	return copier.Run(ctx, chunks, in.chunk)
+}
+
+// chunkReader makes the rows of chunks into events, and cells of them.
+type chunkReader struct {
+	p        *publisher
+	at       position.Position
+	snapshot string
+	tables   []*table
+}
+
+func (c *chunkReader) chunk(ctx context.Context, chunk initial.Chunk, rows *initial.Rows) error {
+	t := c.tables[slices.IndexFunc(c.tables, func(t *table) bool { return t.shape == chunk.Table })]
+	for rows.Next() {
+		if err := c.row(t, chunk.Number, uint64(rows.N()), rows.Tuple()); err != nil {
+			return err
+		}
+		if len(c.p.rows) < snapshotCell {
+			continue
+		}
+		if err := c.p.closeCell(ctx); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
 		return err
 	}
-	return p.commit(ctx)
+	if err := c.p.closeCell(ctx); err != nil {
+		return err
+	}
+	return c.p.commit(ctx)
+}
+
+func (c *chunkReader) row(t *table, chunk uint32, n uint64, in *pgwire.Tuple) error {
+	row, _, err := values(t.shape, in, nil)
+	if err != nil {
+		return err
+	}
+	ch := &change.Change{
+		Position: c.at, Op: change.Snapshot, CommitTime: c.p.logTime, LogTime: c.p.logTime, After: row,
+		SnapshotID: c.snapshot, Chunk: chunk, N: n,
+	}
+	e := event{kind: evRow, table: t, change: ch, bytes: size(in)}
+	if e.targets, err = t.route(ch, nil); err != nil {
+		return err
+	}
+	if len(e.targets) > 0 {
+		c.p.rows = append(c.p.rows, e)
+	}
+	return nil
 }

@@ -231,8 +231,8 @@ func gap(h history, id pgwire.Identity, slot pgwire.SlotState, s resumeState, na
 }
 
 // follow streams from a position on: a reader, a publisher, and status updates beside them.
-func (s *session) follow(ctx context.Context, d *decoder, from position.LSN) error {
-	g, ctx := errgroup.WithContext(ctx)
+func (s *session) follow(outer context.Context, d *decoder, from position.LSN) error {
+	g, ctx := errgroup.WithContext(outer)
 	pieces := s.o.Dir != "" && !s.whole
 	var held *spool.Spool
 	if pieces {
@@ -256,8 +256,10 @@ func (s *session) follow(ctx context.Context, d *decoder, from position.LSN) err
 		return in.run(ctx)
 	})
 	g.Go(func() error {
+		// When the source goes away this ends with the queue, and what is on its way to Kafka goes on: a
+		// writer that is interrupted is dead.
 		l := &loop{Runner: s.Runner, p: s.p}
-		return l.run(ctx, queue, room)
+		return l.run(outer, queue, room)
 	})
 	g.Go(func() error { return s.confirm(ctx, stream, s.p) })
 	return g.Wait()

@@ -31,6 +31,8 @@ type Options struct {
 	Dir string
 	// SpoolBytes bounds them. Where they would be more, the server is asked to keep them. 0: 8 GiB.
 	SpoolBytes int64
+	// Workers are the connections that read a first snapshot. 0: 4.
+	Workers int
 	// NewSnapshot begins a new epoch with a new snapshot, whatever there is.
 	NewSnapshot bool
 	Now         func() time.Time // for the server's statistics; nil: time.Now

@@ -117,7 +117,9 @@ func TestTheSpoolIsFull(t *testing.T) {
 	w.options = func(o *capture.Options) { o.SpoolBytes = 128 << 10 }
 	w.start()
 	w.began()
-	if err := w.history(r, w.connect(), 1, 30); err != nil {
+	c := w.connect()
+	w.exec(c, "insert into public.items select -i, 'account ' || i % 13, i, 'x' from generate_series(1, 20000) i")
+	if err := w.history(r, c, 1, 10); err != nil {
 		t.Fatal(err)
 	}
 	w.compare()
