@@ -23,6 +23,7 @@ type publisher struct {
 	registry  *topic.Registry
 	writer    *topic.Writer
 	groups    []*feature.PartitionGroup
+	others    []string // topics beside those of changes
 	controlID []uint32
 	events    Events
 	point     func(string)
@@ -98,6 +99,11 @@ func (p *publisher) closeCell(ctx context.Context) error {
 		for _, t := range e.targets {
 			e.change.LastInCell = last[place{e.table.routes[t.route].group, t.partition}] == i
 			if err := p.put(ctx, e, t); err != nil {
+				return err
+			}
+		}
+		if e.table.output != nil {
+			if err := p.putOutput(ctx, e); err != nil {
 				return err
 			}
 		}
@@ -224,8 +230,21 @@ type resumeState struct {
 }
 
 // tails reads the last record of every partition. The writer must be initialised before.
-func tails(ctx context.Context, topics *topic.Client, registry *topic.Registry, groups []*feature.PartitionGroup) (resumeState, error) {
+func tails(ctx context.Context, topics *topic.Client, registry *topic.Registry, groups []*feature.PartitionGroup, others []string) (resumeState, error) {
 	var r resumeState
+	for _, name := range others { // what is there says its position in a header
+		last, err := topics.Tails(ctx, name)
+		if err != nil {
+			return r, fmt.Errorf("tails of %s: %w", name, err)
+		}
+		for _, rec := range last {
+			pos, err := position.Parse(rec.Position)
+			if err != nil {
+				return r, fmt.Errorf("tail of %s/%d: header %s: %w", name, rec.Partition, change.Header, err)
+			}
+			r.reached(pos)
+		}
+	}
 	for _, g := range groups {
 		last, err := topics.Tails(ctx, topics.Changes(g.Name))
 		if err != nil {
@@ -270,9 +289,13 @@ func (r *resumeState) add(ctx context.Context, registry *topic.Registry, value [
 		pos = ch.Position
 		r.logTime, r.commitTime = max(r.logTime, ch.LogTime), max(r.commitTime, ch.CommitTime)
 	}
+	r.reached(pos)
+	return nil
+}
+
+func (r *resumeState) reached(pos position.Position) {
 	r.token = max(r.token, pos.LSN)
 	if pos.After(r.last) {
 		r.last = pos
 	}
-	return nil
 }

@@ -7,6 +7,7 @@
 //	reader.go    the stream's messages; transactions in progress wait in the spool; batches of events
 //	stream.go    messages become numbered changes (a pure step)
 //	shape.go     the shape of a table as its changes have it
+//	output.go    a topic of one table by itself, in the envelope that other consumers know
 //	route.go     which partitions of which groups a change concerns
 //	cell.go      whole commits become cells, cells become Kafka transactions
 //	cut.go       cuts, also ones that equal an exported snapshot

@@ -70,11 +70,15 @@ func (r *Runner) initial(ctx context.Context, conn *pgx.Conn, p *publisher, h hi
 }
 
 // snapshotOrder gives the routed tables, dimensions first, then by name.
-func (r *Runner) snapshotOrder() []*table {
+func (r *Runner) snapshotOrder() ([]*table, error) {
 	var out []*table
 	for _, k := range r.known {
-		if len(k.routes) > 0 {
-			out = append(out, k.table(k.shape))
+		t, err := k.table(k.raw)
+		if err != nil {
+			return nil, err
+		}
+		if len(t.routes) > 0 || t.output != nil {
+			out = append(out, t)
 		}
 	}
 	rank := func(t *table) string {
@@ -89,14 +93,14 @@ func (r *Runner) snapshotOrder() []*table {
 		}
 		return 1
 	})
-	return out
+	return out, nil
 }
 
 // snapshotTime is log time at the snapshot: the clock table's, else the server's.
 func (r *Runner) snapshotTime(ctx context.Context, c *pgx.Conn, floor int64) (int64, error) {
 	sql := "select (extract(epoch from now()) * 1000000)::bigint"
 	if name, column := splitClock(r.o.Clock); name != "" {
-		t := r.known[name].shape
+		t := r.known[name].raw
 		sql = "select coalesce(max((extract(epoch from " + pgx.Identifier{column}.Sanitize() + ") * 1000000)::bigint), 0) from " +
 			pgx.Identifier{t.Schema, t.Name}.Sanitize()
 	}
@@ -109,10 +113,13 @@ func (r *Runner) snapshotTime(ctx context.Context, c *pgx.Conn, floor int64) (in
 
 // copyAll copies every table under the exported snapshot, by several connections, chunk by chunk.
 func (r *Runner) copyAll(ctx context.Context, snap *pgx.Conn, exported string, p *publisher, h history, at position.Position) error {
-	tables := r.snapshotOrder()
+	tables, err := r.snapshotOrder()
+	if err != nil {
+		return err
+	}
 	shapes := make([]*feature.Table, len(tables))
 	for i, t := range tables {
-		shapes[i] = t.shape
+		shapes[i] = t.raw
 	}
 	chunks, err := initial.Plan(ctx, snap, shapes, initial.PlanOptions{})
 	if err != nil {
@@ -144,7 +151,7 @@ type chunkReader struct {
 }
 
 func (c *chunkReader) chunk(ctx context.Context, chunk initial.Chunk, rows *initial.Rows) error {
-	t := c.tables[slices.IndexFunc(c.tables, func(t *table) bool { return t.shape == chunk.Table })]
+	t := c.tables[slices.IndexFunc(c.tables, func(t *table) bool { return t.raw == chunk.Table })]
 	for rows.Next() {
 		if err := c.row(t, chunk.Number, uint64(rows.N()), rows.Tuple()); err != nil {
 			return err
@@ -166,7 +173,7 @@ func (c *chunkReader) chunk(ctx context.Context, chunk initial.Chunk, rows *init
 }
 
 func (c *chunkReader) row(t *table, chunk uint32, n uint64, in *pgwire.Tuple) error {
-	row, _, err := values(t.shape, in, nil)
+	row, _, err := values(t.raw, in, nil)
 	if err != nil {
 		return err
 	}
@@ -174,11 +181,14 @@ func (c *chunkReader) row(t *table, chunk uint32, n uint64, in *pgwire.Tuple) er
 		Position: c.at, Op: change.Snapshot, CommitTime: c.p.logTime, LogTime: c.p.logTime, After: row,
 		SnapshotID: c.snapshot, Chunk: chunk, N: n,
 	}
+	if t.filter != nil {
+		ch = t.filter.Change(ch)
+	}
 	e := event{kind: evRow, table: t, change: ch, bytes: size(in)}
 	if e.targets, err = t.route(ch, nil); err != nil {
 		return err
 	}
-	if len(e.targets) > 0 {
+	if len(e.targets) > 0 || t.output != nil {
 		c.p.rows = append(c.p.rows, e)
 	}
 	return nil

@@ -81,12 +81,15 @@ func (l *loop) event(ctx context.Context, e *event) error {
 	case evRow:
 		return l.p.row(ctx, *e)
 	case evTruncate:
-		for _, c := range e.controls {
+		for i, c := range e.controls {
 			if !c.Position.After(l.p.last) {
 				continue
 			}
 			c.ID = "truncate " + c.Position.String()
 			if err := l.p.control(ctx, c); err != nil {
+				return err
+			}
+			if err := l.p.truncateOutputs(ctx, e.tables[i], &c); err != nil {
 				return err
 			}
 		}

@@ -31,14 +31,19 @@ func TestAMoveGoesToBothPartitions(t *testing.T) {
 	}
 	row := func(k int64) []feature.Value { return []feature.Value{feature.OfInt(k)} }
 	null := []feature.Value{{}}
-	known := func(r feature.Route) *known {
-		return &known{shape: shape, routes: []feature.Route{r}, groups: []int{0}}
+	tableOf := func(r feature.Route, raw *feature.Table) *table {
+		k := &known{raw: shape, shape: shape, routes: []feature.Route{r}, groups: []int{0}}
+		out, err := k.table(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
 	}
-	keyed := *known(feature.Route{Group: g, Keys: []int{0}}).table(shape)
-	dimension := *known(feature.Route{Group: g, Broadcast: true}).table(shape)
-	without := *known(feature.Route{Group: g, Keys: []int{0}}).table(&feature.Table{Schema: "public", Name: "t", Columns: []feature.Column{{Name: "x", Type: feature.Type{Kind: feature.Int64}}}})
+	keyed := tableOf(feature.Route{Group: g, Keys: []int{0}}, shape)
+	dimension := tableOf(feature.Route{Group: g, Broadcast: true}, shape)
+	without := tableOf(feature.Route{Group: g, Keys: []int{0}}, &feature.Table{Schema: "public", Name: "t", Columns: []feature.Column{{Name: "x", Type: feature.Type{Kind: feature.Int64}}}})
 	for name, c := range map[string]struct {
-		table         table
+		table         *table
 		before, after []feature.Value
 		want          []int32
 	}{

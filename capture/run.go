@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -106,10 +108,17 @@ func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 	for _, g := range r.o.Catalog.Groups {
 		specs = append(specs, topic.Spec{Topic: r.o.Topics.Changes(g.Name), Partitions: g.Partitions})
 	}
-	if err := r.o.Topics.Ensure(ctx, specs); err != nil {
+	others, err := r.others()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.o.Topics.Ensure(ctx, append(slices.Clone(specs), others...)); err != nil {
 		return nil, err
 	}
 	p := &publisher{topics: r.o.Topics, registry: r.o.Registry, groups: r.o.Catalog.Groups, events: r.o.Events, point: r.o.Point}
+	for _, s := range others {
+		p.others = append(p.others, s.Topic)
+	}
 	for _, s := range specs {
 		id, err := r.o.Registry.SchemaID(ctx, change.ControlSubject(s.Topic), change.ControlSchema())
 		if err != nil {
@@ -123,6 +132,23 @@ func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 	}
 	p.writer = w
 	return p, nil
+}
+
+// others gives the topics beside those of changes, in order.
+func (r *Runner) others() ([]topic.Spec, error) {
+	var out []topic.Spec
+	for _, name := range slices.Sorted(maps.Keys(r.known)) {
+		k := r.known[name]
+		if k.more.Envelope == nil {
+			continue
+		}
+		t, err := k.table(k.raw)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, topic.Spec{Topic: t.output.encoder.Topic(), Partitions: t.output.partitions, Retention: k.more.Envelope.Retention})
+	}
+	return out, nil
 }
 
 // resume ends whoever reads the slot and says where to stream from. The first time it is read from the
@@ -151,7 +177,7 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 		return 0, fault.New(fault.Usage, "slot %s exists and this system did not make it", s.o.Source.Slot).At("source.postgres.slot").
 			ToMend("choose another slot name, or if nobody needs it: SELECT pg_drop_replication_slot('%s')", s.o.Source.Slot)
 	}
-	state, err := tails(ctx, s.o.Topics, s.o.Registry, s.p.groups)
+	state, err := tails(ctx, s.o.Topics, s.o.Registry, s.p.groups, s.p.others)
 	if err != nil {
 		return 0, err
 	}

@@ -33,6 +33,8 @@ type Options struct {
 	SpoolBytes int64
 	// Workers are the connections that read a first snapshot. 0: 4.
 	Workers int
+	// Tables says more of single tables, by schema.table.
+	Tables map[string]TableOptions
 	// NewSnapshot begins a new epoch with a new snapshot, whatever there is.
 	NewSnapshot bool
 	Now         func() time.Time // for the server's statistics; nil: time.Now
@@ -93,12 +95,22 @@ func New(o Options, shapes []*feature.Table) (*Runner, error) {
 	r := &Runner{o: o, known: map[string]*known{}, cuts: make(chan *cutRequest), kick: make(chan bool, 1)}
 	clockTable, clockColumn := splitClock(o.Clock)
 	for _, s := range shapes {
-		k := &known{shape: s, routes: o.Catalog.Routes(s.FullName())}
+		k := &known{raw: s, shape: s, routes: o.Catalog.Routes(s.FullName()), more: o.Tables[s.FullName()]}
+		if after := o.Catalog.Tables[s.FullName()]; after != nil {
+			k.shape = after
+		}
 		for _, route := range k.routes {
 			k.groups = append(k.groups, slices.Index(o.Catalog.Groups, route.Group))
 		}
 		if s.FullName() == clockTable {
-			if k.clock = clockColumn; k.table(s).clock < 0 {
+			k.clock = clockColumn
+		}
+		t, err := k.table(s)
+		if err != nil {
+			return nil, err
+		}
+		if k.clock != "" {
+			if t.clock < 0 {
 				return nil, fault.New(fault.Usage, "source.clock names %s, and table %s has no such column of type timestamptz", o.Clock, clockTable).At("source.clock")
 			}
 		}

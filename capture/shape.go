@@ -3,16 +3,23 @@ package capture
 import (
 	"fmt"
 
+	"github.com/freshet-io/freshet/capture/filter"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/internal/feature"
 )
 
 // table is one captured table as it is now: its shape, and where its changes go.
 type table struct {
-	shape  *feature.Table
+	raw    *feature.Table // as the source sends it
+	shape  *feature.Table // as its changes have it
+	filter *filter.Filter // from the one to the other; nil: they are the same
 	routes []route
-	clock  int // column that carries log time, or -1
+	clock  int     // column that carries log time, or -1
+	output *output // the topic of the table by itself, or nil
 }
+
+// ours tells whether the table's changes are of any use here.
+func (t *table) ours() bool { return len(t.routes) > 0 || t.clock >= 0 || t.output != nil }
 
 // route is where a table's changes go in one group.
 type route struct {
@@ -25,17 +32,27 @@ type route struct {
 
 // known is what the catalogue says of a table that definitions use.
 type known struct {
-	shape  *feature.Table
+	raw    *feature.Table // as the source has it now
+	shape  *feature.Table // as the definitions know it: after the filter
 	routes []feature.Route
 	groups []int // per route
 	clock  string
+	more   TableOptions
 }
 
 // table makes a table of a shape that the source has now or had when a change was logged. Only the
 // shape counts: a column keeps its role by name. Where a column that routes is missing, the change goes
 // to every partition of the group, so that the views that need it stop in all of them.
-func (k *known) table(shape *feature.Table) *table {
-	t := &table{shape: shape, clock: -1}
+func (k *known) table(raw *feature.Table) (*table, error) {
+	t := &table{raw: raw, shape: raw, clock: -1}
+	if k.more.Filter != nil {
+		var err error
+		if t.filter, err = filter.Compile(raw, *k.more.Filter, filter.Options{Secret: k.more.Secret, Keys: k.keys()}); err != nil {
+			return nil, err
+		}
+		t.shape = t.filter.Shape()
+	}
+	shape := t.shape
 	for i, r := range k.routes {
 		to := route{group: k.groups[i], partitions: r.Group.Partitions, everywhere: r.Broadcast}
 		for _, at := range r.Keys {
@@ -54,7 +71,24 @@ func (k *known) table(shape *feature.Table) *table {
 			t.clock = at
 		}
 	}
-	return t
+	if k.more.Envelope != nil {
+		var err error
+		if t.output, err = newOutput(shape, *k.more.Envelope); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// keys names the columns that say which partition a row is of.
+func (k *known) keys() []string {
+	var out []string
+	for _, r := range k.routes {
+		for _, at := range r.Keys {
+			out = append(out, k.shape.Columns[at].Name)
+		}
+	}
+	return out
 }
 
 // tables finds what a relation message describes.
@@ -70,7 +104,7 @@ type tables struct {
 
 // relation takes the shape the stream announces. It is the shape of the rows to come, whatever the
 // catalogue of the server says by now: rows may be older than it.
-func (ts *tables) relation(s *pgwire.Shape) {
+func (ts *tables) relation(s *pgwire.Shape) error {
 	name := s.Schema + "." + s.Name
 	if root, ok := ts.roots[name]; ok {
 		name = root
@@ -78,13 +112,13 @@ func (ts *tables) relation(s *pgwire.Shape) {
 	k := ts.known[name]
 	if k == nil { // published, but not ours
 		ts.byOID[s.OID] = &table{shape: &feature.Table{Schema: s.Schema, Name: s.Name}, clock: -1}
-		return
+		return nil
 	}
-	shape := &feature.Table{Schema: k.shape.Schema, Name: k.shape.Name, Identity: s.Identity}
+	shape := &feature.Table{Schema: k.raw.Schema, Name: k.raw.Name, Identity: s.Identity}
 	for _, c := range s.Columns {
 		col := feature.Column{Name: c.Name, Type: c.Type, InIdentity: c.Key, Source: fmt.Sprintf("oid %d", c.OID)}
-		if at := k.shape.Index(c.Name); at >= 0 && k.shape.Columns[at].Type == c.Type {
-			old := k.shape.Columns[at]
+		if at := k.raw.Index(c.Name); at >= 0 && k.raw.Columns[at].Type == c.Type {
+			old := k.raw.Columns[at]
 			col.Source, col.Key, col.NotNull = old.Source, old.Key, old.NotNull
 		}
 		shape.Columns = append(shape.Columns, col)
@@ -92,8 +126,12 @@ func (ts *tables) relation(s *pgwire.Shape) {
 	print := shape.Fingerprint()
 	t := ts.last[print]
 	if t == nil {
-		t = k.table(shape)
+		var err error
+		if t, err = k.table(shape); err != nil {
+			return err
+		}
 		ts.last[print] = t
 	}
 	ts.byOID[s.OID] = t
+	return nil
 }

@@ -19,8 +19,10 @@ type event struct {
 	lsn      position.LSN // commit: of the commit; idle: where the server has read to; begin: of the commit to come
 	logTime  int64
 	time     int64 // commit time
+	xid      uint32
 	seq      uint32
 	controls []change.Control
+	tables   []*table // of each control
 	bytes    int
 }
 
@@ -48,6 +50,7 @@ type decoder struct {
 	logTime int64
 	commit  position.LSN
 	time    int64
+	xid     uint32
 	seq     uint32
 }
 
@@ -55,15 +58,14 @@ type decoder struct {
 func (d *decoder) step(m *pgwire.Message) (event, error) {
 	switch m.Kind {
 	case pgwire.Begin:
-		d.commit, d.time, d.seq = m.LSN, m.CommitTime, 0
+		d.commit, d.time, d.xid, d.seq = m.LSN, m.CommitTime, m.XID, 0
 		return event{kind: evBegin, lsn: m.LSN}, nil
 	case pgwire.Commit:
 		return event{kind: evCommit, lsn: d.commit, logTime: d.logTime, time: d.time}, nil
 	case pgwire.Keepalive:
 		return event{kind: evIdle, lsn: m.LSN, logTime: d.logTime}, nil
 	case pgwire.Relation:
-		d.tables.relation(m.Shape)
-		return event{kind: evNothing}, nil
+		return event{kind: evNothing}, d.tables.relation(m.Shape)
 	case pgwire.Truncate:
 		return d.truncate(m)
 	case pgwire.Insert, pgwire.Update, pgwire.Delete:
@@ -82,10 +84,11 @@ func (d *decoder) step(m *pgwire.Message) (event, error) {
 // truncate gives one control per captured table. Each takes a seq of its own, so that it stands
 // between the rows before and after it in its transaction.
 func (d *decoder) truncate(m *pgwire.Message) (event, error) {
-	e := event{kind: evTruncate, lsn: d.commit, logTime: d.logTime, time: d.time}
+	e := event{kind: evTruncate, lsn: d.commit, logTime: d.logTime, time: d.time, xid: d.xid}
 	for _, oid := range m.Relations {
 		d.seq++
-		if t := d.tables.byOID[oid]; t != nil && len(t.routes) > 0 {
+		if t := d.tables.byOID[oid]; t != nil && t.ours() {
+			e.tables = append(e.tables, t)
 			e.controls = append(e.controls, change.Control{
 				Kind: change.Truncate, Table: t.shape.FullName(), LogTime: d.logTime, CommitTime: d.time,
 				Position: position.Position{Epoch: d.epoch, LSN: d.commit, Seq: d.seq},
@@ -107,7 +110,7 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	if !d.clock {
 		d.logTime = max(d.logTime, d.time)
 	}
-	if len(t.routes) == 0 && t.clock < 0 { // published, but not ours
+	if !t.ours() { // published, but not ours
 		return event{kind: evNothing}, nil
 	}
 	pos := position.Position{Epoch: d.epoch, LSN: d.commit, Seq: d.seq}
@@ -120,18 +123,22 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 		ch.Op = change.Delete
 	default: // an insert, as set above
 	}
-	e := event{kind: evRow, table: t, change: ch, seq: d.seq, lsn: d.commit, time: d.time}
+	e := event{kind: evRow, table: t, change: ch, seq: d.seq, lsn: d.commit, time: d.time, xid: d.xid}
 	if m.Old != nil {
-		if ch.Before, _, err = values(t.shape, m.Old, nil); err != nil {
+		if ch.Before, _, err = values(t.raw, m.Old, nil); err != nil {
 			return event{}, unfit(e, err)
 		}
 		e.bytes += size(m.Old)
 	}
 	if m.New != nil {
-		if ch.After, ch.Unchanged, err = values(t.shape, m.New, ch.Before); err != nil {
+		if ch.After, ch.Unchanged, err = values(t.raw, m.New, ch.Before); err != nil {
 			return event{}, unfit(e, err)
 		}
 		e.bytes += size(m.New)
+	}
+	if t.filter != nil {
+		ch = t.filter.Change(ch)
+		e.change = ch
 	}
 	if t.clock >= 0 && ch.After != nil && ch.After[t.clock].Kind == feature.Timestamp {
 		d.logTime = max(d.logTime, ch.After[t.clock].I)
@@ -140,7 +147,7 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	if e.targets, err = t.route(ch, nil); err != nil {
 		return event{}, err
 	}
-	if len(e.targets) == 0 {
+	if len(e.targets) == 0 && t.output == nil {
 		e.kind = evNothing
 	}
 	return e, nil

@@ -1,6 +1,7 @@
 package capture_test
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"testing"
 
@@ -8,6 +9,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet-io/freshet/capture"
+	"github.com/freshet-io/freshet/capture/debezium"
+	"github.com/freshet-io/freshet/capture/filter"
 	"github.com/freshet-io/freshet/internal/testkit"
 )
 
@@ -162,6 +165,70 @@ func TestShapesChange(t *testing.T) {
 	seen := w.compare()
 	if len(seen) < 20 {
 		t.Errorf("%d changes seen", len(seen))
+	}
+	w.end()
+}
+
+// TestOutputs: a table's own topic has its changes in Debezium's envelope, filtered, each once, also when
+// capture is stopped in between; a table that no view uses can have one.
+func TestOutputs(t *testing.T) {
+	r := testkit.Seed(t)
+	w := newWorld(t, nil, "create table public.extra (id int primary key, secret text, x text)")
+	w.tables = append(w.tables, "public.extra")
+	w.options = func(o *capture.Options) {
+		mask := "***"
+		o.Tables = map[string]capture.TableOptions{
+			"public.items": {Envelope: &capture.Envelope{Options: debezium.Options{Format: debezium.Avro, Prefix: w.topics.Tables()}, Partitions: 4}},
+			"public.extra": {
+				Filter:   &filter.Config{Mask: map[string]filter.Mask{"secret": {Fixed: &mask}}},
+				Envelope: &capture.Envelope{Options: debezium.Options{Format: debezium.JSON, Prefix: w.topics.Tables()}},
+			},
+		}
+	}
+	c := w.connect()
+	w.exec(c, "insert into public.extra values (0, 'hidden', 'of the snapshot')")
+	w.start()
+	w.began()
+	for i := range 3 {
+		w.exec(c, "insert into public.extra values ($1, 'hidden', 'of the stream')", i+1)
+		if err := w.history(r, c, i+1, 5); err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 {
+			w.end()
+			w.start()
+		}
+	}
+	w.exec(c, "truncate public.extra")
+	logged := len(w.compare())
+	envelopes := w.read(w.topics.Tables()+".public.items", 4)
+	if len(envelopes) < logged { // tombstones, and two for each key that changes
+		t.Errorf("%d records of %d changes", len(envelopes), logged)
+	}
+	extra := w.read(w.topics.Tables()+".public.extra", 1)
+	if len(extra) != 5 {
+		t.Fatalf("%d records of the extra table", len(extra))
+	}
+	for i, rec := range extra {
+		var e struct {
+			Op    string
+			After *struct {
+				ID        int
+				Secret, X string
+			}
+		}
+		if err := json.Unmarshal(rec.Value, &e); err != nil {
+			t.Fatal(err)
+		}
+		if i == 4 {
+			if e.Op != "t" {
+				t.Errorf("the last is %s", rec.Value)
+			}
+			continue
+		}
+		if op := map[bool]string{true: "r", false: "c"}[i == 0]; e.Op != op || e.After.ID != i || e.After.Secret != "***" {
+			t.Errorf("record %d is %s", i, rec.Value)
+		}
 	}
 	w.end()
 }

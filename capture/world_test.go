@@ -196,3 +196,42 @@ func (w *world) began() {
 		w.t.Fatal(errors.Join(err, fmt.Errorf("capture did not begin")))
 	}
 }
+
+// read gives everything in a topic that is committed now, in order of its partitions.
+func (w *world) read(name string, partitions int) []topic.Record {
+	w.t.Helper()
+	ctx := w.t.Context()
+	tails, err := w.topics.Tails(ctx, name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	starts, err := w.topics.Starts(ctx, name)
+	if err != nil || len(starts) != partitions {
+		w.t.Fatalf("%d partitions, %v", len(starts), err)
+	}
+	in, err := w.topics.NewReader(topic.ReaderOptions{Topic: name, From: starts, Committed: true})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer in.Close()
+	of := map[int32][]topic.Record{}
+	for len(tails) > 0 {
+		batches, err := in.Poll(ctx)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, b := range batches {
+			for _, rec := range b.Records {
+				of[b.Partition] = append(of[b.Partition], rec.Record)
+				if last := tails[b.Partition]; last != nil && rec.Offset >= last.Offset {
+					delete(tails, b.Partition)
+				}
+			}
+		}
+	}
+	var out []topic.Record
+	for p := range partitions {
+		out = append(out, of[int32(p)]...)
+	}
+	return out
+}

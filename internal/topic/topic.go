@@ -84,6 +84,9 @@ func (c *Client) Delta(view string) string { return c.cfg.Prefix + ".delta." + v
 // Dead names the topic of a stage's dead letters.
 func (c *Client) Dead(stage string) string { return c.cfg.Prefix + ".dead." + stage }
 
+// Tables is the prefix of the topics of single tables: the rest of a name is .schema.table.
+func (c *Client) Tables() string { return c.cfg.Prefix + ".table" }
+
 // Registry names the registry topic.
 func (c *Client) Registry() string { return c.cfg.Prefix + ".registry" }
 
@@ -167,6 +170,13 @@ type Record struct {
 	Key       []byte
 	Value     []byte
 	Position  string // header freshet-position
+	Headers   []Header
+}
+
+// Header is one more header of a record; only written, not read back.
+type Header struct {
+	Key   string
+	Value []byte
 }
 
 func fromKafka(r *kgo.Record) Record {

@@ -67,7 +67,10 @@ func (w *Writer) Begin() error {
 func (w *Writer) Put(ctx context.Context, r Record) {
 	rec := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
 	if r.Position != "" {
-		rec.Headers = []kgo.RecordHeader{{Key: change.Header, Value: []byte(r.Position)}}
+		rec.Headers = append(make([]kgo.RecordHeader, 0, 1+len(r.Headers)), kgo.RecordHeader{Key: change.Header, Value: []byte(r.Position)})
+	}
+	for _, h := range r.Headers {
+		rec.Headers = append(rec.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
 	}
 	w.kafka.Produce(ctx, rec, func(_ *kgo.Record, err error) {
 		if err != nil {
