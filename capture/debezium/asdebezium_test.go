@@ -3,6 +3,7 @@ package debezium
 import (
 	"bufio"
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -423,5 +424,51 @@ func avroEqual(t *testing.T, what, schema string, ours []byte, id uint32, r *rec
 	}
 	if !bytes.Equal(payload, theirs.Bytes) {
 		t.Errorf("%s: the bytes are\n%x\nnot\n%x", what, payload, theirs.Bytes)
+	}
+}
+
+func TestMessagesAsDebezium(t *testing.T) {
+	r := load(t, "testdata/recorded.jsonl")
+	theirs := r.events["fr.message"]
+	n := 0
+	for _, row := range r.rows {
+		if row.Op != "M" {
+			continue
+		}
+		content, err := base64.StdEncoding.DecodeString((*row.New[1])[1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		src, at := sourceOf(t, theirs[n])
+		var v struct {
+			TsMs   int64 `json:"ts_ms"`
+			Source struct{ DB string }
+		}
+		if err := json.Unmarshal(theirs[n].Value, &v); err != nil {
+			t.Fatal(err)
+		}
+		src.Now = v.TsMs * 1_000_000
+		o := Options{Prefix: "fr", Version: "3.6.1.Final", Database: v.Source.DB}
+		m, err := NewMessages(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := pair{ours: m.Message((*row.New[0])[1:], content, src.LSN, at, src), theirs: theirs[n], what: "message"}
+		for _, d := range compare(t, r, p) {
+			t.Error(d)
+		}
+		o.Format = Avro
+		if m, err = NewMessages(o); err != nil {
+			t.Fatal(err)
+		}
+		m.SetIDs(1, 2)
+		keySchema, valueSchema := m.Schemas()
+		ours := m.Message((*row.New[0])[1:], content, src.LSN, at, src)
+		avroEqual(t, "key", keySchema, ours.Key, 1, r, theirs[n].AvroKey)
+		avroEqual(t, "value", valueSchema, ours.Value, 2, r, theirs[n].AvroValue)
+		n++
+	}
+	if n != len(theirs) || n == 0 {
+		t.Errorf("%d messages, Debezium has %d", n, len(theirs))
 	}
 }

@@ -3,7 +3,6 @@ package debezium
 import (
 	"encoding/json"
 	"slices"
-	"strconv"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -54,15 +53,6 @@ type Options struct {
 	Unavailable  string           // "": Unavailable
 }
 
-// Source is where a change is from, as far as the change does not say it.
-type Source struct {
-	TxID       int64        // 0: not known
-	LSN        position.LSN // 0: the commit's
-	LastCommit position.LSN // of the transaction before; 0: not known
-	Snapshot   string       // true, first, first_in_data_collection, last_in_data_collection, last, incremental; "": false, and true for snapshot rows
-	Now        int64        // nanoseconds since 1970, when it is processed; 0: the commit's time
-}
-
 // Header is one header of a record.
 type Header struct {
 	Key   string
@@ -79,15 +69,11 @@ type Record struct {
 
 // Encoder writes the changes of one shape of one table. Safe for concurrent use once its ids are set.
 type Encoder struct {
-	o              Options
-	table          *feature.Table
-	columns        []mapping
-	key            []int
-	keySchema      schema
-	valueSchema    schema
-	keyPrefix      []byte
-	valuePrefix    []byte
-	keyID, valueID uint32
+	wire
+	o       Options
+	table   *feature.Table
+	columns []mapping
+	key     []int
 }
 
 // New makes the encoder of a table's shape.
@@ -95,13 +81,13 @@ func New(table *feature.Table, o Options) (*Encoder, error) {
 	if o.Unavailable == "" {
 		o.Unavailable = Unavailable
 	}
-	if o.Format == "" {
-		o.Format = JSONSchema
-	}
 	e := &Encoder{o: o, table: table}
 	adjust := func(s string) string { return s }
 	if o.AvroNames || o.Format == Avro {
 		adjust = avroName
+	}
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	var err error
 	if e.key, err = keyColumns(table, o.Key); err != nil {
@@ -121,19 +107,22 @@ func New(table *feature.Table, o Options) (*Encoder, error) {
 		e.columns = append(e.columns, m)
 		row.fields = append(row.fields, field{name, m.schema})
 	}
-	e.keySchema = schema{kind: kStruct, name: adjust(e.Topic() + ".Key")}
+	key := schema{kind: kStruct, name: adjust(e.Topic() + ".Key")}
 	for _, i := range e.key {
-		e.keySchema.fields = append(e.keySchema.fields, row.fields[i])
+		key.fields = append(key.fields, row.fields[i])
 	}
-	e.valueSchema = envelope(adjust(e.Topic()+".Envelope"), row)
-	if o.Format == JSONSchema {
-		e.keyPrefix, e.valuePrefix = enveloped(e.keySchema), enveloped(e.valueSchema)
-	}
+	e.wire = newWire(o.Format, key, envelope(adjust(e.Topic()+".Envelope"), row))
 	return e, nil
 }
 
-func enveloped(s schema) []byte {
-	return append(s.appendJSON([]byte(`{"schema":`), ""), `,"payload":`...)
+func (o Options) check() error {
+	switch {
+	case o.Format != "" && !slices.Contains([]Format{JSONSchema, JSON, Avro}, o.Format):
+		return fault.New(fault.Usage, "%q is no format", o.Format).ToMend("write %s, %s or %s", JSONSchema, JSON, Avro)
+	case o.Decimals != "" && !slices.Contains([]Decimals{DecimalsPrecise, DecimalsText, DecimalsDouble}, o.Decimals):
+		return fault.New(fault.Usage, "%q is no way to write decimals", o.Decimals).ToMend("write %s, %s or %s", DecimalsPrecise, DecimalsText, DecimalsDouble)
+	}
+	return nil
 }
 
 // keyColumns gives the ordinals of what identifies a row: the primary key, unless old rows do not
@@ -164,41 +153,6 @@ func keyColumns(t *feature.Table, names []string) ([]int, error) {
 
 // Topic gives <prefix>.<schema>.<table>.
 func (e *Encoder) Topic() string { return e.o.Prefix + "." + e.table.FullName() }
-
-// HasKey tells whether the table's records have keys.
-func (e *Encoder) HasKey() bool { return len(e.key) > 0 }
-
-// Schemas gives the Avro schemas to register under the subjects Topic()+"-key" and Topic()+"-value";
-// key is "" for a table without one.
-func (e *Encoder) Schemas() (key, value string) {
-	if e.HasKey() {
-		key = string(e.keySchema.appendAvro(nil, "", names{}))
-	}
-	return key, string(e.valueSchema.appendAvro(nil, "", names{}))
-}
-
-// SetIDs sets the ids that the registry gave the schemas; needed for Avro, before the first record.
-func (e *Encoder) SetIDs(key, value uint32) { e.keyID, e.valueID = key, value }
-
-func envelope(name string, row schema) schema {
-	long := func(name string) field { return field{name, schema{kind: kInt64, optional: true}} }
-	word := func(name string) field { return field{name, schema{kind: kString}} }
-	snapshot := semantic(kString, "io.debezium.data.Enum")
-	snapshot.optional, snapshot.text = true, "false"
-	snapshot.params = []param{{"allowed", "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"}}
-	source := semantic(kStruct, "io.debezium.connector.postgresql.Source")
-	source.fields = []field{
-		word("version"), word("connector"), word("name"), {"ts_ms", schema{kind: kInt64}}, {"snapshot", snapshot}, word("db"),
-		{"sequence", schema{kind: kString, optional: true}}, long("ts_us"), long("ts_ns"), word("schema"), word("table"),
-		long("txId"), long("lsn"), long("xmin"), {"origin", schema{kind: kString, optional: true}}, long("origin_lsn"),
-	}
-	block := semantic(kStruct, "event.block")
-	block.optional = true
-	block.fields = []field{word("id"), {"total_order", schema{kind: kInt64}}, {"data_collection_order", schema{kind: kInt64}}}
-	return schema{kind: kStruct, name: name, version: 2, fields: []field{
-		{"before", row}, {"after", row}, {"source", source}, {"transaction", block}, word("op"), long("ts_ms"), long("ts_us"), long("ts_ns"),
-	}}
-}
 
 // Change gives the records of a change, in order. An error names table and column.
 func (e *Encoder) Change(ch *change.Change, src Source) ([]Record, error) {
@@ -243,36 +197,15 @@ func (e *Encoder) deletion(r Record) []Record {
 
 // Truncate gives the record of a truncation at a position.
 func (e *Encoder) Truncate(at position.Position, commitTime int64, src Source) Record {
-	return Record{Value: e.value(e.payload("t", datum{}, datum{}, at, commitTime, src))}
+	return Record{Value: e.valueBytes(e.payload("t", datum{}, datum{}, at, commitTime, src))}
 }
 
 func (e *Encoder) record(key, value datum, h []Header) Record {
-	r := Record{Value: e.value(value), Headers: h}
+	r := Record{Value: e.valueBytes(value), Headers: h}
 	if e.HasKey() {
-		r.Key, r.KeyText = e.frame(&e.keySchema, e.keyPrefix, e.keyID, key), e.keyText(key)
+		r.Key, r.KeyText = e.keyBytes(key), e.keyText(key)
 	}
 	return r
-}
-
-func (e *Encoder) value(d datum) []byte { return e.frame(&e.valueSchema, e.valuePrefix, e.valueID, d) }
-
-func (e *Encoder) frame(s *schema, prefix []byte, id uint32, d datum) []byte {
-	switch e.o.Format {
-	case Avro:
-		return s.appendBinary(change.AppendFrame(nil, id), d)
-	case JSON:
-		return s.appendValue(nil, d)
-	default:
-		return append(s.appendValue(slices.Clone(prefix), d), '}')
-	}
-}
-
-// header gives a key for a header, which Kafka Connect's JsonConverter reads whatever the format.
-func (e *Encoder) header(key datum) []byte {
-	if e.o.Format == JSON {
-		return e.keySchema.appendValue(nil, key)
-	}
-	return append(e.keySchema.appendValue(enveloped(e.keySchema), key), '}')
 }
 
 // row gives an image of the row; ch is its change if the image is the one after it.
@@ -343,33 +276,7 @@ func (e *Encoder) keyText(key datum) string {
 }
 
 func (e *Encoder) payload(op string, before, after datum, at position.Position, commitTime int64, src Source) datum {
-	now := src.Now
-	if now == 0 {
-		now = commitTime * 1000
-	}
-	return ofList(before, after, e.source(at, commitTime, src), datum{}, ofText(op),
+	now := src.now(commitTime)
+	return ofList(before, after, e.o.source(e.table.Schema, e.table.Name, at.LSN, commitTime, src), datum{}, ofText(op),
 		ofInt(floorDiv(now, 1_000_000)), ofInt(floorDiv(now, 1000)), ofInt(now))
-}
-
-func (e *Encoder) source(at position.Position, commitTime int64, src Source) datum {
-	lsn := src.LSN
-	if lsn == 0 {
-		lsn = at.LSN
-	}
-	snapshot := src.Snapshot
-	if snapshot == "" {
-		snapshot = "false"
-	}
-	last := "null"
-	if src.LastCommit != 0 {
-		last = strconv.Quote(strconv.FormatUint(uint64(src.LastCommit), 10))
-	}
-	tx := datum{}
-	if src.TxID != 0 {
-		tx = ofInt(src.TxID)
-	}
-	return ofList(
-		ofText(e.o.Version), ofText("postgresql"), ofText(e.o.Prefix), ofInt(floorDiv(commitTime, 1000)), ofText(snapshot), ofText(e.o.Database),
-		ofText("["+last+`,"`+strconv.FormatUint(uint64(lsn), 10)+`"]`), ofInt(commitTime), ofInt(commitTime*1000),
-		ofText(e.table.Schema), ofText(e.table.Name), tx, ofInt(int64(lsn)), datum{}, datum{}, datum{})
 }
