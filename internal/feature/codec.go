@@ -179,6 +179,9 @@ func DecodeKey(b []byte) (Value, []byte, error) {
 		if len(b) < 1 {
 			return Value{}, nil, ErrTruncated
 		}
+		if b[0] > 1 {
+			return Value{}, nil, fmt.Errorf("a bool is stored as %d", b[0])
+		}
 		v.I = int64(b[0])
 		return v, b[1:], nil
 	case Decimal:

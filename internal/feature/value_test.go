@@ -2,6 +2,7 @@ package feature
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"math"
 	"math/big"
@@ -422,5 +423,37 @@ func TestARealIsItsSinglePrecisionNumber(t *testing.T) {
 	}
 	if mustText(t, Double, "0.1").Float() != 0.1 {
 		t.Error("a double is not read in double precision")
+	}
+}
+
+// TestGoldenBytes: what is on disk stays readable. A change here is a change of the format.
+func TestGoldenBytes(t *testing.T) {
+	nan, err := Numeric("NaN")
+	if err != nil {
+		t.Fatal(err)
+	}
+	long, err := Numeric("-" + strings.Repeat("9", 39))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nines := strings.Repeat("39", 39)
+	for _, x := range []struct {
+		v           Value
+		stored, key string
+	}{
+		{OfInt(-2), "02fffffffffffffffe", "027ffffffffffffffe"},
+		{Value{Kind: Decimal, Scale: 2, I: 150}, "040200000000000000000000000000000096", "040280000000000000000000000000000096"},
+		{nan, "04007fffffffffffffffffffffffffffffff", "0400ffffffffffffffffffffffffffffffff"},
+		{long, "04ff282d" + nines, "04ff2d" + nines + "0001"},
+		{OfString("a\x00"), "05026100", "056100ff0001"},
+		{OfList(OfBool(true), Value{}, OfString("x")), "0a060101" + "00" + "050178", "0a" + "010101" + "02" + "01057800" + "01" + "00"},
+		{OfList(), "0a00", "0a00"},
+	} {
+		if got := hex.EncodeToString(AppendValue(nil, x.v)); got != x.stored {
+			t.Errorf("%.50s is stored as %s, want %s", x.v.Text(), got, x.stored)
+		}
+		if got := hex.EncodeToString(AppendKey(nil, x.v)); got != x.key {
+			t.Errorf("%.50s has the key %s, want %s", x.v.Text(), got, x.key)
+		}
 	}
 }
