@@ -85,27 +85,40 @@ func compareDecimal(v, w Value) int {
 	if !d.finite() || !e.finite() { // the other is long, and its integer 0
 		return cmp.Compare(d.hi, e.hi)
 	}
-	a, scaleA := v.unscaled()
-	b, scaleB := w.unscaled()
-	if scaleA < scaleB {
-		a.Mul(a, pow10(scaleB-scaleA))
+	if v.S != "" || w.S != "" {
+		return compareDigits(v.decimalText(), w.decimalText())
+	}
+	a, b := d.big(), e.big()
+	if d.scale < e.scale {
+		a.Mul(a, pow10(int(e.scale-d.scale)))
 	} else {
-		b.Mul(b, pow10(scaleA-scaleB))
+		b.Mul(b, pow10(int(d.scale-e.scale)))
 	}
 	return a.Cmp(b)
 }
 
-// unscaled gives a finite decimal as an integer of any length and a scale.
-func (v Value) unscaled() (*big.Int, int) {
-	if v.S == "" {
-		return v.decimal().big(), int(v.Scale)
+// compareDigits compares decimals of any length without leading zeros.
+func compareDigits(a, b string) int {
+	a, negA := strings.CutPrefix(a, "-")
+	b, negB := strings.CutPrefix(b, "-")
+	if negA != negB {
+		if negA {
+			return -1
+		}
+		return 1
 	}
-	whole, fraction, _ := strings.Cut(v.S, ".")
-	b, ok := new(big.Int).SetString(whole+fraction, 10)
-	if !ok { // Numeric has made sure that it is one
-		return new(big.Int), 0
+	if negA {
+		a, b = b, a
 	}
-	return b, len(fraction)
+	wholeA, fractionA, _ := strings.Cut(a, ".")
+	wholeB, fractionB, _ := strings.Cut(b, ".")
+	if c := cmp.Compare(len(wholeA), len(wholeB)); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(wholeA, wholeB); c != 0 {
+		return c
+	}
+	return cmp.Compare(strings.TrimRight(fractionA, "0"), strings.TrimRight(fractionB, "0"))
 }
 
 func pow10(n int) *big.Int { return new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n)), nil) }
