@@ -75,8 +75,8 @@ func describe(t testing.TB, c *pgx.Conn, names ...string) []*feature.Table {
 	return out
 }
 
-// query gives a query's rows as PostgreSQL's text.
-func query(t testing.TB, c *pgx.Conn, sql string) []string {
+// rowsOf gives a query's rows as PostgreSQL's text.
+func rowsOf(t testing.TB, c *pgx.Conn, sql string) []string {
 	t.Helper()
 	results, err := c.PgConn().Exec(t.Context(), sql).ReadAll()
 	if err != nil {
@@ -100,7 +100,7 @@ func TestAPlanCoversEveryRowOnce(t *testing.T) {
 	defer export.Close()
 	want := map[string][]string{}
 	for _, name := range []string{"planes", "empty", "events"} {
-		want["public."+name] = query(t, c, "select "+columns(tables[len(want)])+" from "+map[bool]string{true: "only "}[name == "planes"]+"public."+name)
+		want["public."+name] = rowsOf(t, c, "select "+columns(tables[len(want)])+" from "+map[bool]string{true: "only "}[name == "planes"]+"public."+name)
 	}
 	// What is committed after the snapshot is not in it, whatever the plan makes of the sizes.
 	execute(t, c, "delete from public.planes where id < 50")
