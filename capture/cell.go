@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/freshet-io/freshet/capture/dead"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/position"
@@ -53,6 +54,7 @@ type Stats struct {
 	Records uint64 `json:"records"` // their copies in partitions
 	Cells   uint64 `json:"cells"`
 	Dropped uint64 `json:"dropped"` // sent again by the source and already published
+	Dead    uint64 `json:"dead"`    // rows that could not be decoded
 }
 
 func (p *publisher) at(name string) {
@@ -102,7 +104,11 @@ func (p *publisher) closeCell(ctx context.Context) error {
 				return err
 			}
 		}
-		if e.table.output != nil {
+		if e.dead != nil {
+			if err := p.putDead(ctx, e); err != nil {
+				return err
+			}
+		} else if e.table.output != nil {
 			if err := p.putOutput(ctx, e); err != nil {
 				return err
 			}
@@ -143,6 +149,23 @@ func (p *publisher) put(ctx context.Context, e *event, t target) error {
 	p.writer.Put(ctx, rec)
 	p.bytes += len(value)
 	p.stats.Records++
+	return nil
+}
+
+// putDead writes a dead letter into the topic of capture's.
+func (p *publisher) putDead(ctx context.Context, e *event) error {
+	name := p.topics.Dead(dead.Stage)
+	id, err := p.registry.SchemaID(ctx, name+"-"+change.DeadRecord, change.DeadSchema())
+	if err != nil {
+		return fmt.Errorf("schema of dead letters: %w", err)
+	}
+	value := change.AppendDead(change.AppendFrame(nil, id), e.dead)
+	p.writer.Put(ctx, topic.Record{Topic: name, Key: e.dead.Key, Value: value, Position: e.change.Position.String()})
+	p.bytes += len(value)
+	p.stats.Dead++
+	if p.events.Dead != nil {
+		p.events.Dead(e.dead)
+	}
 	return nil
 }
 

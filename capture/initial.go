@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/freshet-io/freshet/capture/dead"
 	"github.com/freshet-io/freshet/capture/initial"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/internal/change"
@@ -173,23 +174,63 @@ func (c *chunkReader) chunk(ctx context.Context, chunk initial.Chunk, rows *init
 }
 
 func (c *chunkReader) row(t *table, chunk uint32, n uint64, in *pgwire.Tuple) error {
+	ch := &change.Change{
+		Position: c.at, Op: change.Snapshot, CommitTime: c.p.logTime, LogTime: c.p.logTime, SnapshotID: c.snapshot, Chunk: chunk, N: n,
+	}
 	row, _, err := values(t.raw, in, nil)
 	if err != nil {
-		return err
+		return c.poison(t, ch, in, err)
 	}
-	ch := &change.Change{
-		Position: c.at, Op: change.Snapshot, CommitTime: c.p.logTime, LogTime: c.p.logTime, After: row,
-		SnapshotID: c.snapshot, Chunk: chunk, N: n,
-	}
+	ch.After = row
 	if t.filter != nil {
 		ch = t.filter.Change(ch)
 	}
 	e := event{kind: evRow, table: t, change: ch, bytes: size(in)}
 	if e.targets, err = t.route(ch, nil); err != nil {
-		return err
+		return c.poison(t, ch, in, err)
 	}
 	if len(e.targets) > 0 || t.output != nil {
 		c.p.rows = append(c.p.rows, e)
 	}
 	return nil
+}
+
+// poison makes a dead letter of a row that cannot be decoded or routed.
+func (c *chunkReader) poison(t *table, ch *change.Change, in *pgwire.Tuple, cause error) error {
+	letter, err := dead.Of(&dead.Row{
+		Position: ch.Position, SnapshotID: ch.SnapshotID, Chunk: ch.Chunk, N: ch.N, Table: t.raw, Form: dead.CopyText, Raw: copyText(in),
+	}, cause)
+	if err != nil {
+		return err
+	}
+	c.p.rows = append(c.p.rows, event{kind: evRow, table: t, change: ch, dead: letter})
+	return nil
+}
+
+// copyText writes a row as COPY does.
+func copyText(in *pgwire.Tuple) []byte {
+	var b []byte
+	for i, text := range in.Texts {
+		if i > 0 {
+			b = append(b, '\t')
+		}
+		if in.Kinds[i] == 'n' {
+			b = append(b, `\N`...)
+			continue
+		}
+		for _, x := range text {
+			switch x {
+			case '\\':
+				b = append(b, '\\')
+			case '\t':
+				b, x = append(b, '\\'), 't'
+			case '\n':
+				b, x = append(b, '\\'), 'n'
+			case '\r':
+				b, x = append(b, '\\'), 'r'
+			}
+			b = append(b, x)
+		}
+	}
+	return b
 }

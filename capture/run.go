@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/freshet-io/freshet/capture/dead"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/capture/spool"
 	"github.com/freshet-io/freshet/internal/change"
@@ -136,7 +137,7 @@ func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 
 // others gives the topics beside those of changes, in order.
 func (r *Runner) others() ([]topic.Spec, error) {
-	var out []topic.Spec
+	out := []topic.Spec{{Topic: r.o.Topics.Dead(dead.Stage), Partitions: 1}}
 	for _, name := range slices.Sorted(maps.Keys(r.known)) {
 		k := r.known[name]
 		if k.more.Envelope == nil {

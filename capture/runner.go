@@ -48,6 +48,8 @@ type Events struct {
 	Table     func(table string, rows uint64, done bool) // progress of a snapshot
 	Published func(at position.Position, s Stats)
 	Cut       func(c change.CutRecord)
+	// Dead tells of a row that could not be decoded; it is in the topic of capture's dead letters.
+	Dead func(letter *change.Dead)
 	// Lost tells that the source went away; capture goes on when it is there again, and tries after wait.
 	Lost func(err error, wait time.Duration)
 	// SpoolFull tells that from now on the server keeps transactions until they are committed.

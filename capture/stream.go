@@ -3,6 +3,7 @@ package capture
 import (
 	"fmt"
 
+	"github.com/freshet-io/freshet/capture/dead"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -22,7 +23,8 @@ type event struct {
 	xid      uint32
 	seq      uint32
 	controls []change.Control
-	tables   []*table // of each control
+	tables   []*table     // of each control
+	dead     *change.Dead // instead of the change, which could not be read
 	bytes    int
 }
 
@@ -115,7 +117,6 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	}
 	pos := position.Position{Epoch: d.epoch, LSN: d.commit, Seq: d.seq}
 	ch := &change.Change{Position: pos, CommitTime: d.time, Op: change.Insert}
-	var err error
 	switch m.Kind {
 	case pgwire.Update:
 		ch.Op = change.Update
@@ -124,28 +125,16 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	default: // an insert, as set above
 	}
 	e := event{kind: evRow, table: t, change: ch, seq: d.seq, lsn: d.commit, time: d.time, xid: d.xid}
-	if m.Old != nil {
-		if ch.Before, _, err = values(t.raw, m.Old, nil); err != nil {
-			return event{}, unfit(e, err)
-		}
-		e.bytes += size(m.Old)
+	if err := e.read(m); err != nil {
+		return d.poison(e, m, err)
 	}
-	if m.New != nil {
-		if ch.After, ch.Unchanged, err = values(t.raw, m.New, ch.Before); err != nil {
-			return event{}, unfit(e, err)
-		}
-		e.bytes += size(m.New)
-	}
-	if t.filter != nil {
-		ch = t.filter.Change(ch)
-		e.change = ch
-	}
-	if t.clock >= 0 && ch.After != nil && ch.After[t.clock].Kind == feature.Timestamp {
+	if ch := e.change; t.clock >= 0 && ch.After != nil && ch.After[t.clock].Kind == feature.Timestamp {
 		d.logTime = max(d.logTime, ch.After[t.clock].I)
 	}
-	ch.LogTime, e.logTime = d.logTime, d.logTime
-	if e.targets, err = t.route(ch, nil); err != nil {
-		return event{}, err
+	e.change.LogTime, e.logTime = d.logTime, d.logTime
+	var err error
+	if e.targets, err = t.route(e.change, nil); err != nil {
+		return d.poison(e, m, err)
 	}
 	if len(e.targets) == 0 && t.output == nil {
 		e.kind = evNothing
@@ -153,11 +142,42 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	return e, nil
 }
 
-// unfit stops capture: to leave the row out would lose it silently, and its later changes with it.
-func unfit(e event, err error) error {
-	return fault.Wrap(fault.Failed, err, "a change of table %s at %s has a value that its column's type does not hold",
-		e.table.shape.FullName(), e.change.Position).
-		ToMend("correct the value in the source and take a new snapshot, or leave the column out of the publication")
+// read takes the images of a row from its message, as they are after the filter.
+func (e *event) read(m *pgwire.Message) error {
+	ch, t := e.change, e.table
+	var err error
+	if m.Old != nil {
+		if ch.Before, _, err = values(t.raw, m.Old, nil); err != nil {
+			return err
+		}
+		e.bytes += size(m.Old)
+	}
+	if m.New != nil {
+		if ch.After, ch.Unchanged, err = values(t.raw, m.New, ch.Before); err != nil {
+			return err
+		}
+		e.bytes += size(m.New)
+	}
+	if t.filter != nil {
+		e.change = t.filter.Change(ch)
+	}
+	return nil
+}
+
+// poison makes a dead letter of a row that cannot be decoded or routed: it is kept, its count is
+// visible, and the rows after it go on.
+func (d *decoder) poison(e event, m *pgwire.Message, cause error) (event, error) {
+	raw := m.Raw
+	if m.Streamed { // without the transaction that stands between kind and rest
+		raw = append([]byte{raw[0]}, raw[5:]...)
+	}
+	letter, err := dead.Of(&dead.Row{Position: e.change.Position, Table: e.table.raw, Form: dead.Message, Raw: raw}, cause)
+	if err != nil {
+		return event{}, err
+	}
+	e.dead, e.targets, e.bytes = letter, nil, len(raw)
+	e.change.LogTime, e.logTime = d.logTime, d.logTime
+	return e, nil
 }
 
 func size(t *pgwire.Tuple) int {

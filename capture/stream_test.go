@@ -1,6 +1,7 @@
 package capture_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"math/rand/v2"
 	"testing"
@@ -9,8 +10,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet-io/freshet/capture"
+	"github.com/freshet-io/freshet/capture/dead"
 	"github.com/freshet-io/freshet/capture/debezium"
 	"github.com/freshet-io/freshet/capture/filter"
+	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/testkit"
 )
 
@@ -231,4 +234,50 @@ func TestOutputs(t *testing.T) {
 		}
 	}
 	w.end()
+}
+
+// TestPoison: a row that cannot be decoded becomes a dead letter, once, with what is needed to decode it
+// later; the rows after it go on. Both in the snapshot and in the stream.
+func TestPoison(t *testing.T) {
+	w := newWorld(t, nil, "create table public.extra (id int primary key, at timestamptz)")
+	w.tables = append(w.tables, "public.extra")
+	w.options = func(o *capture.Options) {
+		o.Tables = map[string]capture.TableOptions{
+			"public.extra": {Envelope: &capture.Envelope{Options: debezium.Options{Format: debezium.JSON, Prefix: w.topics.Tables()}}},
+		}
+	}
+	c := w.connect()
+	const far = "294276-12-31 23:59:59.999999+00" // PostgreSQL's last, more microseconds since 1970 than a long holds
+	w.exec(c, "insert into public.extra values (1, $1::text::timestamptz), (2, '2026-01-01')", far)
+	w.start()
+	w.began()
+	w.exec(c, "insert into public.extra values (3, $1::text::timestamptz), (4, '2026-01-01')", far)
+	w.exec(c, "insert into public.items values (1, 'a', 1, 'x')")
+	w.compare()
+	w.end()
+	w.start()
+	w.exec(c, "insert into public.extra select i, '2026-01-01' from generate_series(5, 9) i")
+	w.compare()
+	w.end()
+	letters := w.read(w.topics.Dead("capture"), 1)
+	if len(letters) != 2 {
+		t.Fatalf("%d dead letters", len(letters))
+	}
+	for i, rec := range letters {
+		_, payload, err := change.Unframe(rec.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		letter, err := change.DecodeDead(payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row, err := dead.Replay(letter)
+		if err != nil || !row.Whole() || row.Table.FullName() != "public.extra" || !bytes.Contains(row.Raw, []byte("294276-12-31 23:59:59.999999+00")) {
+			t.Errorf("letter %d: %+v, %v", i, row, err)
+		}
+	}
+	if n := len(w.read(w.topics.Tables()+".public.extra", 1)); n != 7 {
+		t.Errorf("%d records of the good rows", n)
+	}
 }

@@ -138,8 +138,10 @@ func (w *world) catalog(shapes []*feature.Table) *feature.Catalog {
 			Features: []feature.FeatureDef{{Name: "n", Agg: "count"}},
 		}},
 	}
+	var lent []*feature.Table
 	for _, s := range shapes { // tests need no column of their own for it
 		if s.Index("at") < 0 {
+			lent = append(lent, s)
 			s.Columns = append(s.Columns, feature.Column{Name: "at", Type: feature.Type{Kind: feature.Timestamp}})
 		}
 	}
@@ -147,7 +149,7 @@ func (w *world) catalog(shapes []*feature.Table) *feature.Catalog {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	for _, s := range shapes {
+	for _, s := range lent {
 		s.Columns = s.Columns[:len(s.Columns)-1]
 	}
 	return c

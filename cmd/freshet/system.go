@@ -25,6 +25,7 @@ import (
 	"github.com/freshet-io/freshet/capture/spool"
 	"github.com/freshet-io/freshet/delta"
 	"github.com/freshet-io/freshet/featurestore"
+	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/config"
 	"github.com/freshet-io/freshet/internal/embedded"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -333,6 +334,9 @@ func captureEvents(log *slog.Logger) capture.Events {
 		},
 		Table: func(table string, rows uint64, done bool) {
 			log.Info("snapshot", "table", table, "rows", rows, "done", done)
+		},
+		Dead: func(d *change.Dead) {
+			log.Warn("a row could not be decoded", "what", d.What, "why", d.Why, "at", d.From)
 		},
 		SpoolFull: func(full *spool.Full) {
 			log.Warn("the spool of transactions in progress is full: from now on the server keeps them until they are committed", "dir", full.Dir, "bytes", full.Limit)
