@@ -50,6 +50,9 @@ func binary(t *testing.T) string {
 }
 
 func TestMain(m *testing.M) {
+	if dir, ok := os.LookupEnv(brokerEnv); ok {
+		os.Exit(serveBroker(dir, os.Getenv(brokerListenEnv)))
+	}
 	code := m.Run()
 	if build.path != "" {
 		_ = os.RemoveAll(filepath.Dir(build.path))
@@ -107,7 +110,7 @@ func freePort(t *testing.T) string {
 	return ""
 }
 
-// process is one `freshet up`.
+// process is one freshet, or another program of a test's.
 type process struct {
 	cmd  *exec.Cmd
 	log  *bytes.Buffer
@@ -117,17 +120,23 @@ type process struct {
 
 func (p *project) up(env ...string) *process {
 	p.t.Helper()
-	x := &process{cmd: exec.Command(binary(p.t), "up", "-c", p.config), log: &bytes.Buffer{}, done: make(chan struct{})}
+	return launch(p.t, env, binary(p.t), "up", "-c", p.config)
+}
+
+// launch starts a process that ends with the test at the latest.
+func launch(t *testing.T, env []string, command string, args ...string) *process {
+	t.Helper()
+	x := &process{cmd: exec.Command(command, args...), log: &bytes.Buffer{}, done: make(chan struct{})}
 	x.cmd.Env = append(os.Environ(), env...)
 	x.cmd.Stderr = x.log
 	if err := x.cmd.Start(); err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	go func() {
 		x.err = x.cmd.Wait()
 		close(x.done)
 	}()
-	p.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = x.cmd.Process.Kill()
 		<-x.done
 	})

@@ -57,41 +57,11 @@ type Seen struct {
 // without those of snapshots. In every partition they must be in the order of their positions, none
 // twice.
 func Topic(ctx context.Context, c *topic.Client, r *topic.Registry, name, cut string) ([]Seen, error) {
-	starts, err := c.Starts(ctx, name)
-	if err != nil {
+	f := newFollower(r)
+	if err := f.follow(ctx, c, name, cut, true); err != nil {
 		return nil, err
 	}
-	reader, err := c.NewReader(topic.ReaderOptions{Topic: name, From: starts, Committed: true})
-	if err != nil {
-		return nil, err
-	}
-	defer reader.Close()
-	f := &follower{registry: r, codecs: map[uint32]*change.Codec{}, all: map[position.Position]Entry{}, last: map[int32]position.Position{}}
-	for ended := map[int32]bool{}; len(ended) < len(starts); {
-		batches, err := reader.Poll(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		for _, b := range batches {
-			for _, rec := range b.Records {
-				if ended[b.Partition] {
-					break
-				}
-				if ended[b.Partition], err = f.add(ctx, b.Partition, rec.Value, cut); err != nil {
-					return nil, fmt.Errorf("%s/%d at %d: %w", name, b.Partition, rec.Offset, err)
-				}
-				if !ended[b.Partition] {
-					delete(ended, b.Partition)
-				}
-			}
-		}
-	}
-	out := make([]Seen, 0, len(f.all))
-	for p, e := range f.all {
-		out = append(out, Seen{e, p})
-	}
-	slices.SortFunc(out, func(a, b Seen) int { return a.Position.Compare(b.Position) })
-	return out, nil
+	return f.seen(), nil
 }
 
 type follower struct {
@@ -99,6 +69,60 @@ type follower struct {
 	codecs   map[uint32]*change.Codec // nil: controls
 	all      map[position.Position]Entry
 	last     map[int32]position.Position
+	// history, if set, keeps rows by their columns too.
+	history *History
+	// again counts changes that a partition has once more, which only aborted transactions excuse.
+	again int
+}
+
+func newFollower(r *topic.Registry) *follower {
+	return &follower{registry: r, codecs: map[uint32]*change.Codec{}, all: map[position.Position]Entry{}, last: map[int32]position.Position{}}
+}
+
+// follow reads a topic up to a cut. Not only committed: aborted records count as well.
+func (f *follower) follow(ctx context.Context, c *topic.Client, name, cut string, committed bool) error {
+	starts, err := c.Starts(ctx, name)
+	if err != nil {
+		return err
+	}
+	reader, err := c.NewReader(topic.ReaderOptions{Topic: name, From: starts, Committed: committed})
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	for ended := map[int32]bool{}; len(ended) < len(starts); {
+		batches, err := reader.Poll(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		for _, b := range batches {
+			for _, rec := range b.Records {
+				if ended[b.Partition] {
+					break
+				}
+				end, err := f.add(ctx, b.Partition, rec.Value, cut)
+				if err != nil {
+					return fmt.Errorf("%s/%d at %d: %w", name, b.Partition, rec.Offset, err)
+				}
+				if end {
+					ended[b.Partition] = true
+				}
+			}
+		}
+	}
+	if committed && f.again > 0 {
+		return fmt.Errorf("%s: %d changes are there twice", name, f.again)
+	}
+	return nil
+}
+
+func (f *follower) seen() []Seen {
+	out := make([]Seen, 0, len(f.all))
+	for p, e := range f.all {
+		out = append(out, Seen{e, p})
+	}
+	slices.SortFunc(out, func(a, b Seen) int { return a.Position.Compare(b.Position) })
+	return out
 }
 
 // add takes a record and tells whether it is the cut.
@@ -131,16 +155,26 @@ func (f *follower) add(ctx context.Context, partition int32, value []byte, cut s
 		return false, fmt.Errorf("%w", err)
 	}
 	if ch.Op == change.Snapshot {
+		if f.history != nil {
+			return false, f.history.snapshot(codec, ch)
+		}
 		return false, nil
 	}
+	e := entry(codec, ch)
 	if !ch.Position.After(f.last[partition]) {
-		return false, fmt.Errorf("%s comes after %s", ch.Position, f.last[partition])
+		if old, ok := f.all[ch.Position]; !ok || old != e {
+			return false, fmt.Errorf("%s comes after %s", ch.Position, f.last[partition])
+		}
+		f.again++
+		return false, nil
 	}
 	f.last[partition] = ch.Position
-	e := entry(codec, ch)
 	if old, ok := f.all[ch.Position]; ok && old != e {
 		return false, fmt.Errorf("two changes are at %s: %v and %v", ch.Position, old, e)
 	}
 	f.all[ch.Position] = e
+	if f.history != nil {
+		f.history.change(codec, ch)
+	}
 	return false, nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -34,10 +35,18 @@ func text(t *feature.Table, row []feature.Value, ch *change.Change) string {
 			parts[i] = "?"
 		case v.IsNull():
 		default:
-			parts[i] = quote(v.Text())
+			parts[i] = quote(written(v))
 		}
 	}
 	return "(" + strings.Join(parts, ",") + ")"
+}
+
+// written is a value as PostgreSQL writes it in zone UTC.
+func written(v feature.Value) string {
+	if v.Kind == feature.Timestamp {
+		return time.UnixMicro(v.I).UTC().Format("2006-01-02 15:04:05.999999-07")
+	}
+	return v.Text()
 }
 
 func quote(s string) string {
