@@ -65,8 +65,8 @@ func (c *cursor) time() int64 { return int64(c.u64()) + postgresEpoch }
 // text reads up to a 0.
 func (c *cursor) text() []byte {
 	end := bytes.IndexByte(c.b, 0)
-	if end < 0 {
-		c.take(len(c.b) + 1)
+	if end < 0 || c.bad {
+		c.bad = true
 		return nil
 	}
 	return c.take(end + 1)[:end:end]
