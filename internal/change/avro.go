@@ -169,6 +169,9 @@ func appendNullable(b []byte, v feature.Value) []byte {
 	case feature.String, feature.Bytes:
 		return appendString(b, v.S)
 	case feature.Decimal:
+		if v.S != "" { // more than 38 digits: no feature has such a value, and a reader is to fail
+			return appendString(b, v.S)
+		}
 		var raw [16]byte
 		binary.BigEndian.PutUint64(raw[:8], uint64(v.H))
 		binary.BigEndian.PutUint64(raw[8:], uint64(v.I))

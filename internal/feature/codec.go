@@ -118,9 +118,9 @@ func decodeLongDecimal(b []byte) (Value, []byte, error) {
 
 // AppendKey appends the ordered form of a key value, whose bytes compare as the values do.
 // Strings escape 0x00 as 0x00 0xFF and end with 0x00 0x01; numbers have their sign bit flipped.
-// NULL is 0x00 alone, everything else starts with its kind. Decimals compare as numbers only within
-// one scale ([Numeric] gives equal numbers one scale); those of more than 38 digits come last, as
-// text. A list's elements each follow a 0x01, a NULL one is 0x02 alone, and 0x00 ends it.
+// NULL is 0x00 alone, everything else starts with its kind. Decimals order as numbers; equal ones of
+// two scales are two keys ([Numeric] gives equal numbers one scale). A list's elements each follow a
+// 0x01, a NULL one is 0x02 alone, and 0x00 ends it.
 func AppendKey(b []byte, v Value) []byte {
 	b = append(b, byte(v.Kind))
 	switch v.Kind {
@@ -140,12 +140,7 @@ func AppendKey(b []byte, v Value) []byte {
 		}
 		return binary.BigEndian.AppendUint64(b, u)
 	case Decimal:
-		if v.S != "" {
-			return appendKeyString(append(b, longDecimal), v.S)
-		}
-		b = append(b, v.Scale)
-		b = binary.BigEndian.AppendUint64(b, uint64(v.H)^1<<63)
-		return binary.BigEndian.AppendUint64(b, uint64(v.I))
+		return appendKeyDecimal(b, v)
 	case String, Bytes, UUID:
 		return appendKeyString(b, v.S)
 	case List:
@@ -185,21 +180,7 @@ func DecodeKey(b []byte) (Value, []byte, error) {
 		v.I = int64(b[0])
 		return v, b[1:], nil
 	case Decimal:
-		if len(b) > 0 && b[0] == longDecimal {
-			v, rest, err := decodeKeyString(Decimal, b[1:])
-			if err != nil {
-				return Value{}, nil, err
-			}
-			v, err = Numeric(v.S)
-			return v, rest, err
-		}
-		if len(b) < 17 {
-			return Value{}, nil, ErrTruncated
-		}
-		v.Scale = b[0]
-		v.H = int64(binary.BigEndian.Uint64(b[1:]) ^ 1<<63)
-		v.I = int64(binary.BigEndian.Uint64(b[9:]))
-		return v, b[17:], nil
+		return decodeKeyDecimal(b)
 	case String, Bytes, UUID:
 		return decodeKeyString(v.Kind, b)
 	case List:

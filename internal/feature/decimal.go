@@ -135,19 +135,7 @@ func (v Value) decimalText() string {
 	case !d.finite():
 		return "-Infinity"
 	}
-	s := d.big().String()
-	if d.scale == 0 {
-		return s
-	}
-	sign := ""
-	if s[0] == '-' {
-		sign, s = "-", s[1:]
-	}
-	if pad := int(d.scale) + 1 - len(s); pad > 0 {
-		s = strings.Repeat("0", pad) + s
-	}
-	cut := len(s) - int(d.scale)
-	return sign + s[:cut] + "." + s[cut:]
+	return pointed(d.big().String(), int(d.scale))
 }
 
 // splitDecimal checks that s is digits with an optional sign and fraction.
@@ -276,6 +264,58 @@ func AddDecimal(v, w Value) (Value, error) {
 		return Value{}, errOverflow
 	}
 	return sum.value(), nil
+}
+
+// SumDecimals adds two decimals exactly, of any scale and length: what is added can be taken back, in
+// any order, also where a sum in between has more than 38 digits. [Value.Rescale] says at the end
+// whether it has. NaN and infinities, which could not be taken back, are an error.
+func SumDecimals(v, w Value) (Value, error) {
+	if v.Scale == w.Scale && v.S == "" && w.S == "" {
+		if sum, err := AddDecimal(v, w); !errors.Is(err, errOverflow) {
+			return sum, err
+		}
+	}
+	if !v.Finite() || !w.Finite() {
+		return Value{}, fmt.Errorf("%.60s and %.60s were added: not both are numbers", v.Text(), w.Text())
+	}
+	a, scaleA := v.unscaled()
+	b, scaleB := w.unscaled()
+	scale := max(scaleA, scaleB)
+	a.Mul(a, pow10(scale-scaleA))
+	b.Mul(b, pow10(scale-scaleB))
+	if sum, err := ofBig(a.Add(a, b), uint8(min(scale, longDecimal))); err == nil && scale <= maxPrecision { //nolint:gosec // bounded
+		return sum, nil
+	}
+	return Numeric(pointed(a.String(), scale))
+}
+
+// unscaled gives a finite decimal as an integer of any length and its scale.
+func (v Value) unscaled() (*big.Int, int) {
+	if v.S == "" {
+		return v.decimal().big(), int(v.Scale)
+	}
+	whole, fraction, _ := strings.Cut(v.S, ".")
+	b, ok := new(big.Int).SetString(whole+fraction, 10)
+	if !ok { // Numeric has made sure that it is one
+		return new(big.Int), 0
+	}
+	return b, len(fraction)
+}
+
+// pointed puts the point into an integer's digits.
+func pointed(s string, scale int) string {
+	if scale == 0 {
+		return s
+	}
+	s, negative := strings.CutPrefix(s, "-")
+	if pad := scale + 1 - len(s); pad > 0 {
+		s = strings.Repeat("0", pad) + s
+	}
+	s = s[:len(s)-scale] + "." + s[len(s)-scale:]
+	if negative {
+		return "-" + s
+	}
+	return s
 }
 
 // NegDecimal gives -v; -NaN is NaN.
