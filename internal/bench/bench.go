@@ -2,7 +2,10 @@
 // is one line of JSON:
 //
 //	capture   C1  rows/s from a slot into Kafka; peer: a reader of the same slot that discards all
-//	          C2  the same rows per CPU-second of the whole process
+//	          C2  the same rows per CPU-second of the whole process; peer: Debezium
+//	          C3  rows/s of one large transaction, in the slot or while it is written, and the peak of memory
+//	          C4  rows/s of a first snapshot; peer of both: Debezium
+//	          C6  bytes of log that an idle slot holds while another table is written to
 //	lookup    L1  single-key lookups/s of 8 callers; peer: Redis HMGET
 //	          L2  rows/s of 8 callers that ask for 100 keys at a time; peer: Redis HMGET in pipelines
 //	scoring   S1  rows/s of one core, 500 trees of 64 leaves over 20 inputs; peer: LightGBM's predict
@@ -29,7 +32,9 @@ type Options struct {
 	Quick    bool     // a smaller size, for a first look; the lines say so
 	Dir      string   // where servers and files live, kept afterwards; "": a temporary directory, removed
 	Brokers  []string // a Kafka instead of the embedded one; topics of a prefix of their own stay there
+	Only     []string // of capture: the ids of the figures that are wanted; none: all
 	Python   string   // an interpreter that has lightgbm; "": no such peer
+	Debezium string   // a directory with Debezium's jars; "": no such peer
 	Out      io.Writer
 	Progress func(string)
 	Now      func() time.Time // measures; nil: time.Now
@@ -40,7 +45,13 @@ type Options struct {
 // size is how much is done.
 type size struct {
 	rounds       int
-	transactions int           // capture: of 800 inserts and 200 updates
+	transactions int           // C1: of 800 inserts and 200 updates
+	bulk         int           // C3: rows
+	bulkLimited  int           // C3: rows, under a limit of memory
+	workMem      string        // of the server, from where on it streams a transaction in pieces
+	first        int           // C4: rows
+	foreign      int64         // C6: bytes of log of another table
+	settle       time.Duration // C6: how long the slot may take to follow
 	entities     int           // lookup
 	spell        time.Duration // lookup: of one round
 	rows         int           // scoring
@@ -48,11 +59,17 @@ type size struct {
 }
 
 func full() size {
-	return size{rounds: 3, transactions: 2_000, entities: 500_000, spell: 5 * time.Second, rows: 200_000, trees: 500}
+	return size{
+		rounds: 3, transactions: 2_000, bulk: 1_000_000, bulkLimited: 5_000_000, workMem: "64MB", first: 2_000_000, foreign: 1 << 30, settle: time.Minute,
+		entities: 500_000, spell: 5 * time.Second, rows: 200_000, trees: 500,
+	}
 }
 
 func quick() size {
-	return size{rounds: 3, transactions: 200, entities: 50_000, spell: 2 * time.Second, rows: 20_000, trees: 500}
+	return size{
+		rounds: 3, transactions: 200, bulk: 100_000, bulkLimited: 500_000, workMem: "4MB", first: 200_000, foreign: 64 << 20, settle: 30 * time.Second,
+		entities: 50_000, spell: 2 * time.Second, rows: 20_000, trees: 500,
+	}
 }
 
 // run is one benchmark under way.
@@ -76,6 +93,12 @@ func Run(ctx context.Context, name string, o Options) error {
 	f := benchmarks()[name]
 	if f == nil {
 		return fault.New(fault.Usage, "there is no benchmark %q; there are: %s", name, strings.Join(Names(), ", "))
+	}
+	if len(o.Only) > 0 && name != "capture" {
+		return fault.New(fault.Usage, "%s measures all its figures together: leave --only out", name)
+	}
+	if unknown := slices.DeleteFunc(slices.Clone(o.Only), func(id string) bool { return slices.Contains(captureIDs(), id) }); len(unknown) > 0 {
+		return fault.New(fault.Usage, "%s has no figure %s; it has %s", name, strings.Join(unknown, ", "), strings.Join(captureIDs(), ", ")).At("--only")
 	}
 	if o.Now == nil {
 		o.Now = time.Now //nolint:forbidigo // it measures; no value depends on it
@@ -131,7 +154,15 @@ func (r *run) command() string {
 	if len(r.Brokers) > 0 {
 		c += " --brokers " + strings.Join(r.Brokers, ",")
 	}
+	if len(r.Only) > 0 {
+		c += " --only " + strings.Join(r.Only, ",")
+	}
 	return c
+}
+
+// wants tells whether one of these figures is to be measured.
+func (r *run) wants(ids ...string) bool {
+	return len(r.Only) == 0 || slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(r.Only, id) })
 }
 
 // since is the seconds from a moment on.

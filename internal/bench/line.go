@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"math"
@@ -25,7 +26,7 @@ type Line struct {
 	Peer      string   `json:"peer"`
 	PeerValue *float64 `json:"peer_value"`
 	CPU       float64  `json:"cpu_s"`  // user and system time of this process, in what was measured
-	RSS       float64  `json:"rss_mb"` // peak of this process since it started
+	RSS       float64  `json:"rss_mb"` // peak of this process since it started; of capture's figures: during what was measured
 	// What a CPU-second does, callers and servers together, on either side: on a machine that is busy with
 	// something else this tells more than the clock. 0: not measured.
 	PerCPU     float64           `json:"per_cpu_s,omitempty"`
@@ -58,10 +59,28 @@ func (l *Line) versus(value float64) {
 	}
 }
 
+// bound gives a line of another figure of the same run, smaller is better, against a bound that no machine
+// moves.
+func (l Line) bound(variant, unit string, value, most float64) Line {
+	l.Variant, l.Unit, l.Peer, l.PerCPU, l.PeerPerCPU = l.Variant+variant, unit, "none: the bound that must not be exceeded", 0, 0
+	l.atMost(value, most)
+	return l
+}
+
+// atMost sets value, peer's value and the ratio of a figure that is better when it is smaller.
+func (l *Line) atMost(value, peer float64) {
+	l.Value, peer = round(value), round(peer)
+	l.PeerValue, l.Ratio = &peer, nil
+	if l.Value > 0 {
+		ratio := math.Round(1000*peer/l.Value) / 1000
+		l.Ratio = &ratio
+	}
+}
+
 // write finishes a line and writes it.
 func (r *run) write(l Line) error {
 	l.PerCPU, l.PeerPerCPU = round(l.PerCPU), round(l.PeerPerCPU)
-	l.Value, l.CPU, l.RSS = round(l.Value), math.Round(l.CPU*1000)/1000, peak()
+	l.Value, l.CPU, l.RSS = round(l.Value), math.Round(l.CPU*1000)/1000, cmp.Or(l.RSS, peak())
 	l.Quick, l.Command, l.Machine = r.Quick, r.command(), r.m
 	versions := map[string]string{"go": runtime.Version(), "freshet": revision()}
 	maps.Copy(versions, l.Versions)
@@ -105,19 +124,6 @@ func cpu() float64 {
 		return 0
 	}
 	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
-}
-
-// peak gives the peak resident memory of this process in MB.
-func peak() float64 {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0
-	}
-	bytes := u.Maxrss
-	if runtime.GOOS != "darwin" { // bytes there, KiB elsewhere
-		bytes <<= 10
-	}
-	return math.Round(float64(bytes) / 1e6)
 }
 
 func machine() Machine {

@@ -30,35 +30,47 @@ const (
 	cellRows   = 4_000 // rows of one commit of the feed
 )
 
-// kafka dials o.Brokers, or starts the embedded broker; end ends what was started.
-func (r *run) kafka(ctx context.Context) (c *topic.Client, registry *topic.Registry, end func(), err error) {
-	var closers []func()
-	end = func() {
-		for _, f := range slices.Backward(closers) {
-			f()
-		}
+// kafkaSide is the Kafka of a run.
+type kafkaSide struct {
+	topics    *topic.Client
+	registry  *topic.Registry
+	addresses []string
+	embedded  bool
+	closers   []func()
+}
+
+func (k *kafkaSide) close() {
+	for _, f := range slices.Backward(k.closers) {
+		f()
 	}
-	brokers := r.Brokers
-	if len(brokers) == 0 {
-		k, err := embedded.StartKafka(embedded.KafkaOptions{Dir: filepath.Join(r.dir, "kafka"), Warn: r.Progress})
+}
+
+// kafka dials o.Brokers, or starts the embedded broker.
+func (r *run) kafka(ctx context.Context) (_ *kafkaSide, err error) {
+	k := &kafkaSide{addresses: r.Brokers, embedded: len(r.Brokers) == 0}
+	defer func() {
 		if err != nil {
-			return nil, nil, nil, err
+			k.close()
 		}
-		closers, brokers = append(closers, k.Close), k.Brokers()
+	}()
+	if k.embedded {
+		broker, err := embedded.StartKafka(embedded.KafkaOptions{Dir: filepath.Join(r.dir, "kafka"), Warn: r.Progress})
+		if err != nil {
+			return nil, err
+		}
+		k.closers, k.addresses = append(k.closers, broker.Close), broker.Brokers()
 	}
 	// A prefix that no other run has.
 	prefix := fmt.Sprintf("freshet-bench-%s-%x", r.name, r.Now().UnixNano())
-	if c, err = topic.Dial(ctx, topic.Config{Brokers: brokers, Prefix: prefix}); err != nil {
-		end()
-		return nil, nil, nil, err
+	if k.topics, err = topic.Dial(ctx, topic.Config{Brokers: k.addresses, Prefix: prefix}); err != nil {
+		return nil, err
 	}
-	closers = append(closers, c.Close)
-	if registry, err = topic.OpenRegistry(ctx, c); err != nil {
-		end()
-		return nil, nil, nil, err
+	k.closers = append(k.closers, k.topics.Close)
+	if k.registry, err = topic.OpenRegistry(ctx, k.topics); err != nil {
+		return nil, err
 	}
-	closers = append(closers, registry.Close)
-	return c, registry, end, nil
+	k.closers = append(k.closers, k.registry.Close)
+	return k, nil
 }
 
 // serving is a node with entities, and a gRPC server on loopback.
@@ -120,17 +132,17 @@ func (r *run) startServing(ctx context.Context) (_ *serving, err error) {
 	if err != nil {
 		return nil, err
 	}
-	topics, registry, end, err := r.kafka(ctx)
+	k, err := r.kafka(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s.closers = append(s.closers, end)
+	s.closers = append(s.closers, k.close)
 	r.tell(fmt.Sprintf("feeding %d entities", r.entities))
-	last, err := r.feed(ctx, topics, registry)
+	last, err := r.feed(ctx, k.topics, k.registry)
 	if err != nil {
 		return nil, err
 	}
-	s.node, err = delta.OpenNode(delta.NodeOptions{Name: "bench", Dir: filepath.Join(r.dir, "state"), Catalog: catalog, Topics: topics, Registry: registry})
+	s.node, err = delta.OpenNode(delta.NodeOptions{Name: "bench", Dir: filepath.Join(r.dir, "state"), Catalog: catalog, Topics: k.topics, Registry: k.registry})
 	if err != nil {
 		return nil, err
 	}
