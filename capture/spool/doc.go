@@ -3,7 +3,7 @@
 //
 // It is disposable: whoever restarts has everything sent again from the slot's restart position, so
 // nothing is synced and [Open] wipes what a predecessor left. A stream that broke is a restart too:
-// then Close and Open again. Disk is bounded ([Options.Bytes], then Append says [Full]), memory is
+// then Close and Open again, in this order: a directory is for one spool at a time. Disk is bounded ([Options.Bytes], then Append says [Full]), memory is
 // ([Options.Memory]), and so are open files, however many transactions there are.
 //
 // # Layout
@@ -29,16 +29,21 @@
 // # Aborts
 //
 // What PostgreSQL does (decode.c DecodeAbort, reorderbuffer.c ReorderBufferAbort and
-// ReorderBufferAbortOld, pgoutput.c pgoutput_stream_abort): an abort record lists the aborted
-// transaction and those of its subtransactions that had been released into it; each that something
-// was streamed of gets a message of its own, children before parents, and drops its own records
-// alone. Children that were still open have aborted before, with their own records. The whole
-// transaction is the one whose message names the transaction itself; after a crash of the server that
-// is the only message there is.
+// ReorderBufferAbortOld, pgoutput.c pgoutput_stream_abort; the tests see it on a server): an abort
+// record names the aborted transaction and those of its subtransactions that had been released into it.
+// Each that something was streamed of gets a message of its own, children before parents, and drops its
+// own records alone. Children that were still open have aborted before, with records of their own. The
+// whole transaction is the one whose message names the transaction itself. The shapes of tables that a
+// subtransaction was the first to need go with it, and the server sends them again afterwards: so what
+// survives always has the shapes it needs.
+//
+// A transaction that ended with a crash of its server has only the one message that names it, or, from
+// servers of before that was mended, none: such a one stays until the spool is opened anew
+// ([Stats.Oldest] shows it).
 //
 // Subtransactions nest and their ids grow, so what is aborted is nearly always the end of the log:
 // it is cut off, by way of before, and its disk is free again. What is not at the end is remembered
 // as aborted and skipped by readers, or cut off when what follows it is. newest tells what need not
 // be remembered any longer: no run of a larger sub is left. After the messages of one abort record
-// nothing is remembered at all, if they come as PostgreSQL sends them; but any order is right.
+// nothing is remembered at all, as PostgreSQL sends them; but any order is right.
 package spool
