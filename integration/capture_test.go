@@ -60,6 +60,7 @@ type killer struct {
 	r     *rand.Rand
 	tally map[string]int // kills by kind
 	ends  map[string]int // ends by itself, by what it said
+	grown <-chan struct{}
 }
 
 // round is a snapshot that is cut off, and what comes after it; at its end everything is compared.
@@ -67,6 +68,7 @@ func (k *killer) round(ctx context.Context, round, kills, rows int) {
 	t := k.w.t
 	t.Helper()
 	writers := k.w.writing(k.r, 3)
+	k.grown = writers.grown
 	inSnapshot := (kills + 2) / 4
 	if round == 0 {
 		k.c.start()
@@ -146,7 +148,7 @@ func (k *killer) rest(ctx context.Context, d time.Duration) {
 	}
 }
 
-// work lets capture work for a while.
+// work lets capture work for a while, or until it publishes something large.
 func (k *killer) work(ctx context.Context, d time.Duration) {
 	until := time.NewTimer(d)
 	defer until.Stop()
@@ -156,6 +158,8 @@ func (k *killer) work(ctx context.Context, d time.Duration) {
 			return
 		case <-ctx.Done():
 			k.w.t.Fatalf("time is over: %v", ctx.Err())
+		case <-k.grown:
+			until.Reset(time.Duration(k.r.IntN(500)) * time.Millisecond)
 		case <-k.c.done:
 			k.mind(ctx)
 		}

@@ -26,6 +26,8 @@ type writers struct {
 	committed atomic.Int64
 	altered   atomic.Int64
 	columns   atomic.Int64
+	// grown tells that a large transaction has just been committed.
+	grown chan struct{}
 }
 
 // idsPerWriter is the room of ids of one writer; its second half is where ids move to.
@@ -33,7 +35,7 @@ const idsPerWriter = 100_000_000
 
 // writing starts so many writers.
 func (w *world) writing(r *rand.Rand, n int) *writers {
-	x := &writers{t: w.t, url: w.pg.URL(), stop: make(chan struct{})}
+	x := &writers{t: w.t, url: w.pg.URL(), stop: make(chan struct{}), grown: make(chan struct{}, 1)}
 	for i := range n {
 		one := &writer{writers: x, r: rand.New(rand.NewPCG(r.Uint64(), r.Uint64())), base: int64(i+1) * idsPerWriter}
 		one.next = one.base + r.Int64N(10_000_000) // beyond what a writer before it has left, as a rule
@@ -202,22 +204,27 @@ func execAll(ctx context.Context, c *pgx.Conn, statements ...string) error {
 	return nil
 }
 
-// large commits one transaction of so many rows, in ten statements with pauses, a third of which is
-// taken back; it tries until it succeeds.
+// large commits transactions of so many rows, in ten statements with pauses, a third of which is taken
+// back: at least one, and one after the other until the writers are stopped.
 func (x *writers) large(ctx context.Context, r *rand.Rand, rows int) {
 	base := int64(900+r.IntN(1_000)) * 1_000_000_000
-	for attempt := int64(0); !x.stopped(); attempt++ {
+	for attempt, done := int64(0), false; !done || !x.stopped(); attempt++ {
 		c, err := pgx.Connect(ctx, x.url)
 		if err == nil {
 			err = x.largeOnce(ctx, c, base+attempt*idsPerWriter, rows)
 			_ = c.Close(ctx)
 		}
-		if err == nil {
-			return
-		}
-		if !excused(err) {
+		if err != nil && !excused(err) {
 			x.t.Errorf("large transaction: %v", err)
 			return
+		}
+		if err == nil {
+			done = true
+			select {
+			case x.grown <- struct{}{}:
+			default:
+			}
+			x.pause(2 * time.Second)
 		}
 		x.pause(50 * time.Millisecond)
 	}
