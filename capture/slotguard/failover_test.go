@@ -111,7 +111,7 @@ func TestFailoverOnPostgres(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close(context.WithoutCancel(t.Context()))
+	t.Cleanup(func() { _ = c.Close(context.WithoutCancel(t.Context())) })
 	run(t, c, "select pg_create_logical_replication_slot('freshet', 'pgoutput')", "select pg_create_physical_replication_slot('standby_1', true)",
 		"alter system set synchronized_standby_slots = 'gone, standby_1'", "select pg_reload_conf()")
 
@@ -167,7 +167,7 @@ func TestWhetherADatabaseIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close(context.WithoutCancel(t.Context()))
+	t.Cleanup(func() { _ = c.Close(context.WithoutCancel(t.Context())) })
 	for i, in := range []struct {
 		conninfo string
 		named    bool
@@ -194,7 +194,7 @@ func TestWhetherADatabaseIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lc.Close(context.WithoutCancel(t.Context()))
+	t.Cleanup(func() { _ = lc.Close(context.WithoutCancel(t.Context())) })
 	if s, err := ReadStandby(t.Context(), lc, "freshet", "b"); err != nil || s.Conninfo != nil {
 		t.Errorf("%+v, %v", s, err)
 	}

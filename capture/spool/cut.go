@@ -1,5 +1,7 @@
 package spool
 
+import "fmt"
+
 // cut takes aborted runs off the end of the log. What can't be cut off, because the header of the
 // run before can't be read, stays there and readers skip it.
 func (s *Spool) cut(t *transaction) {
@@ -122,7 +124,7 @@ func (w *walk) header(end place, length uint32) (run, error) {
 	}
 	var b [headerBytes]byte
 	if _, err := f.ReadAt(b[:], end.offset-headerBytes-int64(length)); err != nil {
-		return run{}, err
+		return run{}, fmt.Errorf("read a header: %w", err)
 	}
 	return parseRun(b[:]), nil
 }

@@ -3,8 +3,9 @@
 //
 // It is disposable: whoever restarts has everything sent again from the slot's restart position, so
 // nothing is synced and [Open] wipes what a predecessor left. A stream that broke is a restart too:
-// then Close and Open again, in this order: a directory is for one spool at a time. Disk is bounded ([Options.Bytes], then Append says [Full]), memory is
-// ([Options.Memory]), and so are open files, however many transactions there are.
+// then Close and Open again, in this order: a directory is for one spool at a time. Disk is bounded
+// ([Options.Bytes], then Append says [Full]), memory is ([Options.Memory]), and so are open files, however
+// many transactions there are.
 //
 // # Layout
 //

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"runtime"
 	"strconv"
@@ -47,7 +48,7 @@ func TestAGigabytePasses(t *testing.T) {
 			look()
 		}
 	}
-	if _, _, err := r.Next(); err != io.EOF { //nolint:errorlint // documented as this very value
+	if _, _, err := r.Next(); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	must(t, r.Close())

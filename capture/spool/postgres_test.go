@@ -45,7 +45,7 @@ func startStream(t *testing.T, settings map[string]string) *stream {
 	cfg.RuntimeParams["replication"] = "database"
 	c, err := pgconn.ConnectConfig(t.Context(), cfg)
 	must(t, err)
-	t.Cleanup(func() { _ = c.Close(context.Background()) })
+	t.Cleanup(func() { _ = c.Close(context.WithoutCancel(t.Context())) })
 	c.Frontend().Send(&pgproto3.Query{String: "START_REPLICATION SLOT s LOGICAL 0/0 (proto_version '2', publication_names 'p', streaming 'on')"})
 	must(t, c.Frontend().Flush())
 	go func() {
@@ -77,7 +77,7 @@ func (st *stream) connect(t *testing.T) *pgx.Conn {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), st.url)
 	must(t, err)
-	t.Cleanup(func() { _ = c.Close(context.Background()) })
+	t.Cleanup(func() { _ = c.Close(context.WithoutCancel(t.Context())) })
 	return c
 }
 

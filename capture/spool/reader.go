@@ -46,7 +46,7 @@ func (s *Spool) Transaction(xid uint32) (*Reader, error) {
 	}
 	t, ok := s.txs[xid]
 	if !ok || t.doomed {
-		return nil, nil //nolint:nilnil // as documented
+		return nil, nil
 	}
 	t.seal()
 	t.readers++
@@ -148,7 +148,7 @@ func (r *Reader) run() error {
 			return r.load(h, int(size))
 		}
 		if err := r.skip(size); err != nil {
-			return r.damaged(err)
+			return err
 		}
 	}
 }
@@ -157,7 +157,7 @@ func (r *Reader) skip(size int64) error {
 	for size > 0 {
 		n, err := r.in.Discard(int(min(size, math.MaxInt32)))
 		if err != nil {
-			return err //nolint:wrapcheck // damaged does
+			return r.damaged(err)
 		}
 		size -= int64(n)
 	}
