@@ -14,7 +14,14 @@ import (
 // What is not above the position folded is dropped: every record of a log, folded a second time in
 // place, changes nothing but the count of what was dropped and the offset.
 func TestARecordFoldedAgainIsDropped(t *testing.T) {
-	l, _ := history(rand.New(rand.NewPCG(seed(t), 7)), 10)
+	s := seed(t)
+	l, _ := history(rand.New(rand.NewPCG(s, 7)), 10)
+	foldTwice(t, l)
+	foldTwice(t, rereadHistory(rand.New(rand.NewPCG(s, 8)), 30, true).l)
+}
+
+func foldTwice(t *testing.T, l *log) {
+	t.Helper()
 	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
 	for at, r := range l.records {
 		if err := p.Fold(t.Context(), []Input{r}); err != nil {

@@ -10,21 +10,22 @@ import (
 // Meta is what a partition knows about itself, kept as JSON under 06|meta in the same batch as the
 // state it describes.
 type Meta struct {
-	Version    int               `json:"version"` // 1
-	Position   position.Position `json:"position"`
-	Offset     int64             `json:"offset"` // next record of the changes topic
-	LogTime    int64             `json:"log_time"`
-	CommitTime int64             `json:"commit_time"`
-	Resume     position.LSN      `json:"resume"` // everything committed below it is folded
-	Sequences  map[string]uint64 `json:"sequences"`
-	Moves      map[string]uint64 `json:"moves"` // rows that went to another entity, by view
-	Snapshot   string            `json:"snapshot"`
-	Chunk      uint32            `json:"chunk"`
-	N          uint64            `json:"n"`
-	Done       bool              `json:"snapshot_done"`
-	Beside     map[string]Beside `json:"beside,omitempty"` // snapshots beside the stream, by table
-	LastCut    string            `json:"last_cut"`
-	Stats      Stats             `json:"stats"`
+	Version    int                `json:"version"` // 1
+	Position   position.Position  `json:"position"`
+	Offset     int64              `json:"offset"` // next record of the changes topic
+	LogTime    int64              `json:"log_time"`
+	CommitTime int64              `json:"commit_time"`
+	Resume     position.LSN       `json:"resume"` // everything committed below it is folded
+	Sequences  map[string]uint64  `json:"sequences"`
+	Moves      map[string]uint64  `json:"moves"` // rows that went to another entity, by view
+	Snapshot   string             `json:"snapshot"`
+	Chunk      uint32             `json:"chunk"`
+	N          uint64             `json:"n"`
+	Done       bool               `json:"snapshot_done"`
+	Beside     map[string]Beside  `json:"beside,omitempty"`  // snapshots beside the stream, by table
+	Stopped    map[string]Stopped `json:"stopped,omitempty"` // views that stand still
+	LastCut    string             `json:"last_cut"`
+	Stats      Stats              `json:"stats"`
 }
 
 // Stats counts what happened in a partition since its state began.
@@ -41,6 +42,7 @@ type Stats struct {
 	Overflows uint64 `json:"overflows"`
 	NotFinite uint64 `json:"not_finite"`
 	Dropped   uint64 `json:"dropped"` // already folded
+	Skipped   uint64 `json:"skipped"` // of views that stand still
 	Awaited   uint64 `json:"awaited"` // came in part before the snapshot being taken brought the row
 }
 
@@ -51,6 +53,8 @@ type CutInfo struct {
 	LogTime   int64             `json:"log_time"`
 	Offset    int64             `json:"offset"`
 	Sequences map[string]uint64 `json:"sequences"` // last delta of each view at the cut
+	// Stopped views' rows and deltas are not those of the cut but of where they stand still.
+	Stopped map[string]Stopped `json:"stopped,omitempty"`
 }
 
 func encodeJSON(v any) ([]byte, error) {

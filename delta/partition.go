@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/freshet-io/freshet/delta/expression"
 	"github.com/freshet-io/freshet/delta/state"
@@ -42,6 +43,8 @@ type Partition struct {
 	dims    map[string]*feature.Table
 	shapes  map[uint32]*shape // by schema id
 	pending []pending
+
+	stopped atomic.Pointer[map[string]Stopped] // of meta, for lookups
 
 	mu       sync.Mutex
 	meta     Meta
@@ -87,6 +90,10 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 	if p.meta, err = p.loadMeta(); err != nil {
 		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, err)
 	}
+	maps.DeleteFunc(p.meta.Stopped, func(name string, s Stopped) bool {
+		return p.views[name] == nil || p.views[name].Generation != s.Generation
+	})
+	p.stopped.Store(&p.meta.Stopped)
 	return p, nil
 }
 
@@ -124,7 +131,8 @@ func (p *Partition) Meta() Meta {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := p.meta
-	m.Sequences, m.Moves, m.Beside = maps.Clone(p.meta.Sequences), maps.Clone(p.meta.Moves), maps.Clone(p.meta.Beside)
+	m.Sequences, m.Moves = maps.Clone(p.meta.Sequences), maps.Clone(p.meta.Moves)
+	m.Beside, m.Stopped = maps.Clone(p.meta.Beside), maps.Clone(p.meta.Stopped)
 	return m
 }
 
@@ -205,6 +213,7 @@ type fold struct {
 	batch     *state.Batch
 	meta      Meta
 	stats     *Stats
+	was       map[string]Stopped // before this cell
 	state     expression.State
 	touched   map[string]*touched
 	raw       []byte // of the change being folded
@@ -226,7 +235,7 @@ func (p *Partition) cell(c *change.Control, offset int64) error {
 	rows := p.pending
 	p.pending = nil
 	f := &fold{Partition: p, partition: p.o.Partition, batch: p.store.Batch(), meta: p.Meta(), touched: map[string]*touched{}}
-	f.stats = &f.meta.Stats
+	f.stats, f.was = &f.meta.Stats, p.meta.Stopped
 	defer f.batch.Close()
 	for _, r := range rows {
 		if err := f.change(r); err != nil {
@@ -260,7 +269,7 @@ func (p *Partition) apply(f *fold, c *change.Control) error {
 	}
 	isCut := c != nil && c.Kind == change.Cut && f.meta.LastCut == c.ID
 	if isCut {
-		cut, err := encodeJSON(CutInfo{c.ID, f.meta.Position, f.meta.LogTime, f.meta.Offset, f.meta.Sequences})
+		cut, err := encodeJSON(CutInfo{c.ID, f.meta.Position, f.meta.LogTime, f.meta.Offset, f.meta.Sequences, f.meta.Stopped})
 		if err != nil {
 			return err
 		}
@@ -281,6 +290,7 @@ func (p *Partition) apply(f *fold, c *change.Control) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.meta = f.meta
+	p.stopped.Store(&f.meta.Stopped)
 	if isCut && p.cuts != nil {
 		p.keepCut(c.ID)
 	}
@@ -331,12 +341,17 @@ func (f *fold) change(r pending) error {
 	if err := f.seen(r.shape, ch); err != nil {
 		return err
 	}
+	f.misfits(r.shape, ch.Op, ch.Position)
 	for _, v := range r.shape.sources {
+		if !f.folds(v) {
+			f.stats.Skipped++
+			continue
+		}
 		if err := f.rowChange(v, ch); err != nil {
 			return err
 		}
 	}
-	if len(r.shape.joins) > 0 {
+	if slices.ContainsFunc(r.shape.joins, func(v *view) bool { return r.shape.misfit(v, ch.Op) == "" }) {
 		return f.dimensionChange(r.shape, ch)
 	}
 	return nil
@@ -357,6 +372,8 @@ func (f *fold) control(c *change.Control) error {
 		f.meta.LastCut = c.ID
 	case change.Truncate:
 		return f.truncate(c.Table)
+	case change.SchemaChange:
+		return f.schemaChange(c)
 	case change.SnapshotBegin:
 		return f.snapshotBegin(c)
 	case change.SnapshotEnd:

@@ -66,17 +66,15 @@ func catalog(t *testing.T) *feature.Catalog {
 	return c
 }
 
-// schemas is a registry of three schemas.
+// schemas is a registry of the schemas that shapeOf knows, and of controls.
 type schemas struct{}
 
 func (schemas) Schema(_ context.Context, id uint32) (string, string, error) {
-	switch id {
-	case 1:
-		return "trips", change.Codec{Table: trips()}.Schema(), nil
-	case 2:
-		return "planes", change.Codec{Table: planes()}.Schema(), nil
-	case 3:
+	if id == 3 {
 		return change.ControlSubject("t"), change.ControlSchema(), nil
+	}
+	if t, _ := shapeOf(id); t != nil {
+		return t.Name, change.Codec{Table: t}.Schema(), nil
 	}
 	return "", "", fmt.Errorf("no schema %d", id)
 }
@@ -177,11 +175,10 @@ func (l *log) commit(now int64, changes []*change.Change, schema func(int) uint3
 	for i, ch := range changes {
 		ch.Position = position.Position{Epoch: 1, LSN: l.lsn, Seq: uint32(i + 1)}
 		ch.LogTime, ch.CommitTime, ch.LastInCell = now, now, i == len(changes)-1
-		table := trips()
-		if schema(i) == 2 {
-			table = planes()
-		}
-		l.put(schema(i), change.Codec{Table: table}.Append(nil, ch))
+		table, row := shapeOf(schema(i))
+		as := *ch
+		as.Before, as.After = row(ch.Before), row(ch.After)
+		l.put(schema(i), change.Codec{Table: table}.Append(nil, &as))
 		l.last = ch.Position
 	}
 }
@@ -316,10 +313,7 @@ func wholeCell(l *log, at int64) bool {
 	if err != nil || id == 3 {
 		return err == nil
 	}
-	table := trips()
-	if id == 2 {
-		table = planes()
-	}
+	table, _ := shapeOf(id)
 	ch, err := change.Codec{Table: table}.Decode(payload)
 	return err == nil && ch.LastInCell
 }

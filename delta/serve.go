@@ -238,6 +238,7 @@ func strength(c change.Cause) int {
 // due notes every entity whose timer is at or before now.
 func (f *fold) due(now int64) error {
 	var bad error
+	var late [][]byte // of views that stand still: they go on with fresh ones
 	err := f.batch.Scan([]byte{spaceTimer}, append([]byte{spaceTimer}, signed(now+1)...), func(key, _ []byte) bool {
 		var name feature.Value
 		var rest []byte
@@ -248,6 +249,10 @@ func (f *fold) due(now int64) error {
 		if v == nil {
 			bad = fmt.Errorf("a timer is of view %q, which is not defined", name.S)
 			return false
+		}
+		if f.asleep(v) {
+			late = append(late, bytes.Clone(key))
+			return true
 		}
 		c := &contribution{entity: bytes.Clone(rest)}
 		for range v.Key {
@@ -260,10 +265,15 @@ func (f *fold) due(now int64) error {
 		f.touch(v, c, change.CauseExpiry)
 		return true
 	})
-	if err == nil {
-		err = bad
+	if err := cmpErr(err, bad); err != nil {
+		return err
 	}
-	return err
+	for _, key := range late {
+		if err := f.batch.Delete(key); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // serve computes the entities touched, in key order, and puts what changed in the outbox.
@@ -283,6 +293,9 @@ func (f *fold) serve() error {
 
 func (f *fold) serveOne(t *touched) error {
 	v := t.view
+	if f.asleep(v) {
+		return nil
+	}
 	k := keyOf(spaceServed, v.Name, t.bytes)
 	b, err := f.batch.Get(k)
 	if err != nil {

@@ -32,9 +32,7 @@ func (p *Partition) newShape(from *feature.Table) *shape {
 	if !slices.EqualFunc(from.Columns, s.table.Columns, func(a, b feature.Column) bool { return a.Name == b.Name && a.Type == b.Type }) {
 		s.pick = make([]int, len(s.table.Columns))
 		for i, col := range s.table.Columns {
-			if s.pick[i] = from.Index(col.Name); s.pick[i] >= 0 && from.Columns[s.pick[i]].Type.Kind != col.Type.Kind {
-				s.pick[i] = -1 // a value of another kind is no value of this column
-			}
+			s.pick[i] = from.Index(col.Name)
 		}
 	}
 	for _, v := range p.order {
@@ -61,6 +59,7 @@ func (s *shape) judge(v *view, uses []int, join int) {
 		for _, k := range t.KeyColumns() {
 			names = append(names, t.Columns[k].Name)
 		}
+		slices.Sort(names)
 		return strings.Join(names, ", ")
 	}
 	for _, c := range slices.Concat(s.table.KeyColumns(), uses) {

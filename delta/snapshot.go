@@ -24,6 +24,7 @@ import (
 type Beside struct {
 	ID    string `json:"id"`
 	Whole bool   `json:"whole,omitempty"`
+	Unfit bool   `json:"unfit,omitempty"` // a view was stopped by the table since it began: it mends nothing
 	Chunk uint32 `json:"chunk"`
 	N     uint64 `json:"n"`
 }
@@ -86,6 +87,12 @@ func (f *fold) snapshotBegin(c *change.Control) error {
 		}
 	}
 	f.meta.Beside = nil
+	for name := range f.meta.Stopped {
+		if err := f.touchAll(f.views[name]); err != nil {
+			return err
+		}
+	}
+	f.meta.Stopped = nil
 	if f.meta.Snapshot != "" {
 		for _, v := range f.order {
 			if err := f.truncate(v.Source.FullName()); err != nil {
@@ -114,6 +121,7 @@ func (f *fold) besideBegin(c *change.Control) error {
 		f.meta.Beside = map[string]Beside{}
 	}
 	f.meta.Beside[c.Table] = Beside{ID: c.ID, Whole: d.Where == ""}
+	f.mendBegin(c.Table, d.Where == "")
 	return nil
 }
 
@@ -131,9 +139,16 @@ func (f *fold) snapshotEnd(c *change.Control) error {
 		return err
 	}
 	delete(f.meta.Beside, c.Table)
-	if b.Whole && !d.Cancelled {
+	if d.Cancelled {
+		f.mendBegin(c.Table, false)
+	} else if b.Whole {
 		if err := f.retractUnseen(c.Table); err != nil {
 			return err
+		}
+		if !b.Unfit {
+			if err := f.mendEnd(c.Table); err != nil {
+				return err
+			}
 		}
 	}
 	return f.forgetSeen(c.Table)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/freshet-io/freshet/internal/change"
@@ -23,8 +24,15 @@ type reread struct {
 	known  *model // what the log has told: the meaning of the fold, in the plainest words
 	cuts   map[string]map[string][]feature.Value
 	runs   map[string]*run // by table
+	now    int64           // log time of the last record: what a snapshot writes has no time of its own
 	count  map[string]int
-	steps  int
+	shapes map[string]uint32 // schema id of what is written now, by table
+
+	// While the view stands still: what is shown, the tables to be read whole before it goes on, and
+	// whether the last of them is being read.
+	frozen  map[string][]feature.Value
+	needs   []string
+	mending bool
 }
 
 // run is one snapshot: keys are read in order, seen holds those read or touched since it began.
@@ -34,16 +42,20 @@ type run struct {
 	keys  []string
 	chunk uint32
 	seen  map[string]bool
-	lost  int // losses in its table before it began, that it mends
+	unfit bool // the view was stopped by its table
 }
 
-func rereadHistory(r *rand.Rand, steps int) *reread {
+func rereadHistory(r *rand.Rand, steps int, reshape bool) *reread {
 	h := &reread{
 		r: r, l: &log{}, cuts: map[string]map[string][]feature.Value{}, runs: map[string]*run{}, count: map[string]int{},
+		shapes: map[string]uint32{"public.trips": tripsNow, "public.planes": planesNow},
 		source: &model{trips: map[int64]trip{}, seats: map[string]feature.Value{}, now: 1000 * day},
 		known:  &model{trips: map[int64]trip{}, seats: map[string]feature.Value{}, now: 1000 * day},
 	}
-	for h.steps = range steps {
+	for range steps {
+		if reshape {
+			h.reshape()
+		}
 		h.transaction(nil)
 		for _, table := range []string{"public.trips", "public.planes"} {
 			h.snapshot(table)
@@ -58,33 +70,72 @@ func rereadHistory(r *rand.Rand, steps int) *reread {
 
 func (h *reread) cut() {
 	id := fmt.Sprintf("c%d", len(h.cuts))
+	h.now = h.source.now
 	h.l.control(change.Cut, id, h.source.now)
-	h.known.now = h.source.now
-	h.cuts[id] = h.known.features()
+	h.cuts[id] = h.shown()
 	if len(h.runs) > 0 {
 		h.count["cut inside"]++
+	}
+}
+
+// shown is what lookups give.
+func (h *reread) shown() map[string][]feature.Value {
+	if h.frozen != nil {
+		return h.frozen
+	}
+	h.known.now = h.now
+	return h.known.features()
+}
+
+// reshape changes a table's shape, seldom, and sooner back to one that fits.
+func (h *reread) reshape() {
+	if h.r.IntN(16) == 0 {
+		h.shapes["public.trips"] = []uint32{tripsNow, tripsAdded, tripsRetyped, tripsRenamed, tripsKeyed}[h.r.IntN(5)]
+	}
+	if h.r.IntN(24) == 0 {
+		h.shapes["public.planes"] = []uint32{planesNow, planesAdded, planesText}[h.r.IntN(3)]
+	}
+	if h.r.IntN(6) == 0 {
+		h.shapes["public.trips"], h.shapes["public.planes"] = tripsAdded, planesNow
+	}
+}
+
+// stop is what a change that does not fit does.
+func (h *reread) stop(table string) {
+	h.count["stopped by "+table]++
+	if run := h.runs[table]; run != nil {
+		run.unfit = true
+	}
+	if h.frozen == nil {
+		h.frozen, h.needs = h.shown(), []string{"public.trips"}
+	}
+	h.mending = false
+	if !slices.Contains(h.needs, table) {
+		h.needs = slices.Insert(h.needs, 0, table)
 	}
 }
 
 // transaction commits some changes; touched notes their keys. Some changes never reach the log.
 func (h *reread) transaction(touched map[string]bool) {
 	h.source.now += h.r.Int64N(3 * 60 * minute)
-	if h.r.IntN(40) == 0 {
+	if h.r.IntN(80) == 0 {
 		h.truncate(touched)
 	}
 	var changes []*change.Change
 	var ids []uint32
 	for range 1 + h.r.IntN(4) {
 		ch, id := h.source.step(h.r)
-		if id == 2 && h.r.IntN(3) == 0 { // a dimension's row goes
+		table := tableName(id)
+		if id == planesNow && h.r.IntN(3) == 0 { // a dimension's row goes
 			name := ch.After[0]
 			delete(h.source.seats, name.S)
 			ch = &change.Change{Op: change.Delete, Before: []feature.Value{name, {}}}
 		}
-		if h.r.IntN(5) == 0 && touched == nil {
+		if h.r.IntN(5) == 0 || ch.Op == change.Delete && h.r.IntN(2) == 0 {
 			h.count["lost"]++
 			continue
 		}
+		id, h.now = h.shapes[table], h.source.now
 		h.learn(ch, id)
 		for _, row := range [][]feature.Value{ch.Before, ch.After} {
 			if row == nil {
@@ -94,7 +145,7 @@ func (h *reread) transaction(touched map[string]bool) {
 			if touched != nil {
 				touched[key] = true
 			}
-			if run := h.runs[tableName(id)]; run != nil && ch.After != nil {
+			if run := h.runs[table]; run != nil && ch.After != nil {
 				run.seen[key] = true
 			}
 		}
@@ -105,12 +156,10 @@ func (h *reread) transaction(touched map[string]bool) {
 	}
 }
 
-func tableName(schema uint32) string {
-	return map[uint32]string{1: "public.trips", 2: "public.planes"}[schema]
-}
-
 func (h *reread) truncate(touched map[string]bool) {
-	h.source.trips, h.known.trips = map[int64]trip{}, map[int64]trip{}
+	h.now = h.source.now
+	h.source.trips = map[int64]trip{}
+	h.known.trips = map[int64]trip{}
 	for id := range int64(25) {
 		if touched != nil {
 			touched[feature.OfInt(id).Text()] = true
@@ -118,19 +167,27 @@ func (h *reread) truncate(touched map[string]bool) {
 	}
 	h.l.ordinal++
 	h.l.put(3, change.AppendControl(nil, &change.Control{
-		Kind: change.Truncate, ID: fmt.Sprintf("t%d", len(h.l.records)), Table: "public.trips", Position: h.l.last.Control(h.l.ordinal), LogTime: h.source.now,
+		Kind: change.Truncate, ID: fmt.Sprintf("t%d", len(h.l.records)), Table: "public.trips", Position: h.l.last.Control(h.l.ordinal), LogTime: h.now,
 	}))
 	h.count["truncate"]++
 }
 
 // learn folds one streamed change into what is known.
 func (h *reread) learn(ch *change.Change, id uint32) {
-	if id == 2 {
+	if unfit(id) {
+		h.stop(tableName(id))
+		return
+	}
+	if tableName(id) == "public.planes" {
 		if ch.After == nil {
 			delete(h.known.seats, ch.Before[0].S)
 		} else {
 			h.known.seats[ch.After[0].S] = ch.After[1]
 		}
+		return
+	}
+	if h.frozen != nil && !h.mending {
+		h.count["skipped"]++
 		return
 	}
 	if ch.After == nil {
@@ -150,6 +207,9 @@ func (h *reread) snapshot(table string) {
 	case h.r.IntN(20) == 0:
 		h.control(change.SnapshotEnd, run.id, table, `{"cancelled":true}`)
 		delete(h.runs, table)
+		if table == "public.trips" {
+			h.mending = false
+		}
 		h.count["cancelled"]++
 	case len(run.keys) == 0:
 		h.end(table, run)
@@ -177,19 +237,22 @@ func (h *reread) begin(table string) {
 	} else {
 		run.keys = []string{"A", "B", "C", "D"}[:4-2*min(1, len(detail))]
 	}
+	if table == "public.trips" {
+		h.mending = h.frozen != nil && !run.where && len(h.needs) == 1
+	}
 	h.control(change.SnapshotBegin, run.id, table, detail)
 }
 
 func (h *reread) control(kind change.ControlKind, id, table, detail string) {
 	h.l.ordinal++
 	h.l.put(3, change.AppendControl(nil, &change.Control{
-		Kind: kind, ID: id, Table: table, Detail: detail, Position: h.l.last.Control(h.l.ordinal), LogTime: h.source.now,
+		Kind: kind, ID: id, Table: table, Detail: detail, Position: h.l.last.Control(h.l.ordinal), LogTime: h.now,
 	}))
 }
 
 // chunk reads some keys between two watermarks and puts their rows at the second.
 func (h *reread) chunk(table string, run *run) {
-	n := min(len(run.keys), 1+h.r.IntN(8))
+	n := min(len(run.keys), 1+h.r.IntN(12))
 	keys := run.keys[:n]
 	run.keys = run.keys[n:]
 	touched := map[string]bool{}
@@ -210,8 +273,12 @@ func (h *reread) chunk(table string, run *run) {
 		}
 		rows = append(rows, row)
 		run.seen[key] = true
-		if table == "public.planes" {
+		if unfit(h.shapes[table]) {
+			h.stop(table)
+		} else if table == "public.planes" {
 			h.known.seats[key] = row[1]
+		} else if h.frozen != nil && !h.mending {
+			h.count["skipped"]++
 		} else if !slices.Equal(h.known.trips[row[0].I].row, row) {
 			h.known.trips[row[0].I] = trip{row, h.known.seats[row[1].S]}
 			h.count["mended"]++
@@ -220,7 +287,7 @@ func (h *reread) chunk(table string, run *run) {
 		}
 	}
 	for i, row := range rows {
-		h.l.snapshotOf(table, run.id, run.chunk, uint64(i+1), row, i == len(rows)-1, h.source.now)
+		h.l.snapshotOf(h.shapes[table], run.id, run.chunk, uint64(i+1), row, i == len(rows)-1, h.now)
 	}
 }
 
@@ -260,34 +327,67 @@ func (h *reread) end(table string, run *run) {
 			h.count["unseen dimension"]++
 		}
 	}
+	if h.frozen == nil || run.unfit {
+		return
+	}
+	if table == "public.planes" {
+		h.needs = slices.DeleteFunc(slices.Clone(h.needs), func(t string) bool { return t == table })
+	} else if h.mending {
+		h.frozen, h.mending = nil, false
+		h.count["goes on"]++
+	}
 }
 
 // snapshotOf puts one row of a snapshot beside the stream; it stands at the position of the record
 // before it and moves neither position nor time.
-func (l *log) snapshotOf(table, id string, chunk uint32, n uint64, row []feature.Value, last bool, now int64) {
+func (l *log) snapshotOf(schema uint32, id string, chunk uint32, n uint64, row []feature.Value, last bool, now int64) {
 	at := l.last
 	if l.ordinal > 0 {
 		at = l.last.Control(l.ordinal)
 	}
 	ch := &change.Change{
-		Position: at, Op: change.Snapshot, LogTime: now, CommitTime: now, After: row, SnapshotID: id, Chunk: chunk, N: n, LastInCell: last,
+		Position: at, Op: change.Snapshot, LogTime: now, CommitTime: now, SnapshotID: id, Chunk: chunk, N: n, LastInCell: last,
 	}
-	schema, shape := uint32(1), trips()
-	if table == "public.planes" {
-		schema, shape = 2, planes()
-	}
+	shape, as := shapeOf(schema)
+	ch.After = as(row)
 	l.put(schema, change.Codec{Table: shape}.Append(nil, ch))
 }
 
 // Rows read again beside the stream mend what was lost, keep what is right as it is, and do so
 // whatever polls, restarts and records read twice.
 func TestSnapshotsBesideTheStreamEqualAPlainModel(t *testing.T) {
+	total := rereadHistories(t, 6, 60, false)
+	for _, what := range []string{
+		"lost", "truncate", "taken anew", "cancelled", "where", "whole public.trips", "whole public.planes",
+		"mended", "the same", "unseen", "unseen dimension", "cut inside",
+	} {
+		if total[what] == 0 {
+			t.Errorf("no history has %q: %v", what, total)
+		}
+	}
+}
+
+// A shape that does not fit stops the view where it is; it goes on when its tables have been read
+// whole again, and then shows what it would have shown.
+func TestShapesThatDoNotFitEqualAPlainModel(t *testing.T) {
+	total := rereadHistories(t, 6, 100, true)
+	for _, what := range []string{"stopped by public.trips", "stopped by public.planes", "skipped", "goes on"} {
+		if total[what] == 0 {
+			t.Errorf("no history has %q: %v", what, total)
+		}
+	}
+}
+
+// rereadHistories folds histories and compares them with the model at each cut; it gives the counts
+// of what happened in them.
+func rereadHistories(t *testing.T, histories uint64, steps int, reshape bool) map[string]int {
+	t.Helper()
 	s := seed(t)
 	c := catalog(t)
 	total := map[string]int{}
-	for n := range uint64(8) {
+	for n := range histories {
 		r := rand.New(rand.NewPCG(s, 1000+n))
-		h := rereadHistory(r, 60)
+		h := rereadHistory(r, steps, reshape)
 		checked := 0
 		p := feed(t, r, c, h.l, func(p *Partition, id string) {
 			compare(t, p, id, h.cuts[id])
@@ -296,6 +396,9 @@ func TestSnapshotsBesideTheStreamEqualAPlainModel(t *testing.T) {
 		checkOutbox(t, p)
 		if checked != len(h.cuts) {
 			t.Errorf("history %d of SEED=%d: %d of %d cuts were checked", n, s, checked, len(h.cuts))
+		}
+		if _, stopped := p.Stopped("delays"); stopped != (h.frozen != nil) {
+			t.Errorf("history %d of SEED=%d: stopped %v", n, s, stopped)
 		}
 		for what, k := range h.count {
 			total[what] += k
@@ -307,14 +410,7 @@ func TestSnapshotsBesideTheStreamEqualAPlainModel(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, what := range []string{
-		"lost", "truncate", "taken anew", "cancelled", "where", "whole public.trips", "whole public.planes",
-		"mended", "the same", "unseen", "unseen dimension", "cut inside",
-	} {
-		if total[what] == 0 {
-			t.Errorf("SEED=%d: no history has %q: %v", s, what, total)
-		}
-	}
+	return total
 }
 
 func marks(t *testing.T, p *Partition) int {
@@ -339,16 +435,18 @@ func TestWhatASnapshotBesideTheStreamTells(t *testing.T) {
 		{Op: change.Insert, After: row(1, "SAME", 1)}, {Op: change.Insert, After: row(2, "MENDED", 1)},
 		{Op: change.Insert, After: row(3, "UNSEEN", 1)}, {Op: change.Insert, After: row(4, "FROM", 1)},
 	}, func(int) uint32 { return 1 })
-	h := &reread{l: l, source: &model{now: 1000 * day}}
+	h := &reread{l: l, now: 1000 * day}
 	take := func(id, end string) uint64 {
 		h.control(change.SnapshotBegin, id, "public.trips", "")
-		l.snapshotOf("public.trips", id, 1, 1, row(1, "SAME", 1), false, 1000*day)
-		l.snapshotOf("public.trips", id, 1, 2, row(2, "MENDED", 2), false, 1000*day)
-		l.snapshotOf("public.trips", id, 1, 3, row(4, "TO", 1), true, 1000*day)
+		l.snapshotOf(tripsNow, id, 1, 1, row(1, "SAME", 1), false, 1000*day)
+		l.snapshotOf(tripsNow, id, 1, 2, row(2, "MENDED", 2), false, 1000*day)
+		l.snapshotOf(tripsNow, id, 1, 3, row(4, "TO", 1), true, 1000*day)
 		h.control(change.SnapshotEnd, id, "public.trips", end)
 		return uint64(len(l.records))
 	}
 	cancelled := take("one", `{"cancelled":true}`)
+	h.control(change.SnapshotBegin, "left", "public.trips", "") // what it saw tells nothing about the next one
+	l.snapshotOf(tripsNow, "left", 1, 1, row(3, "UNSEEN", 1), true, 1000*day)
 	take("two", "")
 	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
 	tell := func(records []Input) map[string]change.Cause {
@@ -383,17 +481,53 @@ func TestWhatASnapshotBesideTheStreamTells(t *testing.T) {
 	}
 }
 
+// Rows that were not seen are found among many: more than are held in memory at once.
+func TestUnseenRowsAmongMany(t *testing.T) {
+	l := &log{}
+	h := &reread{l: l, now: 1000 * day}
+	row := func(id int64) []feature.Value {
+		return []feature.Value{feature.OfInt(id), feature.OfString(fmt.Sprintf("%04d%s", id, strings.Repeat("x", 8<<10))), feature.OfMicros(1000 * day), feature.OfInt(1)}
+	}
+	const n = 400 // of 8 KiB
+	for id := range int64(n) {
+		l.commit(1000*day, []*change.Change{{Op: change.Insert, After: row(id)}}, func(int) uint32 { return 1 })
+	}
+	h.control(change.SnapshotBegin, "s", "public.trips", "")
+	for id := range int64(n) {
+		if id%3 > 0 {
+			l.snapshotOf(tripsNow, "s", 1, uint64(id), row(id), true, 1000*day)
+		}
+	}
+	h.control(change.SnapshotEnd, "s", "public.trips", "")
+	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
+	if err := p.Fold(t.Context(), l.records); err != nil {
+		t.Fatal(err)
+	}
+	for id := range int64(n) {
+		want := Present
+		if id%3 == 0 {
+			want = NotFound
+		}
+		if s, err := p.Lookup("delays", row(id)[1:2]); err != nil || s.Status != want {
+			t.Fatalf("row %d: status %v, %v; want %v", id, s.Status, err, want)
+		}
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A new epoch ends the snapshots beside the stream: rows of theirs that come late change nothing.
 func TestANewEpochEndsSnapshotsBesideTheStream(t *testing.T) {
 	row := []feature.Value{feature.OfInt(1), feature.OfString("A"), feature.OfMicros(1000 * day), feature.OfInt(1)}
 	l := &log{}
-	h := &reread{l: l, source: &model{now: 1000 * day}}
+	h := &reread{l: l, now: 1000 * day}
 	l.last = position.Position{Epoch: 1, LSN: 500}
 	h.control(change.SnapshotBegin, "beside", "public.trips", "")
-	l.snapshotOf("public.trips", "beside", 1, 1, row, true, 1000*day)
+	l.snapshotOf(tripsNow, "beside", 1, 1, row, true, 1000*day)
 	l.snapshotControl(change.SnapshotBegin, "epoch", 2, 1)
 	l.last, l.ordinal = position.Position{Epoch: 2, LSN: 999}, 1
-	l.snapshotOf("public.trips", "beside", 1, 2, row, true, 1000*day)
+	l.snapshotOf(tripsNow, "beside", 1, 2, row, true, 1000*day)
 	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
 	if err := p.Fold(t.Context(), l.records); err != nil {
 		t.Fatal(err)

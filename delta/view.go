@@ -50,6 +50,9 @@ func Check(v *feature.View) error {
 
 func compile(fv *feature.View) (*view, error) {
 	v := &view{View: fv}
+	if err := checkNamed(fv); err != nil {
+		return nil, err
+	}
 	v.levels = []level{{ops: []aggregate.Op{{Agg: feature.Count, Input: -1}}}}
 	need := func(c int) {
 		if !slices.Contains(v.needs, c) {
@@ -86,6 +89,24 @@ func compile(fv *feature.View) (*view, error) {
 		v.types = append(v.types, o.Type)
 	}
 	return v, nil
+}
+
+// checkNamed refuses tables whose updates and deletes do not name the row by its primary key, which
+// is what rows are stored under.
+func checkNamed(v *feature.View) error {
+	tables := []*feature.Table{v.Source}
+	for _, j := range v.Joins {
+		tables = append(tables, j.Table)
+	}
+	for _, t := range tables {
+		for _, k := range t.KeyColumns() {
+			if !t.CarriesOld(k) {
+				return fault.New(fault.Usage, "view %s: updates and deletes of %s do not carry %s of its primary key (replica identity %c), so the row could not be found again",
+					v.Name, t.FullName(), t.Columns[k].Name, t.Identity).At("%s", v.Def.Meta).ToMend("ALTER TABLE %s REPLICA IDENTITY DEFAULT;", t.FullName())
+			}
+		}
+	}
+	return nil
 }
 
 func (v *view) addFeature(f feature.Feature) {
