@@ -48,6 +48,11 @@ func load(t *testing.T, file string) *recording {
 		case l.Row != nil:
 			out.rows = append(out.rows, *l.Row)
 		case l.Event != nil:
+			for _, v := range []*json.RawMessage{&l.Event.Key, &l.Event.Value} {
+				if string(*v) == "null" {
+					*v = nil
+				}
+			}
 			out.events[l.Event.Topic] = append(out.events[l.Event.Topic], *l.Event)
 		}
 	}

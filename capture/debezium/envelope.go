@@ -2,6 +2,7 @@ package debezium
 
 import (
 	"encoding/json"
+	"math"
 	"slices"
 
 	"github.com/freshet-io/freshet/internal/change"
@@ -189,7 +190,7 @@ func (e *Encoder) Change(ch *change.Change, src Source) ([]Record, error) {
 
 // deletion adds the tombstone. A table without a key has none: nothing could be compacted away.
 func (e *Encoder) deletion(r Record) []Record {
-	if e.o.NoTombstones {
+	if e.o.NoTombstones || !e.HasKey() {
 		return []Record{r}
 	}
 	return []Record{r, {Key: r.Key, KeyText: r.KeyText, Headers: r.Headers}}
@@ -234,6 +235,10 @@ func (e *Encoder) row(values []feature.Value, ch *change.Change) (datum, error) 
 				At("table %s", e.table.FullName()).ToMend("describe the table anew: the column may have been changed")
 		}
 		if !out[i].there && !m.schema.optional {
+			if !v.IsNull() {
+				return datum{}, fault.New(fault.Failed, "column %s is %.40s, which its type has no form for there", e.table.Columns[i].Name, text(v)).
+					At("table %s", e.table.FullName()).ToMend("write decimals as %s", DecimalsText)
+			}
 			out[i] = m.zero
 		}
 	}
@@ -252,7 +257,7 @@ func (e *Encoder) keyOf(row datum) datum {
 }
 
 func same(a, b datum) bool {
-	if a.there != b.there || a.i != b.i || a.f != b.f || a.s != b.s {
+	if a.there != b.there || a.i != b.i || math.Float64bits(a.f) != math.Float64bits(b.f) || a.s != b.s {
 		return false
 	}
 	return slices.EqualFunc(a.list, b.list, same)

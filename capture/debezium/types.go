@@ -1,6 +1,7 @@
 package debezium
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -86,7 +87,8 @@ func (m mapper) column(source string) mapping {
 	return m.list(item, known && len(named.Labels) > 0)
 }
 
-// list is an array of items. Debezium says of an enum's items, and only of those, that none is missing.
+// list is an array of items. Debezium says of an enum's items, and only of those, that none is missing:
+// an array with one is refused.
 func (m mapper) list(item mapping, enum bool) mapping {
 	items := item.schema.nullable(!enum)
 	out := mapping{schema: schema{kind: kArray, items: &items}, zero: ofList()}
@@ -97,10 +99,10 @@ func (m mapper) list(item mapping, enum bool) mapping {
 		}
 		list := make([]datum, len(parts))
 		for i, p := range parts {
+			if p.null && enum {
+				return datum{}, errors.New("an item of the array is NULL, for which the schema has no room")
+			}
 			if p.null {
-				if enum {
-					list[i] = item.zero
-				}
 				continue
 			}
 			if list[i], err = item.of(feature.OfString(p.text)); err != nil {
@@ -230,8 +232,8 @@ func double(v feature.Value) (datum, error) {
 }
 
 // numeric is exact at the column's scale, exact at the value's own scale where the column has none,
-// text, or a double, as the options say. NaN and the infinities are no decimals: Debezium gives null
-// for them, and 0 where null is not allowed.
+// text, or a double, as the options say. NaN and the infinities are no decimals: as Debezium does, null
+// is given for them; where null is not allowed, where Debezium stops, it is an error.
 func (m mapper) numeric(t sourceType) mapping {
 	scale, fixed := t.mod(1, 0), len(t.mods) > 0
 	digits := func(v feature.Value) string {
@@ -359,7 +361,7 @@ func temporal(base string, t sourceType) (mapping, bool) {
 			return coarse(v.I), err
 		}}, true
 	case "timestamp with time zone":
-		digits := t.mod(0, 6)
+		digits := min(t.mod(0, 6), 6)
 		return mapping{schema: semantic(kString, "io.debezium.time.ZonedTimestamp"), zero: ofText(epochText), of: func(v feature.Value) (datum, error) {
 			v, err := as(feature.Timestamp, v)
 			return ofText(isoTime(v.I, digits)), err

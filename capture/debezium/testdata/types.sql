@@ -56,6 +56,12 @@ CREATE TABLE needed (id int PRIMARY KEY, b boolean NOT NULL, i2 smallint NOT NUL
   c char(3) NOT NULL, ci citext NOT NULL, ts3 timestamp(3) NOT NULL, tz0 timestamptz(0) NOT NULL, tz1 timestamptz(1) NOT NULL, tz2 timestamptz(2) NOT NULL, tz4 timestamptz(4) NOT NULL, ti3 time(3) NOT NULL, titz timetz NOT NULL, titz3 timetz(3) NOT NULL,
   j json NOT NULL, x xml NOT NULL, b1 bit(1) NOT NULL, b8 bit(8) NOT NULL, b20 bit(20) NOT NULL, vb bit varying(10) NOT NULL, vb1 bit varying(1) NOT NULL, ip inet NOT NULL, mac macaddr NOT NULL, r4 int4range NOT NULL, tsv tsvector NOT NULL, h hstore NOT NULL, lt ltree NOT NULL, p point NOT NULL,
   ai integer[] NOT NULL, at text[] NOT NULL, am mood[] NOT NULL, anv numeric[] NOT NULL, ati3 time(3)[] NOT NULL, ats3 timestamp(3)[] NOT NULL, atz3 timestamptz(3)[] NOT NULL, at0 text[] NOT NULL, ai22 integer[][] NOT NULL, pct percent NOT NULL, tsq tsquery NOT NULL, n numeric NOT NULL, n0 numeric(4) NOT NULL, ivs interval second(0) NOT NULL, ivy interval year NOT NULL);
+CREATE TABLE numbers (id int PRIMARY KEY, n numeric, n62 numeric(6,2) NOT NULL, cash money, an numeric[], u uuid[], j jsonb[] NOT NULL, tsv tsvector, c char(1), nn numeric NOT NULL, cc money NOT NULL);
+INSERT INTO numbers VALUES
+  (1, 123.4500, 1.20, '$1,234.56', '{1.20,NULL}', '{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11,NULL}', '{}', 'a', 'é', 1, '0'),
+  (2, 'NaN', 0, '-$92,233,720,368,547,758.08', '{}', NULL, ARRAY['[1, 2]'::jsonb, NULL], NULL, ' ', -1e20, '$92,233,720,368,547,758.07'),
+  (3, '-Infinity', -0.01, NULL, NULL, '{}', ARRAY['"\\\""'::jsonb], '', '', 12.30, '-$0.01'),
+  (4, 1e30, 9999.99, '0', '{1e20,-1e-20}', NULL, ARRAY['null'::jsonb], $$'a\\b':1A$$, NULL, 1e-30, '1');
 CREATE TABLE plain (id int, part text, big text, n int NOT NULL, PRIMARY KEY (part, id));
 ALTER TABLE plain ALTER COLUMN big SET STORAGE EXTERNAL;
 CREATE TABLE wholly (id int PRIMARY KEY, big text, n int NOT NULL, note varchar(10));
@@ -75,6 +81,8 @@ ALTER TABLE toasts ALTER COLUMN t SET STORAGE EXTERNAL, ALTER COLUMN j SET STORA
 INSERT INTO needed VALUES (1, false, 0, 0, 0, 0, '-$0.05', '', '', '2024-01-01', '2024-01-01 00:00:00+00', '2024-01-01 00:00:00.15+00', '2024-01-01 00:00:00.1+00', '2024-01-01 00:00:00.1234+00', '00:00:00.5', '00:00:00+01', '01:00:00.5+01', 'null', '', B'0', B'00000000', B'00000000000100000001', B'', B'1', '::1', '00:00:00:00:00:00', 'empty', '', '', '', '(0,0)',
   '{}', '{"",NULL,"NULL"}', '{}', '{NULL}', '{00:00:00.5}', '{"2024-01-01"}', '{"2024-01-01 00:00:00+00"}', '{}', '{{1,2},{3,4}}', 0, '', 1000, 12, '1:02:03', '5 years');
 DELETE FROM needed;
+INSERT INTO numbers SELECT id + 10, n, n62, cash, an, u, j, tsv, c, nn, cc FROM numbers ORDER BY id;
+DELETE FROM numbers WHERE id = 11;
 INSERT INTO kinds SELECT (jsonb_populate_record(k, '{"id": 3}')).* FROM kinds k WHERE id = 1;
 INSERT INTO kinds SELECT (jsonb_populate_record(k, '{"id": 4}')).* FROM kinds k WHERE id = 2;
 UPDATE kinds SET i4 = 7 WHERE id = 3;
