@@ -138,6 +138,9 @@ func (c *Copier) work(ctx context.Context, a *ahead, chunks []Chunk) error {
 
 // copy reads one chunk into blocks of whole lines.
 func (c *Copier) copy(ctx context.Context, conn *pgx.Conn, a *ahead, i int, chunk Chunk, buf []byte) ([]byte, error) {
+	if err := hold(ctx, conn, chunk); err != nil {
+		return nil, err
+	}
 	buf = buf[:0]
 	var stopped error
 	_, err := conn.PgConn().CopyTo(ctx, writer(func(p []byte) (int, error) {
@@ -162,6 +165,39 @@ func (c *Copier) copy(ctx context.Context, conn *pgx.Conn, a *ahead, i int, chun
 		}
 	}
 	return buf, nil
+}
+
+// hold locks the chunk's leaf against what would change its file, for the rest of the transaction, and
+// checks that nothing has. The snapshot does not see rows that ALTER TABLE has written anew, TRUNCATE
+// takes away what it sees, and VACUUM FULL gives rows another block.
+func hold(ctx context.Context, conn *pgx.Conn, chunk Chunk) error {
+	name := pgx.Identifier{chunk.Leaf.Schema, chunk.Leaf.Name}.Sanitize()
+	if _, err := conn.Exec(ctx, "lock table only "+name+" in access share mode"); err != nil {
+		return copyFault(err, chunk)
+	}
+	return sameFile(ctx, conn, chunk)
+}
+
+func sameFile(ctx context.Context, conn *pgx.Conn, chunk Chunk) error {
+	var file uint32
+	err := conn.QueryRow(ctx, "select coalesce(pg_relation_filenode($1::oid), 0)::oid", chunk.Leaf.OID).Scan(&file)
+	if err != nil {
+		return copyFault(err, chunk)
+	}
+	if file != chunk.Leaf.File {
+		return rewritten(chunk.Leaf)
+	}
+	return nil
+}
+
+// ErrRewritten tells that a leaf is not the file it was: TRUNCATE, VACUUM FULL, CLUSTER or a rewriting
+// ALTER TABLE came in between. Of an exported snapshot it must then be read otherwise: by chunks
+// between watermarks, or by a new snapshot. Blocks between watermarks are read from the first on.
+var ErrRewritten = errors.New("the table has been truncated or rewritten")
+
+func rewritten(l Leaf) error {
+	return fault.Wrap(fault.Failed, ErrRewritten, "blocks read before and after do not make a whole").At("table %s", l.FullName()).
+		ToMend("take the snapshot again, without TRUNCATE, VACUUM FULL, CLUSTER or ALTER TABLE … TYPE meanwhile")
 }
 
 type writer func([]byte) (int, error)

@@ -172,6 +172,20 @@ func checkPlan(t *testing.T, chunks []Chunk, size int64) {
 	}
 }
 
+// opener gives connections as Adopt does, on no snapshot in particular.
+func opener(s pgwire.Source, first string) func(context.Context) (*pgx.Conn, error) {
+	return func(ctx context.Context) (*pgx.Conn, error) {
+		c, err := s.Connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		_, err = c.Exec(ctx, first+"; begin isolation level repeatable read read only")
+		return c, err
+	}
+}
+
+func ignore(context.Context, Chunk, *Rows) error { return nil }
+
 func TestACopyEnds(t *testing.T) {
 	s, c := database(t)
 	tables := describe(t, c, "public.planes", "public.events")
@@ -179,45 +193,82 @@ func TestACopyEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	open := opener(s, "")
 	mine := errors.New("mine")
+	err = NewCopier(CopierOptions{Open: open, Ahead: 1}).Run(t.Context(), chunks, func(_ context.Context, c Chunk, _ *Rows) error {
+		return map[bool]error{true: mine}[c.Number == 7]
+	})
+	if !errors.Is(err, mine) {
+		t.Errorf("the sink fails: %v", err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	for name, sink := range map[string]func(context.Context, Chunk, *Rows) error{
-		"the sink fails":      func(_ context.Context, c Chunk, _ *Rows) error { return map[bool]error{true: mine}[c.Number == 7] },
-		"the run is given up": func(_ context.Context, c Chunk, _ *Rows) error { cancel(); return nil },
-	} {
-		err := NewCopier(CopierOptions{Open: s.Connect, Ahead: 1}).Run(ctx, chunks, sink)
-		if !errors.Is(err, mine) && !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: %v", name, err)
+	last := uint32(0)
+	err = NewCopier(CopierOptions{Open: open, Ahead: 1}).Run(ctx, chunks, func(_ context.Context, c Chunk, rows *Rows) error {
+		if last = c.Number; last == 3 {
+			cancel()
 		}
-		if ctx.Err() != nil {
-			ctx = t.Context()
+		for rows.Next() {
 		}
+		return rows.Err()
+	})
+	if !errors.Is(err, context.Canceled) || last > 4 {
+		t.Errorf("given up: %v, at chunk %d", err, last)
 	}
 	// The sink need not look at rows.
 	n := 0
-	err = NewCopier(CopierOptions{Open: s.Connect}).Run(t.Context(), chunks, func(context.Context, Chunk, *Rows) error { n++; return nil })
+	err = NewCopier(CopierOptions{Open: open}).Run(t.Context(), chunks, func(context.Context, Chunk, *Rows) error { n++; return nil })
 	if err != nil || n != len(chunks) {
 		t.Errorf("%d chunks of %d, %v", n, len(chunks), err)
 	}
 	// The server's refusal says what to do.
 	execute(t, c, "create role nobody login")
-	opened := func(ctx context.Context) (*pgx.Conn, error) {
-		c, err := s.Connect(ctx)
-		if err == nil {
-			_, err = c.Exec(ctx, "set role nobody")
-		}
-		return c, err
-	}
-	err = NewCopier(CopierOptions{Open: opened}).Run(t.Context(), chunks, func(context.Context, Chunk, *Rows) error { return nil })
+	err = NewCopier(CopierOptions{Open: opener(s, "set role nobody")}).Run(t.Context(), chunks, ignore)
 	if fault.ClassOf(err) != fault.Permission || !strings.Contains(err.Error(), "GRANT SELECT") {
 		t.Errorf("no permission: %v", err)
 	}
 	// A row that is too long is no reason to take all memory.
 	execute(t, c, "insert into public.events values (0, 'long', repeat('x', 2000000))")
-	err = NewCopier(CopierOptions{Open: s.Connect, RowBytes: 1000}).Run(t.Context(), chunks, func(context.Context, Chunk, *Rows) error { return nil })
+	err = NewCopier(CopierOptions{Open: open, RowBytes: 1000}).Run(t.Context(), chunks, ignore)
 	if err == nil || !strings.Contains(err.Error(), "more than 1000 bytes") {
 		t.Errorf("a long row: %v", err)
+	}
+}
+
+// A snapshot does not see the rows that a rewrite has written, and blocks mean nothing after it: that
+// must not pass for an empty table.
+func TestATableThatIsRewrittenIsNotCopied(t *testing.T) {
+	s, c := database(t)
+	tables := describe(t, c, "public.planes", "public.events")
+	for _, statement := range []string{
+		"vacuum full public.events_0", "truncate public.planes", "alter table public.events alter id type numeric",
+	} {
+		export, err := s.CreateSlot(t.Context(), "s", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := func(ctx context.Context) (*pgx.Conn, error) { return s.Adopt(ctx, export.Name) }
+		snap, err := open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		chunks, err := Plan(t.Context(), snap, tables, PlanOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		goodbye(t.Context(), snap) // of a partitioned table it has locked the partitions
+		if snap, err = open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		execute(t, c, statement)
+		if err := NewCopier(CopierOptions{Open: open}).Run(t.Context(), chunks, ignore); !errors.Is(err, ErrRewritten) {
+			t.Errorf("%s before the copy: %v", statement, err)
+		}
+		if _, err := Plan(t.Context(), snap, tables, PlanOptions{}); !errors.Is(err, ErrRewritten) {
+			t.Errorf("%s before the plan: %v", statement, err)
+		}
+		goodbye(t.Context(), snap)
+		export.Close()
 	}
 }
 

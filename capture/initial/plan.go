@@ -91,7 +91,7 @@ leaf as (
 	select oid from root where relkind = 'r'
 	union select t.relid from root, pg_partition_tree(root.oid::regclass) t where t.isleaf)
 select n.nspname, c.relname, c.oid, coalesce(pg_relation_filenode(c.oid), 0)::oid, c.relkind::text,
-	c.reltuples::float8, c.relpages, coalesce(pg_relation_size(c.oid), 0)
+	c.relfilenode, c.reltuples::float8, c.relpages, coalesce(pg_relation_size(c.oid), 0)
 	from leaf join pg_class c on c.oid = leaf.oid join pg_namespace n on n.oid = c.relnamespace
 	order by n.nspname collate "C", c.relname collate "C"`
 
@@ -105,7 +105,7 @@ type sized struct {
 // Plan cuts tables, in the order given (dimensions first, so that the rows that join them find
 // them), into chunks numbered from 1. It reads the catalogue and looks at no row. Cut within the
 // transaction that has adopted the exported snapshot, it covers every row of that snapshot: the last
-// chunk of a leaf has no upper end.
+// chunk of a leaf has no upper end. ErrRewritten if a table is not what it was in that snapshot.
 func Plan(ctx context.Context, c *pgx.Conn, tables []*feature.Table, o PlanOptions) ([]Chunk, error) {
 	if o.ChunkBytes <= 0 {
 		o.ChunkBytes = defaultChunk
@@ -143,13 +143,17 @@ func listLeaves(ctx context.Context, c *pgx.Conn, t *feature.Table) ([]sized, er
 	for rows.Next() {
 		var l sized
 		var kind string
-		if err := rows.Scan(&l.Schema, &l.Name, &l.OID, &l.File, &kind, &l.tuples, &l.pages, &l.bytes); err != nil {
+		var file uint32 // as of the transaction's snapshot
+		if err := rows.Scan(&l.Schema, &l.Name, &l.OID, &l.File, &kind, &file, &l.tuples, &l.pages, &l.bytes); err != nil {
 			return nil, fmt.Errorf("plan of table %s: %w", t.FullName(), err)
 		}
 		if kind != "r" {
 			return nil, fault.New(fault.Usage, "partition %s is not an ordinary table, so its changes are not in the log", l.FullName()).
 				At("table %s", t.FullName()).ToMend("ALTER TABLE %s DETACH PARTITION %s",
 				pgx.Identifier{t.Schema, t.Name}.Sanitize(), pgx.Identifier{l.Schema, l.Name}.Sanitize())
+		}
+		if file != l.File {
+			return nil, rewritten(l.Leaf)
 		}
 		out = append(out, l)
 	}

@@ -22,10 +22,6 @@ const (
 	AgainMax = 500
 )
 
-// ErrRewritten tells that the server has rewritten a leaf, as VACUUM FULL does, so that blocks read
-// before and after do not make a whole: its blocks are to be read from the first on.
-var ErrRewritten = errors.New("the table has been rewritten")
-
 // Reader reads chunks between watermarks by an ordinary connection of its own. It is for one
 // goroutine, and need not be the publisher's: nothing goes wrong if the publisher goes on meanwhile.
 type Reader struct {
@@ -139,13 +135,8 @@ func (r *Reader) Blocks(ctx context.Context, c *pgx.Conn, chunk Chunk) (*Batch, 
 	const tid = 27
 	to, whole := int64(-1), true
 	b, err := r.between(ctx, c, leaf, func(b *Batch) error {
-		var file uint32
-		err := c.QueryRow(ctx, "select coalesce(pg_relation_filenode($1::oid), 0)::oid", chunk.Leaf.OID).Scan(&file)
-		if err != nil {
-			return fmt.Errorf("file of %s: %w", chunk.Leaf.FullName(), err)
-		}
-		if file != chunk.Leaf.File {
-			return fmt.Errorf("%s: %w", chunk.Leaf.FullName(), ErrRewritten)
+		if err := sameFile(ctx, c, chunk); err != nil {
+			return err
 		}
 		block := int64(-1)
 		return ask(ctx, c, sql, values, []uint32{tid, tid}[:len(values)], func(row [][]byte) {
