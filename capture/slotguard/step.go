@@ -208,7 +208,7 @@ func (s State) next(m Measure, l Limits) Stage {
 	}
 	// The server may take the slot away at its next checkpoint.
 	if m.Status == "unreserved" {
-		up, hold = max(up, Page), max(hold, Page)
+		up = max(up, Page)
 	}
 	return max(up, min(s.Stage, hold))
 }

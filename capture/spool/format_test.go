@@ -92,6 +92,7 @@ func FuzzReader(f *testing.F) {
 	}
 	f.Add(whole, true)
 	f.Add([]byte{0, 0, 0, 4}, false)
+	f.Add(make([]byte, headerBytes), true) // a run of nothing
 	f.Fuzz(func(t *testing.T, b []byte, sums bool) {
 		if sums { // else next to nothing gets past the checksums
 			for rest := b; len(rest) >= headerBytes; {

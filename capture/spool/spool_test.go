@@ -379,9 +379,9 @@ func TestAnAbortFreesTheDisk(t *testing.T) {
 
 // TestReadersAndChanges: what is read stays as it is until it is closed.
 func TestReadersAndChanges(t *testing.T) {
-	s := open(t, Options{Memory: 100_000, segment: 1000})
-	for i := range uint32(3) {
-		must(t, s.Append(1, 1+i, []byte{byte(i)}))
+	s := open(t, Options{Memory: 1000, segment: 1000})
+	for i := range uint32(3) { // two on disk, one in memory
+		must(t, s.Append(1, 1+i, bytes.Repeat([]byte{byte(i)}, 2000-900*int(i))))
 	}
 	r, err := s.Transaction(1)
 	must(t, err)
@@ -398,8 +398,8 @@ func TestReadersAndChanges(t *testing.T) {
 	s.AbortSub(1, 3)
 	s.AbortSub(1, 1)
 	for i := range uint32(3) {
-		if sub, raw, err := r.Next(); err != nil || sub != 1+i || !bytes.Equal(raw, []byte{byte(i)}) {
-			t.Errorf("%d %v %v", sub, raw, err)
+		if sub, raw, err := r.Next(); err != nil || sub != 1+i || !bytes.Equal(raw, bytes.Repeat([]byte{byte(i)}, 2000-900*int(i))) {
+			t.Errorf("%d, %d bytes: %v", sub, len(raw), err)
 		}
 	}
 	for range 2 {
@@ -419,11 +419,19 @@ func TestReadersAndChanges(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	// A subtransaction aborted while it was read is gone for the next reader.
-	must(t, s.Append(3, 3, []byte("a")))
-	must(t, s.Append(3, 4, []byte("b")))
+	for sub, raw := range []string{"a", "b", "c", "d"} {
+		must(t, s.Append(3, 3+uint32(sub), []byte(raw)))
+	}
+	s.AbortSub(3, 5)
 	r, err = s.Transaction(3)
 	must(t, err)
 	s.AbortSub(3, 4)
+	s.AbortSub(3, 6)
+	for _, want := range []string{"a", "b", "d"} {
+		if _, raw, err := r.Next(); err != nil || string(raw) != want {
+			t.Errorf("%q, expected %q: %v", raw, want, err)
+		}
+	}
 	must(t, r.Close())
 	if err := s.Append(3, 4, nil); err == nil {
 		t.Error("an aborted subtransaction wrote")
@@ -489,5 +497,53 @@ func TestOpenWipesOnlyItsOwn(t *testing.T) {
 		if _, err := Open(o); err == nil {
 			t.Errorf("%+v was opened", o)
 		}
+	}
+}
+
+// TestAbortedSet against a plain map, and that it has as few spans as can be.
+func TestAbortedSet(t *testing.T) {
+	r := testkit.Seed(t)
+	for range 300 {
+		var a aborted
+		model := map[uint32]bool{}
+		base := []uint32{0, 1<<32 - 40}[r.IntN(2)]
+		for range 60 {
+			id := base + r.Uint32N(40)
+			if r.IntN(10) == 0 {
+				a = a.upTo(id)
+				for m := range model {
+					if m > id {
+						delete(model, m)
+					}
+				}
+			} else {
+				a = a.add(id)
+				model[id] = true
+			}
+			for i := range uint32(40) {
+				if a.has(base+i) != model[base+i] {
+					t.Fatalf("%v has %d: %v", a, base+i, a.has(base+i))
+				}
+			}
+			for i := range len(a) - 1 {
+				if uint64(a[i].last)+1 >= uint64(a[i+1].first) {
+					t.Fatalf("%v has spans that touch", a)
+				}
+			}
+		}
+	}
+}
+
+// TestHandlesInUseStayOpen: the one that was not used for longest goes.
+func TestHandlesInUseStayOpen(t *testing.T) {
+	f := &faulty{}
+	s := open(t, Options{Memory: 100, handles: 2, files: f})
+	raw := make([]byte, 200)
+	for xid := range uint32(50) { // one is written to all the time, the others once
+		must(t, s.Append(1000, 1000, raw))
+		must(t, s.Append(1+xid, 1+xid, raw))
+	}
+	if n := len(f.ops) - len(slices.DeleteFunc(slices.Clone(f.ops), func(op string) bool { return op == "open" })); n != 0 {
+		t.Errorf("a file in use was opened again %d times", n)
 	}
 }
