@@ -177,7 +177,7 @@ func snapshotRows(t *testing.T, c *pgx.Conn, table *feature.Table) []line {
 			columns[i] = "left(" + columns[i] + ", 1)" // as the output function gives it, unlike the cast
 		}
 		if strings.HasPrefix(col.Source, "character(") && !strings.HasSuffix(col.Source, "]") {
-			columns[i] = "rpad(" + columns[i] + ", 5)"
+			columns[i] = "rpad(" + columns[i] + ", " + strings.Trim(col.Source[len("character"):], "()") + ")"
 		}
 	}
 	sql := "SELECT ARRAY[" + strings.Join(columns, ", ") + "] FROM " + pgx.Identifier{table.Schema, table.Name}.Sanitize() + " ORDER BY " + pgx.Identifier{table.Columns[0].Name}.Sanitize()

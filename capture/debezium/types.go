@@ -244,8 +244,12 @@ func (m mapper) numeric(t sourceType) mapping {
 	}
 	switch {
 	case m.o.Decimals == DecimalsText:
-		return mapping{schema: schema{kind: kString}, zero: ofText("0"), missing: ofText(m.o.Unavailable), of: func(v feature.Value) (datum, error) {
-			return ofText(digits(v)), nil
+		zero := "0"
+		if scale > 0 {
+			zero += "." + strings.Repeat("0", scale)
+		}
+		return mapping{schema: schema{kind: kString}, zero: ofText(zero), missing: ofText(m.o.Unavailable), of: func(v feature.Value) (datum, error) {
+			return ofText(specialName(digits(v))), nil
 		}}
 	case m.o.Decimals == DecimalsDouble:
 		return mapping{schema: schema{kind: kDouble}, zero: ofFloat(0), of: func(v feature.Value) (datum, error) {
@@ -279,6 +283,19 @@ func (m mapper) numeric(t sourceType) mapping {
 		b, err := unscaled(whole+"."+fraction, len(fraction))
 		return ofList(ofInt(int64(len(fraction))), ofText(b)), err
 	}}
+}
+
+// specialName gives what is no number by the name that Debezium has for it.
+func specialName(s string) string {
+	switch s {
+	case "NaN":
+		return "NAN"
+	case "Infinity":
+		return "POSITIVE_INFINITY"
+	case "-Infinity":
+		return "NEGATIVE_INFINITY"
+	}
+	return s
 }
 
 func bitMapping(t sourceType) mapping {

@@ -122,6 +122,9 @@ func (s *schema) appendBinary(b []byte, d datum) []byte {
 	case kFloat:
 		return binary.LittleEndian.AppendUint32(b, math.Float32bits(float32(d.f)))
 	case kDouble:
+		if math.IsNaN(d.f) { // the bits of Java's, which are not those of Go's
+			return binary.LittleEndian.AppendUint64(b, 0x7ff8_0000_0000_0000)
+		}
 		return binary.LittleEndian.AppendUint64(b, math.Float64bits(d.f))
 	case kString, kBytes:
 		return append(binary.AppendVarint(b, int64(len(d.s))), d.s...)
