@@ -12,9 +12,9 @@ type Batch struct {
 	// High is the high watermark: the chunk may be published once every commit below it is, and each
 	// transaction it saw is among those.
 	High position.LSN
-	// Last is where the next chunk goes on (see [Reader.Next]): the key of the last row, as text. Empty
-	// if there was no row.
-	Last []string
+	// Last is where the next chunk goes on (see [Reader.Next]): the key of the last row, in the layout
+	// of the package comment. Empty if there was no row.
+	Last string
 	// To is where the next chunk goes on (see [Reader.Blocks]).
 	To uint32
 	// End tells that nothing comes after it.

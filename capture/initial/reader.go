@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/position"
 )
@@ -55,14 +56,21 @@ func (r *Reader) limit() int {
 	return int(min(int64(n), max(r.bytes()/r.width, 1)))
 }
 
-// Next reads the rows after a key given by its columns' texts (a batch's Last), from the first on if
-// there is none.
-func (r *Reader) Next(ctx context.Context, c *pgx.Conn, after []string) (*Batch, error) {
+// Next reads the rows after a key (a batch's Last), from the first on if it is empty.
+func (r *Reader) Next(ctx context.Context, c *pgx.Conn, after string) (*Batch, error) {
+	var values [][]byte
+	var oids []uint32
+	if after != "" {
+		texts, err := r.Key.split(after)
+		if err != nil {
+			return nil, err
+		}
+		values, oids = r.parameters(texts)
+	}
 	limit := r.limit()
 	read, whole := 0, true
 	b, err := r.between(ctx, c, r.Key.from(), func(b *Batch) error {
-		values, oids := r.parameters(after)
-		return ask(ctx, c, r.Key.after(len(after) > 0, r.Where, limit), values, oids, func(row [][]byte) {
+		return ask(ctx, c, r.Key.after(after != "", r.Where, limit), values, oids, func(row [][]byte) {
 			read++
 			if whole = whole && (b.Len() == 0 || b.Bytes() < r.bytes()); whole {
 				b.add(row)
@@ -74,9 +82,13 @@ func (r *Reader) Next(ctx context.Context, c *pgx.Conn, after []string) (*Batch,
 	}
 	if n := b.Len(); n > 0 {
 		r.width = max(b.Bytes()/int64(n), 1)
-		for _, col := range r.Key.columns {
-			b.Last = append(b.Last, string(b.value(n-1, col.index)))
+		var last pgwire.Tuple
+		b.row(&last, n-1)
+		key, err := r.Key.Append(nil, &last, nil)
+		if err != nil {
+			return nil, err
 		}
+		b.Last = string(key)
 	}
 	b.End = whole && read < limit
 	return b, nil

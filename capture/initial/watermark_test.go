@@ -25,7 +25,7 @@ import (
 type durable struct {
 	rows  map[string][][]byte
 	again map[string]bool
-	last  []string
+	last  string
 	done  bool // the last chunk by keys is published
 	// what is published: all below confirmed, and of the commit at txn so many rows
 	confirmed, txn position.LSN
@@ -57,7 +57,7 @@ type life struct {
 }
 
 type request struct {
-	after []string
+	after string
 	again []string
 	chunk *Chunk
 }
@@ -157,6 +157,7 @@ func (l *life) between(at position.LSN) {
 		for _, key := range l.asked.again {
 			delete(l.again, key)
 		}
+		l.save()
 		switch {
 		case l.asked.again != nil:
 			l.counts["read again"] += len(l.asked.again)
@@ -166,18 +167,29 @@ func (l *life) between(at position.LSN) {
 			}
 			l.done = len(l.chunks) == 0
 		default:
-			if b.Last != nil {
+			if b.Last != "" {
 				l.last = b.Last
 			}
 			l.done = b.End
 		}
 		l.save()
+		if l.done && l.asked.again == nil {
+			l.w.Covered(l.rest())
+		}
 	}
 	for len(l.cuts) > 0 && at >= l.cuts[0].at {
 		l.compare(l.cuts[0])
 		close(l.cuts[0].done)
 		l.cuts = l.cuts[1:]
 	}
+}
+
+func (l *life) rest() [][]byte {
+	var out [][]byte
+	for key := range l.again {
+		out = append(out, []byte(key))
+	}
+	return out
 }
 
 func (l *life) save() {
@@ -300,6 +312,9 @@ func (l *life) live(stop func() bool) {
 		t.Fatal(err)
 	}
 	l.w, l.waiting, l.batch = NewWindow(60_000), false, nil
+	if l.done {
+		l.w.Covered(l.rest())
+	}
 	l.asks, l.batches = make(chan request, 1), make(chan *Batch, 1)
 	reader, err := l.source.Connect(ctx)
 	if err != nil {
@@ -379,10 +394,14 @@ func (l *life) compare(at *cutAt) {
 		for key := range source {
 			covered[key] = true
 		}
-	} else if l.last != nil {
+	} else if l.last != "" {
 		r := Reader{Key: l.key}
-		values, oids := r.parameters(l.last)
-		err := ask(t.Context(), at.conn, "select "+columns(l.table)+" from "+l.key.from()+" where ("+l.key.names()+") <= ("+l.key.parameters(1)+")",
+		last, err := l.key.split(l.last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values, oids := r.parameters(last)
+		err = ask(t.Context(), at.conn, "select "+columns(l.table)+" from "+l.key.from()+" where ("+l.key.names()+") <= ("+l.key.parameters(1)+")",
 			values, oids, func(row [][]byte) { covered[l.keyOf(row)] = true })
 		if err != nil {
 			t.Fatal(err)
@@ -602,7 +621,7 @@ func TestACommitThatIsPublishedAndNotSeen(t *testing.T) {
 	close(held)
 
 	r, w := &Reader{Key: key}, NewWindow(0)
-	b, err := r.Next(t.Context(), c, nil)
+	b, err := r.Next(t.Context(), c, "")
 	if err != nil {
 		t.Fatal(err)
 	}

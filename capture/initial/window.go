@@ -22,6 +22,7 @@ type Window struct {
 	touched   map[string]touch
 	truncated []uint32
 	again     map[string]struct{}
+	rest      map[string]struct{} // once the table is covered: the keys that are not
 }
 
 type touch struct {
@@ -50,9 +51,24 @@ func (w *Window) Move(xid uint32, from, to []byte, partial bool) {
 	partial = partial && !w.whole(from)
 	w.touch(xid, from, false)
 	w.touch(xid, to, partial)
-	if partial {
+	if partial && !w.knows(from) {
 		w.addAgain(to)
 	}
+}
+
+// Covered says that the table has been read to its end, but for rows with these keys that are to be
+// read again. What moves from then on is known downstream, so that the rest comes to an end however
+// much moves.
+func (w *Window) Covered(but [][]byte) {
+	w.rest = map[string]struct{}{}
+	for _, key := range but {
+		w.rest[string(key)] = struct{}{}
+	}
+}
+
+func (w *Window) knows(key []byte) bool {
+	_, left := w.rest[string(key)]
+	return w.rest != nil && !left
 }
 
 // whole tells that the last published image of the row is known to be whole: then downstream
@@ -111,11 +127,18 @@ func (w *Window) Keep(key []byte) bool {
 	t, touched := w.touched[string(key)]
 	if touched && t.partial {
 		w.addAgain(key)
+	} else {
+		delete(w.rest, string(key))
 	}
 	return !touched
 }
 
-func (w *Window) addAgain(key []byte) { w.again[string(key)] = struct{}{} }
+func (w *Window) addAgain(key []byte) {
+	w.again[string(key)] = struct{}{}
+	if w.rest != nil {
+		w.rest[string(key)] = struct{}{}
+	}
+}
 
 // TakeAgain gives, once, the keys of rows that must be read again because what was published of them
 // is not whole. They belong into the state that becomes durable together with what was published.

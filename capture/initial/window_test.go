@@ -290,12 +290,27 @@ func (p *publisher) emit() {
 		}
 	}
 	p.keepAgain()
+	if p.frontier < modelKeys && c.last >= modelKeys {
+		p.frontier = c.last
+		p.covered()
+	}
 	p.frontier = c.last
+}
+
+func (p *publisher) covered() {
+	var but [][]byte
+	for k := range p.again {
+		but = append(but, []byte(k))
+	}
+	p.w.Covered(but)
 }
 
 // restart is a kill and a takeover: what is durable is left.
 func (p *publisher) restart(limit int64) {
 	p.w, p.chunk, p.fenced, p.fence = NewWindow(limit), nil, false, p.m.snapshot().Max
+	if p.frontier >= modelKeys {
+		p.covered()
+	}
 }
 
 func (p *publisher) step() {
