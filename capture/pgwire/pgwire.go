@@ -115,6 +115,7 @@ func (s Source) replication(ctx context.Context) (*pgconn.PgConn, error) {
 		return nil, err
 	}
 	cfg.RuntimeParams["replication"] = "database"
+	pace(&cfg.Config)
 	c, err := pgconn.ConnectConfig(ctx, &cfg.Config)
 	if err != nil {
 		return nil, explain(err, cfg)

@@ -83,6 +83,7 @@ func (s Source) Stream(ctx context.Context, from position.LSN, o StartOptions) (
 		}
 		return nil, err
 	}
+	begin(h.Conn)
 	return st, nil
 }
 
