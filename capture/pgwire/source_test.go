@@ -273,24 +273,29 @@ func TestStreamOverAUnixSocket(t *testing.T) {
 	}
 }
 
-// TestConfirmIsNotBlockedForEver: a server that takes nothing any more ends the stream when its context does,
-// with Confirm waiting in the socket and Next beside it.
+// TestConfirmIsNotBlockedForEver: a server that takes nothing any more ends the stream, after a time or when
+// its context ends, with Confirm waiting in the socket and Next beside it.
 func TestConfirmIsNotBlockedForEver(t *testing.T) {
-	ours, theirs := net.Pipe() // takes nothing that is not read
-	defer theirs.Close()       //nolint:errcheck // nothing is in it
-	s := &Stream{conn: ours, frames: newFrames(ours, 0), now: time.Now}
-	ctx, cancel := context.WithCancel(t.Context())
-	s.stop = context.AfterFunc(ctx, func() { _ = ours.Close() })
-	ended := make(chan error, 2)
-	go func() { ended <- s.Confirm(1, false) }()
-	go func() {
-		_, err := s.Next()
-		ended <- err
-	}()
-	cancel()
-	for range 2 {
-		if err := <-ended; fault.ClassOf(err) != fault.Unreachable || err == nil {
-			t.Errorf("it ended with %v", err)
+	for name, takes := range map[string]time.Duration{"context": time.Hour, "time": time.Millisecond} {
+		ours, theirs := net.Pipe() // takes nothing that is not read
+		s := &Stream{conn: ours, frames: newFrames(ours, 0), now: time.Now, takes: takes}
+		ctx, cancel := context.WithCancel(t.Context())
+		s.stop = context.AfterFunc(ctx, func() { _ = ours.Close() })
+		ended := make(chan error, 2)
+		go func() { ended <- s.Confirm(1, false) }()
+		go func() {
+			_, err := s.Next()
+			ended <- err
+		}()
+		if name == "context" {
+			cancel()
 		}
+		for range 2 {
+			if err := <-ended; fault.ClassOf(err) != fault.Unreachable || err == nil {
+				t.Errorf("%s: it ended with %v", name, err)
+			}
+		}
+		cancel()
+		_ = theirs.Close()
 	}
 }

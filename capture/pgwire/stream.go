@@ -50,6 +50,7 @@ type Stream struct {
 
 	write sync.Mutex
 	now   func() time.Time
+	takes time.Duration // the longest that the socket may take to take what is written
 }
 
 // Start begins to stream whole transactions from a position the slot still has. Values of now travel
@@ -70,7 +71,7 @@ func (s Source) Stream(ctx context.Context, from position.LSN, o StartOptions) (
 		_ = c.Close(context.WithoutCancel(ctx))
 		return nil, fmt.Errorf("start replication: %w", err)
 	}
-	st := &Stream{conn: h.Conn, frames: newFrames(h.Conn, o.MaxMessage), now: o.Now}
+	st := &Stream{conn: h.Conn, frames: newFrames(h.Conn, o.MaxMessage), now: o.Now, takes: confirmMax}
 	if st.now == nil {
 		st.now = func() time.Time { return time.UnixMicro(postgresEpoch) }
 	}
@@ -235,7 +236,7 @@ func (s *Stream) Confirm(lsn position.LSN, reply bool) error {
 func (s *Stream) send(b []byte) error {
 	s.write.Lock()
 	defer s.write.Unlock()
-	late := time.AfterFunc(confirmMax, func() { _ = s.conn.Close() })
+	late := time.AfterFunc(s.takes, func() { _ = s.conn.Close() })
 	defer late.Stop()
 	if _, err := s.conn.Write(b); err != nil {
 		return fault.Wrap(fault.Unreachable, err, "the replication stream broke")
