@@ -77,19 +77,19 @@ type read struct {
 	Avro       json.RawMessage
 }
 
-// everyPair gives all records of ours with Debezium's, in JSON with schemas, and ours again in another format.
-func everyPair(t *testing.T, r *recording, other Options) (pairs1, pairs2 []pair, schemas []string) {
+// everyPair gives all records of ours with Debezium's, in JSON with schemas, and again in Avro with the values' schemas.
+func everyPair(t *testing.T, r *recording) (inJSON, inAvro []pair, schemas []string) {
 	t.Helper()
 	for name, table := range r.tables {
 		shape := shapeWithout(table, unknown)
-		one, two := encoderOf(t, r, shape, Options{}), encoderOf(t, r, shape, other)
+		one, two := encoderOf(t, r, shape, Options{}), encoderOf(t, r, shape, Options{Format: Avro})
 		_, value := two.Schemas()
-		pairs1 = append(pairs1, pairs(t, r, name, one)...)
+		inJSON = append(inJSON, pairs(t, r, name, one)...)
 		for _, p := range pairs(t, r, name, two) {
-			pairs2, schemas = append(pairs2, p), append(schemas, value)
+			inAvro, schemas = append(inAvro, p), append(schemas, value)
 		}
 	}
-	return pairs1, pairs2, schemas
+	return inJSON, inAvro, schemas
 }
 
 // TestReadByConnect: Kafka Connect's own JsonConverter reads every record and writes it back as it was; what
@@ -98,7 +98,7 @@ func everyPair(t *testing.T, r *recording, other Options) (pairs1, pairs2 []pair
 func TestReadByConnect(t *testing.T) {
 	jars := needs(t, classpath, "jars of testdata/java/pom.xml")
 	r := load(t, "testdata/recorded.jsonl")
-	ours, inAvro, schemas := everyPair(t, r, Options{Format: Avro})
+	ours, inAvro, schemas := everyPair(t, r)
 	var lines []any
 	for i, p := range ours {
 		l := forReader{Topic: p.theirs.Topic, Key: p.ours.Key, Value: p.ours.Value, Headers: map[string][]byte{}}

@@ -15,7 +15,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pglogrepl" //nolint:depguard // a reader of pgoutput that is not ours
 	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet-io/freshet/capture/pgwire"
@@ -317,7 +317,7 @@ func framed(schema int, payload json.RawMessage) *avroBytes {
 
 func events(t *testing.T, file string) []line {
 	t.Helper()
-	f, err := os.Open(file) //nolint:gosec // a file of the test's own
+	f, err := os.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}

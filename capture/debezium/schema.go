@@ -43,12 +43,13 @@ type field struct {
 }
 
 // nullable gives the same schema where a value may be missing, or may not.
-func (s schema) nullable(yes bool) schema {
-	s.optional = yes
-	return s
+func (s *schema) nullable(yes bool) schema {
+	out := *s
+	out.optional = yes
+	return out
 }
 
-func (s schema) param(name string) string {
+func (s *schema) param(name string) string {
 	for _, p := range s.params {
 		if p.name == name {
 			return p.value
@@ -58,7 +59,7 @@ func (s schema) param(name string) string {
 }
 
 // appendJSON appends the schema as Connect's JsonConverter writes it; name is the field's, if it is one.
-func (s schema) appendJSON(b []byte, name string) []byte {
+func (s *schema) appendJSON(b []byte, name string) []byte {
 	b = append(b, `{"type":"`...)
 	b = append(b, s.kind...)
 	b = append(b, '"')
@@ -67,8 +68,8 @@ func (s schema) appendJSON(b []byte, name string) []byte {
 	}
 	if s.kind == kStruct {
 		b = append(b, `,"fields":[`...)
-		for i, f := range s.fields {
-			b = f.appendJSON(comma(b, i), f.name)
+		for i := range s.fields {
+			b = s.fields[i].appendJSON(comma(b, i), s.fields[i].name)
 		}
 		b = append(b, ']')
 	}
@@ -113,7 +114,7 @@ func appendParams(b []byte, params []param) []byte {
 type names map[string]bool
 
 // appendAvro appends the schema as Connect's Avro converters make it, inside a namespace.
-func (s schema) appendAvro(b []byte, namespace string, seen names) []byte {
+func (s *schema) appendAvro(b []byte, namespace string, seen names) []byte {
 	if !s.optional {
 		return s.appendAvroType(b, namespace, seen)
 	}
@@ -123,7 +124,7 @@ func (s schema) appendAvro(b []byte, namespace string, seen names) []byte {
 	return append(s.appendAvroType(append(b, `["null",`...), namespace, seen), ']')
 }
 
-func (s schema) appendAvroType(b []byte, namespace string, seen names) []byte {
+func (s *schema) appendAvroType(b []byte, namespace string, seen names) []byte {
 	switch s.kind {
 	case kStruct:
 		return s.appendAvroRecord(b, namespace, seen)
@@ -155,7 +156,7 @@ func (s schema) appendAvroType(b []byte, namespace string, seen names) []byte {
 }
 
 // appendConnect appends the properties by which Connect finds its own schema again.
-func (s schema) appendConnect(b []byte) []byte {
+func (s *schema) appendConnect(b []byte) []byte {
 	if s.doc != "" {
 		b = appendText(append(b, `,"connect.doc":`...), s.doc)
 	}
@@ -174,7 +175,7 @@ func (s schema) appendConnect(b []byte) []byte {
 	return b
 }
 
-func (s schema) appendAvroRecord(b []byte, namespace string, seen names) []byte {
+func (s *schema) appendAvroRecord(b []byte, namespace string, seen names) []byte {
 	dot := strings.LastIndexByte(s.name, '.')
 	space, name := s.name[:max(dot, 0)], s.name[dot+1:]
 	if seen[s.name] {
@@ -189,7 +190,8 @@ func (s schema) appendAvroRecord(b []byte, namespace string, seen names) []byte 
 		b = appendText(append(b, `,"namespace":`...), space)
 	}
 	b = append(b, `,"fields":[`...)
-	for i, f := range s.fields {
+	for i := range s.fields {
+		f := &s.fields[i]
 		b = appendText(append(comma(b, i), `{"name":`...), f.name)
 		b = f.appendAvro(append(b, `,"type":`...), space, seen)
 		switch {
