@@ -111,8 +111,6 @@ func columns(t *testing.T, ty feature.Type) string {
 		value += ", local"
 	case ty.Kind == feature.Decimal, ty.Kind == feature.List:
 		value += " as text"
-	case ty.Kind == feature.Double && ty.Precision == singlePrecision:
-		value += ", of single precision"
 	}
 	table := &feature.Table{Schema: "s", Name: "t", Identity: feature.IdentityFull, Columns: []feature.Column{
 		{Name: "id", Type: feature.Type{Kind: feature.Int64}, Key: true}, {Name: "at", Type: feature.Type{Kind: feature.Timestamp}}, {Name: "v", Type: ty},

@@ -34,9 +34,6 @@ const (
 // maxPrecision is how many digits our decimals have.
 const maxPrecision = 38
 
-// singlePrecision is the precision, in bits, by which [feature.Type] tells a real from a double.
-const singlePrecision = 24
-
 // maxDepth bounds how many domains and arrays stand on one another.
 const maxDepth = 64
 
@@ -91,9 +88,7 @@ func scalar(oid uint32, mod int32) feature.Type {
 		return feature.Type{Kind: feature.Bool}
 	case oidInt8, oidInt2, oidInt4, oidOID:
 		return feature.Type{Kind: feature.Int64}
-	case oidFloat4:
-		return feature.Type{Kind: feature.Double, Precision: singlePrecision}
-	case oidFloat8:
+	case oidFloat4, oidFloat8:
 		return feature.Type{Kind: feature.Double}
 	case oidNumeric:
 		return decimal(mod)

@@ -22,7 +22,7 @@ func sourceTypes(t *testing.T) (*feature.Table, []feature.Value) {
 		values = append(values, v)
 	}
 	add(feature.Type{Kind: feature.Int64}, feature.OfInt(math.MinInt64))
-	add(feature.Type{Kind: feature.Double, Precision: 24}, feature.OfDouble(float64(float32(0.1))))
+	add(feature.Type{Kind: feature.Double}, feature.OfDouble(math.Copysign(0, -1)))
 	add(feature.Type{Kind: feature.Decimal}, feature.OfString(strings.Repeat("9", 131072)))
 	add(feature.Type{Kind: feature.Decimal, Precision: 12, Scale: 2}, feature.OfString("NaN"))
 	add(feature.ListOf(feature.Type{Kind: feature.Int64}), feature.OfString("[0:1][3:3]={{1},{NULL}}"))

@@ -10,14 +10,10 @@ import (
 // maxPrecision is how many digits a decimal of a feature has at most.
 const maxPrecision = 38
 
-// singlePrecision is the Precision, in bits, of a Double that the source stores in single precision.
-const singlePrecision = 24
-
 // Type is the type of a column or feature. Two types are equal if they are so by ==.
 //
 // Only columns of a source are a Decimal of Precision 0 (numeric of no precision, or of more than 38
-// digits), a Double of Precision 24 (real: its text is read as the single-precision number that it
-// is), or Local (timestamp without time zone: no instant until somebody says the zone).
+// digits), or Local (timestamp without time zone: no instant until somebody says the zone).
 type Type struct {
 	Kind      Kind `json:"kind"`
 	Precision int  `json:"precision,omitempty"` // of a Decimal, or of a list's decimals
@@ -39,17 +35,7 @@ func (t Type) Element() Type {
 // Plain gives the type that a feature has of a column of this type: without what only the source has.
 func (t Type) Plain() Type {
 	t.Local = false
-	if t.Kind == Double || (t.Kind == List && t.Elem == Double) {
-		t.Precision = 0
-	}
 	return t
-}
-
-func (t Type) floatBits() int {
-	if t.Precision == singlePrecision {
-		return 32
-	}
-	return 64
 }
 
 // IsText tells whether changes carry a column of this type as PostgreSQL's text, which FromRow reads

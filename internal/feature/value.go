@@ -212,7 +212,7 @@ func ParseText(t Type, s string) (Value, error) {
 		}
 		return OfInt(i), nil
 	case Double:
-		f, err := strconv.ParseFloat(s, t.floatBits())
+		f, err := strconv.ParseFloat(s, 64)
 		if err != nil {
 			return fail(err)
 		}

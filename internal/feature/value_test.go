@@ -40,9 +40,6 @@ func TestTypesAreReadBack(t *testing.T) {
 	if got := (Type{Kind: Timestamp, Local: true}).Plain(); got != (Type{Kind: Timestamp}) {
 		t.Errorf("%+v", got)
 	}
-	if got := (Type{Kind: Double, Precision: 24}).Plain(); got != (Type{Kind: Double}) {
-		t.Errorf("%+v", got)
-	}
 }
 
 func TestTimes(t *testing.T) {
@@ -442,7 +439,7 @@ func TestWhatAViewCannotUseIsRefused(t *testing.T) {
 		{Name: "at", Source: "timestamp without time zone", Type: Type{Kind: Timestamp, Local: true}},
 		{Name: "tags", Source: "text[]", Type: ListOf(Type{Kind: String})},
 		{Name: "price", Source: "numeric", Type: Type{Kind: Decimal}},
-		{Name: "ratio", Source: "real", Type: Type{Kind: Double, Precision: 24}},
+		{Name: "ratio", Source: "real", Type: Type{Kind: Double}},
 	}}
 	resolve := func(change func(*FeatureView)) (*Catalog, error) {
 		d := &Definitions{
@@ -474,16 +471,6 @@ func TestWhatAViewCannotUseIsRefused(t *testing.T) {
 		if _, err := resolve(change); err == nil || !strings.Contains(err.Error(), want) || fault.ClassOf(err) != fault.Usage {
 			t.Errorf("want %q, got %v", want, err)
 		}
-	}
-}
-
-func TestARealIsItsSinglePrecisionNumber(t *testing.T) {
-	single, err := ParseText(Type{Kind: Double, Precision: 24}, "0.1")
-	if err != nil || single.Float() != float64(float32(0.1)) {
-		t.Errorf("%v, %v", single.Float(), err)
-	}
-	if mustText(t, Double, "0.1").Float() != 0.1 {
-		t.Error("a double is not read in double precision")
 	}
 }
 
