@@ -48,6 +48,7 @@ type size struct {
 	transactions int           // C1: of 800 inserts and 200 updates
 	bulk         int           // C3: rows
 	bulkLimited  int           // C3: rows, under a limit of memory
+	patience     time.Duration // C3: how long the first piece of an open transaction may take
 	workMem      string        // of the server, from where on it streams a transaction in pieces
 	first        int           // C4: rows
 	foreign      int64         // C6: bytes of log of another table
@@ -60,14 +61,16 @@ type size struct {
 
 func full() size {
 	return size{
-		rounds: 3, transactions: 2_000, bulk: 1_000_000, bulkLimited: 5_000_000, workMem: "64MB", first: 2_000_000, foreign: 1 << 30, settle: time.Minute,
+		rounds: 3, transactions: 2_000, bulk: 1_000_000, bulkLimited: 5_000_000, workMem: "64MB", first: 2_000_000, foreign: 1 << 30,
+		settle: time.Minute, patience: 2 * time.Minute,
 		entities: 500_000, spell: 5 * time.Second, rows: 200_000, trees: 500,
 	}
 }
 
 func quick() size {
 	return size{
-		rounds: 3, transactions: 200, bulk: 100_000, bulkLimited: 500_000, workMem: "4MB", first: 200_000, foreign: 64 << 20, settle: 30 * time.Second,
+		rounds: 3, transactions: 200, bulk: 100_000, bulkLimited: 500_000, workMem: "4MB", first: 200_000, foreign: 64 << 20,
+		settle: 30 * time.Second, patience: time.Minute,
 		entities: 50_000, spell: 2 * time.Second, rows: 20_000, trees: 500,
 	}
 }

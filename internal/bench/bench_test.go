@@ -17,7 +17,11 @@ import (
 )
 
 func tiny() *size {
-	return &size{rounds: 1, transactions: 3, bulk: 3000, bulkLimited: 4000, workMem: "64kB", first: 900, foreign: 1 << 20, settle: time.Second, entities: 300, spell: 20 * time.Millisecond, rows: 700, trees: 12}
+	return &size{
+		rounds: 1, transactions: 3, bulk: 3000, bulkLimited: 4000, workMem: "64kB", first: 900,
+		foreign: 1 << 20, settle: time.Second, patience: time.Minute,
+		entities: 300, spell: 20 * time.Millisecond, rows: 700, trees: 12,
+	}
 }
 
 // lines runs a benchmark in a tiny size and gives its lines, checked.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"time"
 
@@ -134,7 +135,7 @@ func (s *captureSide) prepare(ctx context.Context) error {
 	if err := s.define(ctx); err != nil {
 		return err
 	}
-	c, err := s.runner(capture.Events{}, false)
+	c, err := s.runner(capture.Events{}, nil)
 	if err != nil {
 		return err
 	}
@@ -147,11 +148,16 @@ func streams(ctx context.Context, c *capture.Runner) error {
 	return err
 }
 
-func (s *captureSide) runner(events capture.Events, snapshot bool) (*capture.Runner, error) {
-	return capture.New(capture.Options{
+// runner is a capture of s; change says in which way it is another than capture is by itself.
+func (s *captureSide) runner(events capture.Events, change func(*capture.Options)) (*capture.Runner, error) {
+	o := capture.Options{
 		Name: "bench-" + s.name, Source: s.source, Catalog: s.catalog, Topics: s.w.kafka.topics, Registry: s.w.kafka.registry, Events: events,
-		Dir: filepath.Join(s.w.r.dir, "spool-"+s.name), NewSnapshot: snapshot,
-	}, s.shapes)
+		Dir: filepath.Join(s.w.r.dir, "spool-"+s.name),
+	}
+	if change != nil {
+		change(&o)
+	}
+	return capture.New(o, s.shapes)
 }
 
 // executor is a connection or a transaction.
@@ -192,11 +198,20 @@ func (s *captureSide) dropSlot(ctx context.Context, slot string) {
 	}
 }
 
-// during lets capture run as long as f does.
+// done gives up the slot, so that the server does not keep the log of what the next figures write.
+func (s *captureSide) done(ctx context.Context) {
+	s.dropSlot(context.WithoutCancel(ctx), s.source.Slot)
+}
+
+// during lets capture run as long as f does. In a CPU profile its goroutines are those of side=freshet; a
+// reader of the peer, and the embedded Kafka, are not.
 func during(ctx context.Context, c *capture.Runner, f func(context.Context) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	running, stop := context.WithCancel(ctx)
-	g.Go(func() error { return c.Run(running) })
+	g.Go(func() (err error) {
+		pprof.Do(running, pprof.Labels("side", "freshet"), func(ctx context.Context) { err = c.Run(ctx) })
+		return err
+	})
 	g.Go(func() error {
 		defer stop()
 		return f(ctx)
@@ -257,11 +272,11 @@ func (m *meter) exact() error {
 	return nil
 }
 
-// drain lets capture publish what the slot holds, or with snapshot what the table holds, and gives what it
-// took from the start of the stream or of the copy until all is acknowledged.
-func (r *run) drain(ctx context.Context, s *captureSide, rows int, snapshot bool) (spent, error) {
+// drain lets capture publish what the slot holds, or what the table holds if change asks for a snapshot, and
+// gives what it took from the start of the stream or of the copy until all is acknowledged.
+func (r *run) drain(ctx context.Context, s *captureSide, rows int, change func(*capture.Options)) (spent, error) {
 	m := r.meter(rows)
-	c, err := s.runner(capture.Events{Taken: func(position.Position, bool) { m.begin() }, Published: m.published}, snapshot)
+	c, err := s.runner(capture.Events{Taken: func(position.Position, bool) { m.begin() }, Published: m.published}, change)
 	if err != nil {
 		return spent{}, err
 	}

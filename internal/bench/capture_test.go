@@ -3,7 +3,9 @@ package bench
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +20,7 @@ import (
 )
 
 const captureLines = "C1, C2, C3 in the slot, C3 in the slot, peak RSS, C3 while capture streams, C3 while capture streams, peak RSS, " +
-	"C3 while capture streams, memory limit 128 MiB, C3 while capture streams, memory limit 128 MiB, peak RSS, C4 1 connection, " +
+	"C3 while capture streams, memory limit 128 MiB, C3 while capture streams, memory limit 128 MiB, peak RSS, C4 1 connection, C4 4 connections, " +
 	"C6 restart_lsn, at the end, C6 restart_lsn, at most, C6 confirmed_flush_lsn, at the end, C6 confirmed_flush_lsn, at most, " +
 	"C6 restart_lsn, at the end, against debezium"
 
@@ -54,13 +56,23 @@ func TestCaptureAgainstDebezium(t *testing.T) {
 
 func TestOnlyWhatIsAskedFor(t *testing.T) {
 	all := lines(t, "capture", Options{Dir: testkit.Dir(t), Only: []string{"C4"}})
-	if ids(all) != "C4 1 connection" || all[0].Command != "freshet bench capture --only C4" {
+	if ids(all) != "C4 1 connection, C4 4 connections" || all[0].Command != "freshet bench capture --only C4" {
 		t.Errorf("%+v", all)
 	}
 	for name, o := range map[string]Options{"capture": {Only: []string{"C4", "C5"}}, "lookup": {Only: []string{"L1"}}} {
 		if err := Run(t.Context(), name, o); fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestATransactionThatIsNotSpooledIsNoFigure: where the server keeps it until it is committed, it is said.
+func TestATransactionThatIsNotSpooledIsNoFigure(t *testing.T) {
+	small := tiny()
+	small.bulk, small.workMem, small.patience = 20, "64MB", 50*time.Millisecond
+	err := Run(t.Context(), "capture", Options{Dir: testkit.Dir(t), Only: []string{"C3"}, size: small})
+	if err == nil || !strings.Contains(err.Error(), "nothing of an open transaction of 20 rows was spooled within 50ms") {
+		testkit.Unavailable(t, cmp.Or(err, errors.New("there is a figure")))
 	}
 }
 

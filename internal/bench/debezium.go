@@ -37,14 +37,15 @@ const (
 // debezium is the peer, where it can run: the embedded engine in a JVM, with a producer. A bench without it
 // goes on; why then says why not.
 type debezium struct {
-	why     string
-	java    string
-	classes string // the class path
-	dir     string
-	version string
-	brokers []string
-	topics  *topic.Client
-	count   int // of processes so far
+	why      string
+	java     string
+	classes  string // the class path
+	dir      string
+	version  string
+	brokers  []string
+	embedded bool // the Kafka is in this process
+	topics   *topic.Client
+	count    int // of processes so far
 }
 
 // drained is what one process of the peer did. Without a figure, why says why.
@@ -58,6 +59,7 @@ type drained struct {
 	RSS          float64 `json:"rss_mb"`        // peak
 	BytesPerRow  float64 `json:"bytes_per_row"`
 	Java         string  `json:"java"`
+	kafka        float64 // CPU-seconds of this process meanwhile: of the embedded Kafka
 }
 
 func (d drained) rate() float64   { return float64(d.Rows) / math.Max(d.Seconds, 1e-3) }
@@ -68,32 +70,37 @@ func (d drained) said() string {
 	if d.why != "" {
 		return ""
 	}
-	return fmt.Sprintf("debezium is counted from its first batch; with its start %.0f rows/s and %.0f rows/CPU-s; its peak RSS %.0f MB at -Xmx%s, %.0f bytes of JSON a row",
+	said := fmt.Sprintf("debezium is counted from its first batch; with its start %.0f rows/s and %.0f rows/CPU-s; its peak RSS %.0f MB at -Xmx%s, %.0f bytes of JSON a row",
 		float64(d.Rows)/math.Max(d.SecondsWhole, 1e-3), float64(d.Rows)/math.Max(d.CPUWhole, 1e-3), d.RSS, debeziumHeap, d.BytesPerRow)
+	if d.kafka > 0 {
+		said += fmt.Sprintf("; the embedded Kafka spent %.1f CPU-s for it, which are not counted", d.kafka)
+	}
+	return said
 }
 
 // versus sets a line's peer to debezium; of gives its value.
-func (d drained) versus(l *Line, of func(drained) float64) {
-	if d.why != "" {
-		l.Peer = "debezium: not run here: " + d.why
+func (d *debezium) versus(l *Line, what drained, of func(drained) float64) {
+	if what.why != "" {
+		l.Peer = "debezium: not run here: " + what.why
 		return
 	}
-	l.Peer, l.PeerPerCPU = "debezium's embedded engine into the same Kafka, JSON without schemas, acks=all", d.perCPU()
-	l.versus(of(d))
+	l.Peer, l.PeerPerCPU = "debezium's embedded engine into the same Kafka, JSON without schemas, acks=all", what.perCPU()
+	l.versus(of(what))
+	d.versions(l, what)
 }
 
 // versions adds the peer's to a line's.
-func (d *debezium) versions(of map[string]string) map[string]string {
-	if d.why == "" {
-		of = maps.Clone(of)
-		of["debezium"] = d.version
+func (d *debezium) versions(l *Line, what drained) {
+	l.Versions = maps.Clone(l.Versions)
+	l.Versions["debezium"] = d.version
+	if what.Java != "" {
+		l.Versions["java"] = what.Java
 	}
-	return of
 }
 
 // findDebezium compiles our program against the jars, if there are any.
 func (r *run) findDebezium(ctx context.Context, k *kafkaSide) *debezium {
-	d := &debezium{dir: filepath.Join(r.dir, "debezium"), brokers: k.addresses, topics: k.topics}
+	d := &debezium{dir: filepath.Join(r.dir, "debezium"), brokers: k.addresses, embedded: k.embedded, topics: k.topics}
 	if d.why = d.find(ctx, r.Debezium); d.why != "" {
 		r.tell("without debezium: " + d.why)
 	}
@@ -153,12 +160,17 @@ func (d *debezium) drain(ctx context.Context, j job) drained {
 	}
 	ctx, cancel := context.WithTimeout(ctx, debeziumWait)
 	defer cancel()
+	before := cpu()
 	p, err := d.start(ctx, j)
 	if err != nil {
 		return drained{why: err.Error()}
 	}
 	defer p.stdin.Close() //nolint:errcheck // it has ended
-	return p.wait()
+	out := p.wait()
+	if d.embedded {
+		out.kafka = cpu() - before
+	}
+	return out
 }
 
 // engine is a process under way.

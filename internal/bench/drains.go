@@ -28,6 +28,7 @@ func (r *run) drains(ctx context.Context, w *captureWorld) error {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
+	defer s.done(ctx)
 	rows := r.transactions * (inserts + updates)
 	r.tell(fmt.Sprintf("C1: committing %d changes", rows))
 	if err := r.commitChanges(ctx, w.conn, s); err != nil {
@@ -45,7 +46,7 @@ func (r *run) drains(ctx context.Context, w *captureWorld) error {
 		return err
 	}
 	r.tell("C1: freshet")
-	ours, err := r.drain(ctx, s, rows, false)
+	ours, err := r.drain(ctx, s, rows, nil)
 	if err != nil {
 		return err
 	}
@@ -59,17 +60,18 @@ func (r *run) drains(ctx context.Context, w *captureWorld) error {
 	l := w.line("C1", "rows/s", ours.rate(rows), ours)
 	l.Peer = "a reader of the same slot that discards every frame, the better of two runs"
 	l.Size = fmt.Sprintf("%d transactions of %d inserts and %d updates, %s", r.transactions, inserts, updates, columns)
-	l.Note = "from the start of streaming to the last acknowledgement; " + l.Note
+	l.PerCPU = ours.perCPU(rows)
+	l.note("from the start of streaming to the last acknowledgement")
 	c2 := l
 	l.versus(float64(rows) / min(before, after))
 	if err := r.write(l); err != nil {
 		return err
 	}
 	c2.ID, c2.Unit, c2.Value = "C2", "rows/CPU-s", ours.perCPU(rows)
-	theirs.versus(&c2, drained.perCPU)
-	c2.Versions = w.debezium.versions(c2.Versions)
+	w.debezium.versus(&c2, theirs, drained.perCPU)
+	c2.PerCPU, c2.PeerPerCPU = 0, 0 // it is the figure
 	if theirs.why == "" {
-		c2.Note = fmt.Sprintf("debezium drains %.0f rows/s; %s; %s", theirs.rate(), theirs.said(), c2.Note)
+		c2.note(fmt.Sprintf("debezium drains %.0f rows/s", theirs.rate()), theirs.said())
 	}
 	return r.write(c2)
 }

@@ -3,6 +3,10 @@ package bench
 import (
 	"context"
 	"fmt"
+	"io"
+
+	"github.com/freshet-io/freshet/capture"
+	"github.com/freshet-io/freshet/internal/fault"
 )
 
 // firstSnapshot measures C4: a table's rows by a first snapshot into Kafka.
@@ -11,31 +15,32 @@ func (r *run) firstSnapshot(ctx context.Context, w *captureWorld) error {
 	if err := s.define(ctx); err != nil {
 		return err
 	}
+	defer s.done(ctx)
 	r.tell(fmt.Sprintf("C4: writing %d rows", r.first))
 	if err := s.insert(ctx, w.conn, 0, r.first); err != nil {
 		return err
 	}
 	if _, err := w.conn.Exec(ctx, "vacuum analyze "+s.table); err != nil { // neither side pays for it
+		return fault.Wrap(fault.Failed, err, "cannot vacuum %s", s.table)
+	}
+	nowhere, err := r.copyNowhere(ctx, s, r.first)
+	if err != nil {
 		return err
 	}
 	r.tell("C4: debezium")
 	theirs := w.debezium.drain(ctx, job{source: s.at("peer_first"), table: s.table, snapshot: true, rows: r.first})
 	s.dropSlot(ctx, "peer_first") // if it made one
-	for _, connections := range snapshotConnections() {
-		r.tell(fmt.Sprintf("C4: freshet, %d connections", connections))
-		ours, err := r.drain(ctx, s, r.first, true)
+	for _, connections := range []int{1, 4} {
+		r.tell("C4: freshet, " + plural(connections, "connection"))
+		ours, err := r.drain(ctx, s, r.first, func(o *capture.Options) { o.NewSnapshot, o.Workers = true, connections })
 		if err != nil {
 			return err
 		}
 		l := w.line("C4", "rows/s", ours.rate(r.first), ours)
 		l.Variant, l.PerCPU = plural(connections, "connection"), ours.perCPU(r.first)
 		l.Size = fmt.Sprintf("%d rows, %s", r.first, columns)
-		l.Note = "from the first COPY to the last acknowledgement; " + l.Note
-		if theirs.why == "" {
-			l.Note = theirs.said() + "; " + l.Note
-		}
-		theirs.versus(&l, drained.rate)
-		l.Versions = w.debezium.versions(l.Versions)
+		l.note("from the first COPY to the last acknowledgement", fmt.Sprintf("one COPY into nothing: %.0f rows/s", nowhere), theirs.said())
+		w.debezium.versus(&l, theirs, drained.rate)
 		if err := r.write(l); err != nil {
 			return err
 		}
@@ -43,9 +48,15 @@ func (r *run) firstSnapshot(ctx context.Context, w *captureWorld) error {
 	return nil
 }
 
-// snapshotConnections are the numbers of connections that a snapshot is taken with. Capture has no option for
-// it: when it has, 4 is the second one, and captureSide.runner hands it on.
-func snapshotConnections() []int { return []int{1} }
+// copyNowhere gives the rows/s of a COPY by one connection that nobody looks at: how fast the server gives.
+func (r *run) copyNowhere(ctx context.Context, s *captureSide, rows int) (float64, error) {
+	start := r.Now()
+	_, err := s.w.conn.PgConn().CopyTo(ctx, io.Discard, "copy "+s.table+" to stdout (format binary)")
+	if err != nil {
+		return 0, fault.Wrap(fault.Failed, err, "cannot copy %s", s.table)
+	}
+	return float64(rows) / max(r.since(start), 1e-3), nil
+}
 
 func plural(n int, what string) string {
 	if n == 1 {

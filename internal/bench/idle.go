@@ -28,6 +28,7 @@ func (r *run) idle(ctx context.Context, w *captureWorld) error {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
+	defer s.done(ctx)
 	if err := s.copySlot(ctx, idlePeer); err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func (r *run) idle(ctx context.Context, w *captureWorld) error {
 	if why == "" {
 		defer peer.stop()
 	}
-	c, err := s.runner(capture.Events{}, false)
+	c, err := s.runner(capture.Events{}, nil)
 	if err != nil {
 		return err
 	}
@@ -199,18 +200,18 @@ func (r *run) heldLines(w *captureWorld, o observed, why string) error {
 	restart, confirmed := overdue(o.ours, react)
 	l := w.line("C6", "bytes", 0, o.spent)
 	l.Size = fmt.Sprintf("%d MB of log of a table that is not published", r.foreign/1_000_000)
-	l.Note = fmt.Sprintf("written within %.1f s, seen for %.1f s more; %s", o.ended.Sub(o.ours[0].at).Seconds(), last.at.Sub(o.ended).Seconds(), l.Note)
+	l.note(fmt.Sprintf("written within %.1f s, seen for %.1f s more", o.ended.Sub(o.ours[0].at).Seconds(), last.at.Sub(o.ended).Seconds()))
 	for _, f := range []struct {
 		variant, note string
 		bytes         int64
 	}{
-		{"restart_lsn, at the end", "what the server keeps: it moves a slot's restart when it logs the running transactions, every 15 s; ", last.now - last.restart},
-		{"restart_lsn, at most", "of log older than a second; ", restart},
-		{"confirmed_flush_lsn, at the end", "what capture has not confirmed; ", last.now - last.confirmed},
-		{"confirmed_flush_lsn, at most", "of log older than a second; ", confirmed},
+		{"restart_lsn, at the end", "what the server keeps: it moves a slot's restart when it logs the running transactions, every 15 s", last.now - last.restart},
+		{"restart_lsn, at most", "of log older than a second", restart},
+		{"confirmed_flush_lsn, at the end", "what capture has not confirmed", last.now - last.confirmed},
+		{"confirmed_flush_lsn, at most", "of log older than a second", confirmed},
 	} {
 		line := l.bound(f.variant, "bytes", float64(max(f.bytes, 1)), heldFloor)
-		line.Note = f.note + line.Note
+		line.note(f.note)
 		if err := r.write(line); err != nil {
 			return err
 		}
@@ -221,7 +222,7 @@ func (r *run) heldLines(w *captureWorld, o observed, why string) error {
 		theirs := o.peer[len(o.peer)-1]
 		l.Peer = "debezium's embedded engine on a copy of the slot, without heartbeat"
 		l.atMost(l.Value, float64(theirs.now-theirs.restart))
-		l.Versions = w.debezium.versions(l.Versions)
+		w.debezium.versions(&l, drained{})
 	}
 	return r.write(l)
 }

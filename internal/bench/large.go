@@ -20,6 +20,7 @@ func (r *run) large(ctx context.Context, w *captureWorld) error {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
+	defer s.done(ctx)
 	r.tell(fmt.Sprintf("C3: committing a transaction of %d rows", r.bulk))
 	if err := s.insert(ctx, w.conn, 0, r.bulk); err != nil {
 		return err
@@ -28,24 +29,23 @@ func (r *run) large(ctx context.Context, w *captureWorld) error {
 	if err := s.copySlot(ctx, peer); err != nil {
 		return err
 	}
-	defer s.dropSlot(context.WithoutCancel(ctx), peer)
 	r.tell("C3: freshet, the transaction is in the slot")
-	ours, err := r.drain(ctx, s, r.bulk, false)
+	ours, err := r.drain(ctx, s, r.bulk, nil)
 	if err != nil {
 		return err
 	}
 	r.tell("C3: debezium")
 	theirs := w.debezium.drain(ctx, job{source: s.at(peer), table: s.table, rows: r.bulk})
+	s.dropSlot(ctx, peer)
 	l := r.largeLine(w, "in the slot", r.bulk, ours)
-	l.Note = "from the start of streaming to the last acknowledgement; " + l.Note
-	if theirs.why == "" {
-		l.Note = theirs.said() + "; " + l.Note
-	}
 	rss := l
-	theirs.versus(&l, drained.rate)
-	l.Versions = w.debezium.versions(l.Versions)
+	l.note("from the start of streaming to the last acknowledgement", theirs.said())
+	w.debezium.versus(&l, theirs, drained.rate)
 	if err := r.write(l); err != nil {
 		return err
+	}
+	if theirs.why == "" {
+		rss.note(fmt.Sprintf("debezium's JVM: %.0f MB", theirs.RSS))
 	}
 	if err := r.write(rss.bound(", peak RSS", "MB", ours.rss, rssFloor)); err != nil {
 		return err
@@ -81,8 +81,8 @@ func (r *run) connected(ctx context.Context, w *captureWorld, s *captureSide, fr
 		return err
 	}
 	l := r.largeLine(w, variant, rows, g.spent)
-	l.Note = fmt.Sprintf("from the transaction's first row to the last acknowledgement, %.2f s of it after COMMIT; %d records were spooled before COMMIT; %s",
-		g.afterCommit, g.before, l.Note)
+	l.note(fmt.Sprintf("from the transaction's first row to the last acknowledgement, %.2f s of it after COMMIT", g.afterCommit),
+		fmt.Sprintf("%d records were spooled before COMMIT", g.before))
 	l.Peer = "debezium: not run here: it sees a transaction when it is committed; see the variant in the slot"
 	rss := l
 	if err := r.write(l); err != nil {
@@ -98,13 +98,11 @@ type growth struct {
 	before      int64   // records in the spool before the source's COMMIT
 }
 
-// spoolWait bounds the wait for the first record in the spool while the transaction is open. The server
-// sends pieces as it decodes, which may come after the rows are written.
-const spoolWait = 2 * time.Minute
-
+// grow commits a transaction only after the first of its records is in the spool. The server sends pieces
+// as it decodes, which may be later than the last row is written.
 func (r *run) grow(ctx context.Context, s *captureSide, from, rows int) (g growth, err error) {
 	m := r.meter(rows)
-	c, err := s.runner(capture.Events{Published: m.published}, false)
+	c, err := s.runner(capture.Events{Published: m.published}, nil)
 	if err != nil {
 		return g, err
 	}
@@ -123,13 +121,13 @@ func (r *run) grow(ctx context.Context, s *captureSide, from, rows int) (g growt
 		if err := s.insert(ctx, tx, from, rows); err != nil {
 			return err
 		}
-		limit := r.Now().Add(spoolWait)
+		limit := r.Now().Add(r.patience)
 		for g.before == 0 {
 			if g.before = c.Spooled().Appended - earlier; g.before > 0 {
 				break
 			}
 			if r.Now().After(limit) {
-				return fault.New(fault.Failed, "nothing of an open transaction of %d rows was spooled within %s", rows, spoolWait)
+				return fault.New(fault.Failed, "nothing of an open transaction of %d rows was spooled within %s", rows, r.patience)
 			}
 			if _, err := tx.Exec(ctx, "select pg_sleep(0.02)"); err != nil { // the server's wait ends with ctx
 				return fault.Wrap(fault.Failed, err, "waiting for the first spooled record")

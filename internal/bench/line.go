@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -57,6 +58,12 @@ func (l *Line) versus(value float64) {
 		ratio := math.Round(1000*l.Value/value) / 1000
 		l.Ratio = &ratio
 	}
+}
+
+// note puts what is to be said of this figure before what is said of all; what is empty is left out.
+func (l *Line) note(what ...string) {
+	what = append(what, l.Note)
+	l.Note = strings.Join(slices.DeleteFunc(what, func(s string) bool { return s == "" }), "; ")
 }
 
 // bound gives a line of another figure of the same run, smaller is better, against a bound that no machine
