@@ -12,7 +12,6 @@ import (
 	"github.com/freshet-io/freshet/internal/feature"
 )
 
-//nolint:gochecknoglobals // flags are
 var rewrite = flag.Bool("rewrite", false, "write docs/types.md anew")
 
 const (
@@ -34,7 +33,7 @@ func TestDocsAreTheMapping(t *testing.T) {
 	}
 	want := before + begin + mapping(t) + end + after
 	if *rewrite {
-		if err := os.WriteFile(docs, []byte(want), 0o644); err != nil { //nolint:gosec // it is to be read
+		if err := os.WriteFile(docs, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

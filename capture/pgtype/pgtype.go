@@ -141,11 +141,7 @@ func Parse(t feature.Type, text []byte) (feature.Value, error) {
 	if v, ok := short(t, text); ok {
 		return v, nil
 	}
-	v, err := feature.ParseText(t, string(text))
-	if err != nil {
-		return feature.Value{}, err //nolint:wrapcheck // it says what and why, and the caller where
-	}
-	return v, nil
+	return feature.ParseText(t, string(text))
 }
 
 // short reads the usual values of the most usual types without a copy of their text.

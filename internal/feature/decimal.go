@@ -283,7 +283,7 @@ func SumDecimals(v, w Value) (Value, error) {
 	scale := max(scaleA, scaleB)
 	a.Mul(a, pow10(scale-scaleA))
 	b.Mul(b, pow10(scale-scaleB))
-	if sum, err := ofBig(a.Add(a, b), uint8(min(scale, longDecimal))); err == nil && scale <= maxPrecision { //nolint:gosec // bounded
+	if sum, err := ofBig(a.Add(a, b), uint8(min(scale, longDecimal))); err == nil && scale <= maxPrecision {
 		return sum, nil
 	}
 	return Numeric(pointed(a.String(), scale))

@@ -48,7 +48,7 @@ func appendKeyDecimal(b []byte, v Value) []byte {
 	}
 	b = append(b, class)
 	from := len(b)
-	b = binary.BigEndian.AppendUint32(b, uint32(int32(place))^1<<31) //nolint:gosec // PostgreSQL's numbers have at most 147455 digits
+	b = binary.BigEndian.AppendUint32(b, uint32(int32(place))^1<<31)
 	for i := 0; i < len(digits); i += 2 {
 		pair := (digits[i] - '0') * 10
 		if i+1 < len(digits) {
@@ -127,7 +127,7 @@ func decodeDigits(b []byte, negative bool) (text string, rest []byte, err error)
 	for i := range head {
 		head[i] = b[i] ^ mask
 	}
-	place := int(int32(binary.BigEndian.Uint32(head[:]) ^ 1<<31)) //nolint:gosec // as it was written
+	place := int(int32(binary.BigEndian.Uint32(head[:]) ^ 1<<31))
 	var digits []byte
 	for b = b[4:]; len(b) > 0 && b[0] != mask; b = b[1:] {
 		pair := b[0] ^ mask - 1
