@@ -26,9 +26,18 @@ const blocking = `select pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xi
 // it, after the publisher's window is there and, for a table new to the publication, after it was
 // added: what was published, or left out, before then is afterwards seen by every chunk. It waits as
 // long as ctx allows; then the error is a Timeout that names the transaction in the way.
+//
+// On a standby it does not wait: what is in the stream there has been replayed, and is seen. For a
+// table new to the publication it is then to be called on the primary.
 func Fence(ctx context.Context, c *pgx.Conn) error {
-	var limit, who string
-	err := c.QueryRow(ctx, "select pg_snapshot_xmax(pg_current_snapshot())::text").Scan(&limit)
+	var limit *string
+	var who string
+	// An id of our own is above all that have been given out. The end of a snapshot is not: what has not
+	// ended may lie beyond.
+	err := c.QueryRow(ctx, "select case when not pg_is_in_recovery() then pg_current_xact_id()::text end").Scan(&limit)
+	if err == nil && limit == nil {
+		return nil
+	}
 	tick := time.NewTicker(fencePause)
 	defer tick.Stop()
 	for ended := false; err == nil; {

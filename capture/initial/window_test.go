@@ -40,6 +40,7 @@ type model struct {
 	flaws
 	standby bool
 	next    uint32
+	ended   uint32 // one past the last transaction that has
 	visible map[int]modelRow
 	running []*modelTx
 	locked  map[int]*modelTx
@@ -119,6 +120,9 @@ func (m *model) act() {
 }
 
 func (m *model) end(tx *modelTx) {
+	if wide(tx.xid) >= wide(m.ended) {
+		m.ended = tx.xid + 1
+	}
 	m.running = slices.DeleteFunc(m.running, func(x *modelTx) bool { return x == tx })
 	maps.DeleteFunc(m.locked, func(_ int, x *modelTx) bool { return x == tx })
 }
@@ -170,15 +174,21 @@ func (m *model) change(tx *modelTx) {
 	apply(tx.view, o, true)
 }
 
-func (m *model) snapshot() Snapshot {
-	s := Snapshot{Max: 7<<32 + uint64(m.next)}
-	if m.next < 1<<31 { // wrapped
-		s.Max += 1 << 32
+// wide numbers transactions of a model, whose ids begin anew on the way.
+func wide(xid uint32) uint64 {
+	if xid < 1<<31 {
+		return 8<<32 + uint64(xid)
 	}
+	return 7<<32 + uint64(xid)
+}
+
+func (m *model) snapshot() Snapshot {
+	s := Snapshot{Max: wide(m.ended)}
 	s.Min = s.Max
 	for _, tx := range m.running {
-		x := s.wide(tx.xid)
-		s.Running, s.Min = append(s.Running, x), min(s.Min, x)
+		if x := wide(tx.xid); x < s.Max { // the end of a snapshot is not beyond all that run
+			s.Running, s.Min = append(s.Running, x), min(s.Min, x)
+		}
 	}
 	slices.Sort(s.Running)
 	if s.Standby = m.standby; s.Standby {
@@ -307,7 +317,7 @@ func (p *publisher) covered() {
 
 // restart is a kill and a takeover: what is durable is left.
 func (p *publisher) restart(limit int64) {
-	p.w, p.chunk, p.fenced, p.fence = NewWindow(limit), nil, false, p.m.snapshot().Max
+	p.w, p.chunk, p.fenced, p.fence = NewWindow(limit), nil, false, wide(p.m.next)
 	if p.frontier >= modelKeys {
 		p.covered()
 	}
@@ -315,7 +325,7 @@ func (p *publisher) restart(limit int64) {
 
 func (p *publisher) step() {
 	if !p.fenced {
-		p.fenced = p.m.noFence || p.m.snapshot().Min >= p.fence
+		p.fenced = p.m.noFence || !slices.ContainsFunc(p.m.running, func(tx *modelTx) bool { return wide(tx.xid) < p.fence })
 	}
 	done := p.frontier >= modelKeys && len(p.again) == 0
 	switch n := p.m.IntN(6); {
@@ -344,7 +354,7 @@ func (p *publisher) check() {
 // simulate runs one history and says what was wrong at first.
 func simulate(random *rand.Rand, f flaws) string {
 	m := &model{
-		Rand: random, flaws: f, standby: random.IntN(4) == 0, next: 1<<32 - 60, visible: map[int]modelRow{},
+		Rand: random, flaws: f, standby: random.IntN(4) == 0, next: 1<<32 - 60, ended: 1<<32 - 60, visible: map[int]modelRow{},
 		locked: map[int]*modelTx{}, history: []map[int]modelRow{{}},
 	}
 	for range 100 {
