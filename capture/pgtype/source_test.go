@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/freshet-io/freshet/capture/initial"
 	"github.com/freshet-io/freshet/capture/pgtype"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/internal/change"
@@ -241,8 +242,40 @@ func (r reading) put(t *testing.T, table string, in *pgwire.Tuple) {
 	}
 }
 
-// copy reads every table by COPY, over a connection of its own.
+// copy reads every table as a first snapshot does: by COPY, in chunks, over several connections.
 func (s *source) copy() reading {
+	s.t.Helper()
+	ctx := s.t.Context()
+	open := func(ctx context.Context) (*pgx.Conn, error) {
+		conn, err := s.source().Connect(ctx)
+		if err == nil {
+			_, err = conn.Exec(ctx, "begin isolation level repeatable read read only")
+		}
+		return conn, err
+	}
+	var tables []*feature.Table
+	for _, x := range s.all {
+		tables = append(tables, x.table)
+	}
+	chunks, err := initial.Plan(ctx, s.conn, tables, initial.PlanOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	out := reading{}
+	err = initial.NewCopier(initial.CopierOptions{Open: open, Workers: 2}).Run(ctx, chunks, func(_ context.Context, c initial.Chunk, rows *initial.Rows) error {
+		for rows.Next() {
+			out.put(s.t, c.Table.Name, rows.Tuple())
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// watermarks reads every table as a snapshot does that is taken beside the stream.
+func (s *source) watermarks() reading {
 	s.t.Helper()
 	ctx := s.t.Context()
 	conn, err := s.source().Connect(ctx)
@@ -252,8 +285,20 @@ func (s *source) copy() reading {
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	out := reading{}
 	for _, x := range s.all {
-		if err := pgwire.Copy(ctx, conn, x.table, func(in *pgwire.Tuple) error { out.put(s.t, x.table.Name, in); return nil }); err != nil {
+		key, err := initial.KeyOf(ctx, conn, x.table)
+		if err != nil {
 			s.t.Fatal(err)
+		}
+		r := &initial.Reader{Key: key, Rows: 7}
+		for after, end := "", false; !end; {
+			b, err := r.Next(ctx, conn, after)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			if ok, err := b.Publish(initial.NewWindow(0), func(_ int64, in *pgwire.Tuple) error { out.put(s.t, x.table.Name, in); return nil }); !ok || err != nil {
+				s.t.Fatal(ok, err)
+			}
+			after, end = b.Last, b.End
 		}
 	}
 	return out

@@ -14,8 +14,9 @@ import (
 )
 
 // TestEveryTypeIsTheSameOnEveryPath: for every type that a column can have, and its hostile values, the
-// stream, COPY, and both under hostile defaults of the server and after its restart, give the same bytes;
-// what is made of them is not NULL, survives Avro, and is the value that PostgreSQL has.
+// stream, the first snapshot's COPY and a later one's chunks between watermarks, all under hostile defaults
+// of the server too and after its restart, give the same bytes; what is made of them is not NULL,
+// survives Avro, and is the value that PostgreSQL has.
 func TestEveryTypeIsTheSameOnEveryPath(t *testing.T) {
 	s := newSource(t)
 	s.builtins()
@@ -41,15 +42,24 @@ func TestEveryTypeIsTheSameOnEveryPath(t *testing.T) {
 	export.Close()
 	s.insert()
 
-	stream, copied := s.stream(), s.copy()
-	s.same("stream and COPY", stream, copied)
-	s.hostile()
-	s.same("the stream under hostile defaults", stream, s.stream())
-	s.same("COPY under hostile defaults", stream, s.copy())
-	s.stop()
-	s.start()
-	s.same("the stream after a restart", stream, s.stream())
-	s.same("COPY after a restart", stream, s.copy())
+	stream := s.stream()
+	paths := 1
+	for _, when := range []string{"", " under hostile defaults", " after a restart"} {
+		switch when {
+		case " under hostile defaults":
+			s.hostile()
+		case " after a restart":
+			s.stop()
+			s.start()
+		}
+		if when != "" {
+			s.same("the stream"+when, stream, s.stream())
+			paths++
+		}
+		s.same("COPY"+when, stream, s.copy())
+		s.same("watermarks"+when, stream, s.watermarks())
+		paths += 2
+	}
 
 	values, compared, kinds := 0, 0, map[string]int{}
 	for _, x := range s.all {
@@ -64,8 +74,8 @@ func TestEveryTypeIsTheSameOnEveryPath(t *testing.T) {
 		compared += s.back(x, r)
 		kinds[x.table.Columns[1].Type.Kind.String()]++
 	}
-	t.Logf("%d types (%v), %d values, 6 paths: %d values read; %d values compared by the type's own equality too",
-		len(s.all), kinds, values, 6*values, compared)
+	t.Logf("%d types (%v), %d values, %d paths: %d values read; %d values compared by the type's own equality too",
+		len(s.all), kinds, values, paths, paths*values, compared)
 }
 
 func b2i(b bool) int {
