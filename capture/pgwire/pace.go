@@ -13,20 +13,18 @@ import (
 
 const (
 	paceBytes  = 32 << 10             // under a flood the socket tells of this much at once
-	paceWait   = 2 * time.Millisecond // and nothing waits longer than this for more to come
-	paceLeast  = 4 << 10              // less within paceWait is no flood any more
-	paceWindow = 256 << 10            // so much
+	paceWait   = 5 * time.Millisecond // and nothing waits longer than this for more to come
+	paceWindow = 256 << 10            // a flood is so much
 	paceWithin = 100 * time.Millisecond
 	paceBuffer = 64 << 10
 )
 
 // paced is a connection that is read in large pieces while much comes.
 //
-// PostgreSQL sends each row by itself. A reader that is waiting is woken for each, and the waking costs both
-// sides more than the row: of the walsender it is a third of its time or more (docs/decisions/0005). So when
-// paceWindow bytes have come within paceWithin, the socket is told to report data only from paceBytes on
-// (SO_RCVLOWAT), and what is less is fetched after paceWait. When less than paceLeast comes in that time, each
-// byte is reported at once again.
+// PostgreSQL sends each row by itself. A reader that is waiting is woken for each, which costs it more than
+// the row does (docs/decisions/0005). So when paceWindow bytes have come within paceWithin, the socket is
+// told to report data only from paceBytes on (SO_RCVLOWAT), and what is less is fetched after paceWait. When
+// less than paceWindow comes within paceWithin, each byte is reported at once again.
 type paced struct {
 	net.Conn
 	lowat func(bytes int) error
@@ -89,43 +87,53 @@ func (p *paced) Read(b []byte) (int, error) {
 
 func (p *paced) read(b []byte) (int, error) {
 	if !p.flood {
+		if err := p.report(1, time.Time{}); err != nil {
+			return 0, err
+		}
 		n, err := p.Conn.Read(b)
 		p.count(n)
 		return n, err
 	}
-	if err := errors.Join(p.report(paceBytes), p.Conn.SetReadDeadline(now().Add(paceWait))); err != nil {
+	if err := p.report(paceBytes, now().Add(paceWait)); err != nil {
 		return 0, err
 	}
 	n, err := p.Conn.Read(b)
-	if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-		return n, err
+	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		if err := p.report(1, time.Time{}); err != nil {
+			return 0, err
+		}
+		n, err = p.Conn.Read(b)
 	}
-	if err := errors.Join(p.report(1), p.Conn.SetReadDeadline(time.Time{})); err != nil {
-		return 0, err
-	}
-	n, err = p.Conn.Read(b)
-	if n < paceLeast {
-		p.flood, p.got, p.since = false, 0, now()
-	}
+	p.count(n)
 	return n, err
 }
 
-// count looks whether much comes.
+// count looks whether much comes. A pause by itself is no sign that it does not: on a busy machine the
+// server has to wait for its turn.
 func (p *paced) count(n int) {
-	if p.got += n; p.got < paceWindow {
+	p.got += n
+	if !p.flood && p.got < paceWindow {
 		return
 	}
 	t := now()
-	p.flood = t.Sub(p.since) < paceWithin
+	within := t.Sub(p.since) < paceWithin
+	if p.flood && within {
+		return
+	}
+	p.flood = within || p.flood && p.got >= paceWindow
 	p.got, p.since = 0, t
 }
 
-func (p *paced) report(bytes int) error {
-	if p.set == bytes {
+func (p *paced) report(bytes int, deadline time.Time) error {
+	if p.set == bytes && bytes == 1 {
 		return nil
 	}
-	p.set = bytes
-	return p.lowat(bytes)
+	err := p.Conn.SetReadDeadline(deadline)
+	if p.set != bytes {
+		p.set = bytes
+		err = errors.Join(err, p.lowat(bytes))
+	}
+	return err
 }
 
 // now paces reads; no value has it.

@@ -71,7 +71,7 @@ func TestPacedReadsGiveEverything(t *testing.T) {
 			t.Error("it was never read in large pieces")
 		}
 		for range 3 { // nothing more comes: the next byte may not wait for others
-			time.AfterFunc(3*paceWait, func() { _, _ = theirs.Write([]byte{7}) }) // the reader has waited in vain by then
+			time.AfterFunc(paceWithin, func() { _, _ = theirs.Write([]byte{7}) }) // the reader has waited in vain by then
 			if n, err := ours.Read(b); n != 1 || err != nil || b[0] != 7 {
 				t.Fatalf("%d bytes, %v", n, err)
 			}
