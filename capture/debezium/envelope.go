@@ -223,7 +223,10 @@ func (e *Encoder) row(values []feature.Value, ch *change.Change) (datum, error) 
 		carried := ch != nil || e.table.CarriesOld(i)
 		switch {
 		case ch != nil && ch.IsUnchanged(i):
-			out[i] = m.missing
+			if out[i] = m.missing; !out[i].there && !m.schema.optional {
+				return datum{}, fault.New(fault.Failed, "column %s did not change and was not sent, and %s has no placeholder", e.table.Columns[i].Name, e.table.Columns[i].Source).
+					At("table %s", e.table.FullName()).ToMend("ALTER TABLE %s REPLICA IDENTITY FULL", e.table.FullName())
+			}
 		case !v.IsNull():
 			var err error
 			if out[i], err = m.of(v); err != nil {

@@ -153,6 +153,9 @@ func TestRefusals(t *testing.T) {
 	if _, err := e.Change(&change.Change{Op: change.Insert, After: order(1, "NaN", 2)}, Source{}); err == nil || !strings.Contains(err.Error(), "column code is NaN") || !strings.Contains(err.Error(), "decimals as string") {
 		t.Errorf("NaN where there is no null: %v", err)
 	}
+	if _, err := e.Change(&change.Change{Op: change.Update, After: order(1, "1", 2), Unchanged: []byte{2}}, Source{}); err == nil || !strings.Contains(err.Error(), "REPLICA IDENTITY FULL") {
+		t.Errorf("a value that was not sent and has no placeholder: %v", err)
+	}
 	twice := orders('d')
 	twice.Columns[1].Name, twice.Columns[2].Name = "a b", "a-b"
 	if _, err := New(twice, Options{Format: Avro}); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), `"a b" and "a-b" have the same name "a_b" in Avro`) {
