@@ -113,8 +113,16 @@ func (n *Node) For(v *feature.View, key []feature.Value) (*Partition, error) {
 	return n.partitions[v.Group.Name][i], nil
 }
 
-// Run folds and publishes until ctx ends or something fails.
+// Run folds and publishes until ctx ends, which is no error, or something fails.
 func (n *Node) Run(ctx context.Context) error {
+	err := n.run(ctx)
+	if ctx.Err() != nil && isCancel(err) {
+		return nil
+	}
+	return err
+}
+
+func (n *Node) run(ctx context.Context) error {
 	if err := n.ensure(ctx); err != nil {
 		return err
 	}
@@ -124,11 +132,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return n.publish(ctx) })
 	g.Go(func() error { return n.syncs(ctx) })
-	err := g.Wait()
-	if ctx.Err() != nil && fault.ClassOf(err) == fault.Failed && isCancel(err) {
-		return nil
-	}
-	return err
+	return g.Wait()
 }
 
 // ensure makes the topics the node reads and writes, whoever starts first.

@@ -132,9 +132,18 @@ func decodeInputs(b []byte, n int) ([]feature.Value, error) {
 func primaryKey(t *feature.Table, row []feature.Value) []byte {
 	var b []byte
 	for _, k := range t.KeyColumns() {
-		b = feature.AppendKey(b, row[k])
+		b = appendKey(b, t.Columns[k], row[k])
 	}
 	return b
+}
+
+// appendKey appends a key column's value as it compares: decimals that are equal as numbers are one
+// key. What is no value of the column's type stays what it is.
+func appendKey(b []byte, c feature.Column, v feature.Value) []byte {
+	if x, err := feature.Comparable(c, v); err == nil {
+		v = x
+	}
+	return feature.AppendKey(b, v)
 }
 
 // rowChange folds one change into one view.
@@ -179,7 +188,8 @@ func (f *fold) rowChange(v *view, ch *change.Change) error {
 // is no row of the view any more.
 func (v *view) sameEntity(o *contribution, ch *change.Change) bool {
 	for i, k := range v.Key {
-		if !ch.IsUnchanged(k) && ch.After[k] != o.key[i] {
+		key, err := feature.FromRow(v.Source.Columns[k], ch.After[k])
+		if !ch.IsUnchanged(k) && (err != nil || key != o.key[i]) {
 			return false
 		}
 	}
@@ -234,7 +244,7 @@ func (f *fold) takeBack(v *view, ch *change.Change, o, n *contribution) error {
 	cause := change.CauseRetraction
 	if n != nil && bytes.Equal(o.entity, n.entity) {
 		cause = change.CauseChange
-	} else if n != nil || ch.Op == change.Update && !v.sameEntity(o, ch) {
+	} else if n != nil || ch.After != nil && !v.sameEntity(o, ch) {
 		f.meta.Moves[v.Name]++
 	}
 	f.touch(v, o, causeOf(ch, cause))
@@ -283,7 +293,11 @@ func (f *fold) evaluate(v *view, row []feature.Value, pk []byte) (storedRow, err
 			out.print = nil
 			return out, nil
 		}
-		c.key = append(c.key, row[k])
+		key, err := feature.FromRow(v.Source.Columns[k], row[k])
+		if err != nil {
+			return out, errRow{err}
+		}
+		c.key = append(c.key, key)
 	}
 	if err := f.join(v, row); err != nil {
 		return out, err
@@ -349,8 +363,8 @@ func fingerprint(values []feature.Value) []byte {
 func (f *fold) complete(v *view, ch *change.Change, old storedRow) ([]feature.Value, error) {
 	row := make([]feature.Value, v.width())
 	copy(row, ch.After)
-	if len(ch.Unchanged) == 0 {
-		return row, nil
+	if len(ch.Unchanged) == 0 || (!ch.IsUnchanged(v.Key[0]) && !f.here(v, row)) {
+		return row, nil // what is missing of a row that is not ours is not missed
 	}
 	for i, c := range v.needs {
 		switch {
@@ -370,13 +384,15 @@ func (f *fold) complete(v *view, ch *change.Change, old storedRow) ([]feature.Va
 // belonged tells whether a row was one of this partition before the change, as far as its old image
 // tells. (Without one, its key did not change.)
 func (f *fold) belonged(v *view, ch *change.Change) bool {
-	if ch.Before == nil {
-		return true
-	}
-	if ch.Before[v.Key[0]].IsNull() {
+	return ch.Before == nil || f.here(v, ch.Before)
+}
+
+// here tells whether a row is one of this partition.
+func (f *fold) here(v *view, row []feature.Value) bool {
+	if row[v.Key[0]].IsNull() {
 		return false
 	}
-	p, err := partition.Of(ch.Before[v.Key[0]], v.Group.Partitions)
+	p, err := partition.Of(row[v.Key[0]], v.Group.Partitions)
 	return err == nil && p == f.partition
 }
 
@@ -388,7 +404,7 @@ func (f *fold) join(v *view, row []feature.Value) error {
 		missing := false
 		for _, on := range j.On {
 			missing = missing || row[on.Source].IsNull()
-			pk = feature.AppendKey(pk, row[on.Source])
+			pk = appendKey(pk, v.Source.Columns[on.Source], row[on.Source])
 		}
 		if !missing {
 			dim, err := f.dimension(j.Table, pk)

@@ -105,7 +105,8 @@ func fits(want, got feature.Type, exposed bool) bool {
 	if want.Kind == feature.Decimal && got.Kind == feature.Decimal && want.Scale == got.Scale && want.Precision > 0 && got.Precision > 0 {
 		return got.Precision <= want.Precision || !exposed
 	}
-	return want == got
+	// Without a zone or with one is not the same instant, so Local counts; the width of a double does not.
+	return want.Plain() == got.Plain() && want.Local == got.Local
 }
 
 // misfit tells why a change cannot be folded into a view; empty: it can.

@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"bytes"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -100,7 +101,10 @@ const (
 func TestAViewStopsAndGoesOn(t *testing.T) {
 	s := newStage(t, catalog(t))
 	s.commit(tripsNow, inserted(aTrip(1, "A", 1)))
-	s.commit(tripsRenamed, inserted(aTrip(2, "A", 1)))
+	// What is in the cell before the change that does not fit is still shown.
+	mixed := []*change.Change{inserted(aTrip(8, "D", 1)), inserted(aTrip(2, "A", 1))}
+	s.l.commit(s.now, mixed, func(i int) uint32 { return []uint32{tripsNow, tripsRenamed}[i] })
+	s.fold()
 	first := s.wantStopped(tripsTable)
 	if first.Position != s.l.last || !strings.Contains(first.Reason, "column delay of public.trips") || !strings.Contains(first.Mend, "freshet snapshot run public.trips") {
 		t.Errorf("stopped %+v", first)
@@ -123,6 +127,9 @@ func TestAViewStopsAndGoesOn(t *testing.T) {
 	}
 	if info, _, err := s.p.Cut("c"); err != nil || info.Stopped["delays"].Position != first.Position {
 		t.Errorf("the cut knows %+v, %v", info.Stopped, err)
+	}
+	if got := s.served("D"); got != [2]int64{1, 0} {
+		t.Errorf("D is %v", got)
 	}
 	if got, b := s.served("A"), s.served("B"); got != [2]int64{1, 0} || b != [2]int64{-1, -1} {
 		t.Errorf("served %v and %v", got, b)
@@ -164,7 +171,7 @@ func TestAViewStopsAndGoesOn(t *testing.T) {
 	}
 	s.finish(tripsTable, "", "")
 	s.wantStopped()
-	for plane, want := range map[string][2]int64{"A": {-1, -1}, "B": {1, 0}, "C": {2, 0}} {
+	for plane, want := range map[string][2]int64{"A": {-1, -1}, "B": {1, 0}, "C": {2, 0}, "D": {-1, -1}} {
 		if got := s.served(plane); got != want {
 			t.Errorf("%s: %v, want %v", plane, got, want)
 		}
@@ -190,6 +197,10 @@ func TestADimensionThatDoesNotFit(t *testing.T) {
 	s.commit(tripsNow, inserted(aTrip(1, "A", 1)))
 	s.begin(planesTable, "")
 	s.commit(planesText, inserted(aPlane("A", 20)))
+	key := keyOf(spaceDimension, planesTable, feature.AppendKey(nil, feature.OfString("A")))
+	if b, err := s.p.store.Get(key); err != nil || !bytes.Equal(b, encodeInputs(aPlane("A", 10))) {
+		t.Errorf("stored %x, %v: what does not fit took the place of what did", b, err)
+	}
 	s.finish(planesTable, "", "") // it saw what did not fit
 	s.wantStopped(planesTable, tripsTable)
 	s.commit(planesNow, inserted(aPlane("B", 30)))

@@ -1,6 +1,8 @@
 package delta
 
 import (
+	"fmt"
+
 	"github.com/freshet-io/freshet/delta/aggregate"
 	"github.com/freshet-io/freshet/internal/feature"
 )
@@ -64,6 +66,9 @@ func (f *fold) put(v *view, c *contribution) error {
 		if err := t.Add(l.ops, row); err != nil {
 			return errRow{err}
 		}
+		if name := v.overflows(i, t); name != "" {
+			return errRow{fmt.Errorf("with it the sum %s would have more than 38 digits", name)}
+		}
 		tiles[i], starts[i] = t, start
 	}
 	for i, t := range tiles {
@@ -75,6 +80,19 @@ func (f *fold) put(v *view, c *contribution) error {
 		}
 	}
 	return f.batch.Set(v.indexKey(c), encodeInputs(c.inputs))
+}
+
+// overflows gives the name of a decimal sum whose tile is out of range, or nothing. Sums of int64 are
+// not judged by tile: what they come to is known when they are served.
+func (v *view) overflows(level int, t *aggregate.Tile) string {
+	l := &v.levels[level]
+	for _, i := range l.sums {
+		op := v.plan[i].op
+		if _, overflow := t.Accs[op].Result(feature.Sum, l.ops[op], t.Rows); overflow {
+			return v.names[i]
+		}
+	}
+	return ""
 }
 
 // take removes a row from the row index and its tiles; a tile that cannot take it back is rebuilt

@@ -33,6 +33,7 @@ type level struct {
 	hop     int64 // microseconds
 	ops     []aggregate.Op
 	windows []int64 // microseconds, ascending
+	sums    []int   // outputs that are sums of decimals
 }
 
 type output struct {
@@ -125,6 +126,9 @@ func (v *view) addFeature(f feature.Feature) {
 		v.levels = append(v.levels, level{hop: hop})
 	}
 	lv := &v.levels[l]
+	if f.Agg == feature.Sum && f.OfType.Kind == feature.Decimal {
+		lv.sums = append(lv.sums, len(v.plan))
+	}
 	op := aggregate.OpFor(f.Agg, input, f.OfType)
 	at := slices.Index(lv.ops, op)
 	if at < 0 {

@@ -67,7 +67,8 @@ type Row struct {
 // New makes the tile of no rows.
 func New(ops []Op) *Tile { return &Tile{Accs: make([]Acc, len(ops))} }
 
-// Add puts a row in. The only error is a decimal sum beyond 38 digits.
+// Add puts a row in. A decimal sum may grow beyond 38 digits, so that rows can enter and leave in any
+// order; the only error is a decimal that is no number.
 func (t *Tile) Add(ops []Op, r Row) error {
 	t.Rows++
 	for i, op := range ops {
@@ -132,7 +133,7 @@ func plus(a, b feature.Value) (feature.Value, error) {
 	case a.Kind == feature.Double:
 		return feature.OfDouble(a.Float() + b.Float()), nil
 	default:
-		sum, err := feature.AddDecimal(a, b)
+		sum, err := feature.SumDecimals(a, b)
 		if err != nil {
 			return feature.Value{}, fmt.Errorf("sum: %w", err)
 		}
@@ -175,7 +176,7 @@ func (a *Acc) retract(op Op, v feature.Value, order []byte) bool {
 		if v.Kind == feature.Double {
 			return false
 		}
-		sum, err := feature.AddDecimal(a.Value, feature.NegDecimal(exact(v)))
+		sum, err := feature.SumDecimals(a.Value, feature.NegDecimal(exact(v)))
 		a.Value = sum
 		return err == nil
 	case feature.Min, feature.Max:
@@ -220,7 +221,7 @@ func (a *Acc) raw(Op) feature.Value { return a.Value }
 
 // Result gives the value of an aggregate over the rows of an accumulator: count is 0 over nothing,
 // everything else NULL. rows is the number of rows, for counts without a column. overflow tells
-// that an int64 sum left its range (the value is NULL then).
+// that a sum left the range of int64, or has more than 38 digits (the value is NULL then).
 func (a *Acc) Result(agg feature.Aggregate, op Op, rows uint64) (v feature.Value, overflow bool) {
 	switch {
 	case agg == feature.Count && op.Input < 0:
@@ -233,10 +234,16 @@ func (a *Acc) Result(agg feature.Aggregate, op Op, rows uint64) (v feature.Value
 		f, _ := a.Value.Number()
 		return feature.OfDouble(f / float64(a.N)), false
 	case agg == feature.Sum && op.Type.Kind == feature.Int64:
-		if (a.Value.H == 0 && a.Value.I >= 0) || (a.Value.H == -1 && a.Value.I < 0) {
+		if a.Value.S == "" && ((a.Value.H == 0 && a.Value.I >= 0) || (a.Value.H == -1 && a.Value.I < 0)) {
 			return feature.OfInt(a.Value.I), false
 		}
 		return feature.Value{}, true
+	case agg == feature.Sum && op.Type.Kind == feature.Decimal:
+		sum, err := a.Value.Rescale(op.Type.Scale)
+		if err != nil {
+			return feature.Value{}, true
+		}
+		return sum, false
 	default:
 		return a.Value, false
 	}
