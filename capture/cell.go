@@ -28,6 +28,7 @@ type publisher struct {
 	controlID []uint32
 	events    Events
 	point     func(string)
+	before    func(context.Context) error // a commit; nil: nothing
 
 	last       position.Position // of the last record written
 	logTime    int64
@@ -113,10 +114,8 @@ func (p *publisher) closeCell(ctx context.Context) error {
 				return err
 			}
 		}
-		p.last = e.change.Position
-		if e.change.Op == change.Snapshot {
-			p.last.Seq = position.Max
-			p.last.Ordinal = 1
+		if e.change.Op != change.Snapshot { // a snapshot's rows stand at the position of what precedes them
+			p.last = e.change.Position
 		}
 		p.logTime, p.commitTime = max(p.logTime, e.change.LogTime), e.change.CommitTime
 	}
@@ -230,6 +229,11 @@ func (p *publisher) begin() error {
 func (p *publisher) commit(ctx context.Context) error {
 	if !p.inKafka {
 		return nil
+	}
+	if p.before != nil {
+		if err := p.before(ctx); err != nil {
+			return err
+		}
 	}
 	p.at("capture.before-commit")
 	if err := p.writer.Commit(ctx); err != nil {

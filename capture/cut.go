@@ -93,8 +93,15 @@ func (l *loop) begin(ctx context.Context, c *cutRequest) error {
 	return nil
 }
 
-// reached puts the waiting cut when every commit below its consistent point has been taken.
+// reached does what waits until every commit below a point has been taken: a step, and then a cut at
+// the consistent point of its snapshot.
 func (l *loop) reached(ctx context.Context, lsn position.LSN) error {
+	if st := l.pending; st != nil && lsn >= st.high {
+		l.pending = nil
+		if err := l.do(ctx, st); err != nil {
+			return err
+		}
+	}
 	if l.cut == nil || l.cut.export == nil || lsn < l.cut.export.Consistent {
 		return nil
 	}

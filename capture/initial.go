@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -18,56 +19,126 @@ import (
 const snapshotCell = 5_000 // rows of a snapshot in one cell
 
 // initial takes the first snapshot, or a new one: a new slot, its exported snapshot, every table by
-// COPY, dimensions first so that the rows that join them find them. A snapshot that was cut off is
-// taken anew under a new epoch; the fold replaces what it left.
-func (r *Runner) initial(ctx context.Context, conn *pgx.Conn, p *publisher, h history) (history, position.LSN, error) {
+// COPY, dimensions first so that the rows that join them find them.
+func (s *session) initial(ctx context.Context, conn *pgx.Conn, h history) (position.LSN, error) {
+	p := s.p
+	s.h = h
 	// The intent is durable before the slot exists, so that a slot of ours is never taken for another's.
-	if err := r.save(ctx, h); err != nil {
-		return h, 0, err
+	if err := s.save(ctx, s.h); err != nil {
+		return 0, err
 	}
-	if err := r.o.Source.DropSlot(ctx, conn); err != nil {
-		return h, 0, err
+	if err := s.jobs.forget(ctx); err != nil {
+		return 0, err
 	}
-	export, err := r.o.Source.CreateSlot(ctx, r.o.Source.Slot, false)
+	if err := s.o.Source.DropSlot(ctx, conn); err != nil {
+		return 0, err
+	}
+	export, err := s.o.Source.CreateSlot(ctx, s.o.Source.Slot, false)
 	if err != nil {
-		return h, 0, err
+		return 0, err
 	}
 	defer export.Close()
-	h.Consistent = export.Consistent
-	h.Snapshot = fmt.Sprintf("snapshot %d at %s", h.Epoch, export.Consistent)
-	snap, err := r.o.Source.Adopt(ctx, export.Name)
+	s.h.Consistent = export.Consistent
+	s.h.Snapshot = fmt.Sprintf("snapshot %d at %s", s.h.Epoch, export.Consistent)
+	if err := s.save(ctx, s.h); err != nil {
+		return 0, err
+	}
+	snap, err := s.o.Source.Adopt(ctx, export.Name)
 	if err != nil {
-		return h, 0, err
+		return 0, err
 	}
 	defer snap.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
-	if p.logTime, err = r.snapshotTime(ctx, snap, p.logTime); err != nil {
-		return h, 0, err
+	if p.logTime, err = s.snapshotTime(ctx, snap, p.logTime); err != nil {
+		return 0, err
 	}
-	at := position.Position{Epoch: h.Epoch, LSN: export.Consistent - 1}
-	if r.o.Events.Taken != nil {
-		r.o.Events.Taken(at, true)
+	at := position.Position{Epoch: s.h.Epoch, LSN: export.Consistent - 1}
+	if s.o.Events.Taken != nil {
+		s.o.Events.Taken(at, true)
 	}
-	mark := func(kind change.ControlKind, n uint32, resume position.LSN) error {
-		err := p.control(ctx, change.Control{
-			Kind: kind, ID: h.Snapshot, Position: at.Control(n), CommitTime: p.logTime, LogTime: p.logTime, Resume: resume,
-		})
-		if err != nil {
+	p.commitTime = p.logTime
+	p.last = at.Control(0)
+	if err := s.mark(ctx, change.SnapshotBegin, 0); err != nil {
+		return 0, err
+	}
+	if err := s.copyAll(ctx, snap, export.Name); err != nil {
+		return 0, err
+	}
+	return export.Consistent, s.initialDone(ctx)
+}
+
+// mark writes the begin or the end of the first snapshot.
+func (s *session) mark(ctx context.Context, kind change.ControlKind, resume position.LSN) error {
+	p := s.p
+	err := p.control(ctx, change.Control{
+		Kind: kind, ID: s.h.Snapshot, Position: p.next(), CommitTime: p.commitTime, LogTime: p.logTime, Resume: resume,
+	})
+	if err != nil {
+		return err
+	}
+	return p.commit(ctx)
+}
+
+// initialDone writes the end of the first snapshot, and notes that it is whole.
+func (s *session) initialDone(ctx context.Context) error {
+	p := s.p
+	resume := max(p.whole, s.h.Consistent)
+	if err := s.mark(ctx, change.SnapshotEnd, resume); err != nil {
+		return err
+	}
+	p.beat.logTime, p.beat.resume = p.logTime, resume
+	s.h.Done = true
+	return s.save(ctx, s.h)
+}
+
+// canFinish tells whether a first snapshot that was cut off can be finished while the stream goes on: its
+// slot is there, its begin is in the log, the dimensions are whole, and the other tables can be read.
+func (s *session) canFinish(slot pgwire.SlotState, state resumeState, rest []*table) bool {
+	if !slot.Exists || s.h.Snapshot == "" || state.last.Epoch != s.h.Epoch {
+		return false
+	}
+	return !slices.ContainsFunc(rest, func(t *table) bool { return s.rank(t) == 0 || len(t.raw.KeyColumns()) == 0 })
+}
+
+// rest gives the tables that the first snapshot has not read whole, in order.
+func (s *session) rest() ([]*table, error) {
+	all, err := s.snapshotOrder()
+	return slices.DeleteFunc(all, func(t *table) bool { return slices.Contains(s.h.Tables, t.raw.FullName()) }), err
+}
+
+// finish makes jobs of what is left of the first snapshot.
+func (s *session) finish(ctx context.Context, rest []*table) error {
+	if len(rest) == 0 {
+		return s.initialDone(ctx)
+	}
+	known := s.jobs.list()
+	for _, t := range rest {
+		name := t.raw.FullName()
+		if slices.ContainsFunc(known, func(j Job) bool { return j.Table == name && j.Initial == s.h.Snapshot }) {
+			continue
+		}
+		j := Job{Table: name, Initial: s.h.Snapshot, LogTime: s.p.logTime}
+		if s.h.Table == name {
+			j.Leaf, j.Block = s.h.Leaf, s.h.Block
+		}
+		if _, err := s.jobs.add(ctx, j); err != nil {
 			return err
 		}
-		return p.commit(ctx)
 	}
-	if err := mark(change.SnapshotBegin, 1, 0); err != nil {
-		return h, 0, err
+	return nil
+}
+
+// progress notes a chunk of the first snapshot that is committed.
+func (s *session) progress(ctx context.Context, c initial.Chunk, last bool) error {
+	h := &s.h
+	h.Table, h.Leaf, h.Block = c.Table.FullName(), c.Leaf.FullName(), c.To
+	if c.To == 0 {
+		h.Block = ^uint32(0)
 	}
-	if err := r.copyAll(ctx, snap, export.Name, p, h, at); err != nil {
-		return h, 0, err
+	if last {
+		h.Tables = append(h.Tables, h.Table)
+		h.Table, h.Leaf, h.Block = "", "", 0
 	}
-	if err := mark(change.SnapshotEnd, 2, export.Consistent); err != nil {
-		return h, 0, err
-	}
-	p.beat.logTime, p.beat.resume = p.logTime, export.Consistent
-	h.Done = true
-	return h, export.Consistent, r.save(ctx, h)
+	return s.save(ctx, *h)
 }
 
 // snapshotOrder gives the routed tables, dimensions first, then by name.
@@ -82,19 +153,18 @@ func (r *Runner) snapshotOrder() ([]*table, error) {
 			out = append(out, t)
 		}
 	}
-	rank := func(t *table) string {
-		if slices.ContainsFunc(r.o.Catalog.Views, func(v *feature.View) bool { return v.Source.FullName() == t.shape.FullName() }) {
-			return "1" + t.shape.FullName()
-		}
-		return "0" + t.shape.FullName()
-	}
 	slices.SortFunc(out, func(a, b *table) int {
-		if rank(a) < rank(b) {
-			return -1
-		}
-		return 1
+		return cmp.Or(cmp.Compare(r.rank(a), r.rank(b)), cmp.Compare(a.raw.FullName(), b.raw.FullName()))
 	})
 	return out, nil
+}
+
+// rank is 1 of a table that is the source of a view, and 0 of one that is only joined, or not used.
+func (r *Runner) rank(t *table) int {
+	if slices.ContainsFunc(r.o.Catalog.Views, func(v *feature.View) bool { return v.Source.FullName() == t.raw.FullName() }) {
+		return 1
+	}
+	return 0
 }
 
 // snapshotTime is log time at the snapshot: the clock table's, else the server's.
@@ -113,8 +183,8 @@ func (r *Runner) snapshotTime(ctx context.Context, c *pgx.Conn, floor int64) (in
 }
 
 // copyAll copies every table under the exported snapshot, by several connections, chunk by chunk.
-func (r *Runner) copyAll(ctx context.Context, snap *pgx.Conn, exported string, p *publisher, h history, at position.Position) error {
-	tables, err := r.snapshotOrder()
+func (s *session) copyAll(ctx context.Context, snap *pgx.Conn, exported string) error {
+	tables, err := s.snapshotOrder()
 	if err != nil {
 		return err
 	}
@@ -122,37 +192,43 @@ func (r *Runner) copyAll(ctx context.Context, snap *pgx.Conn, exported string, p
 	for i, t := range tables {
 		shapes[i] = t.raw
 	}
-	chunks, err := initial.Plan(ctx, snap, shapes, initial.PlanOptions{})
+	chunks, err := initial.Plan(ctx, snap, shapes, initial.PlanOptions{ChunkBytes: s.o.ChunkBytes})
 	if err != nil {
 		return err
 	}
-	in := &chunkReader{p: p, at: at, snapshot: h.Snapshot, tables: tables}
+	last := func(c initial.Chunk) bool { return int(c.Number) == len(chunks) || chunks[c.Number].Table != c.Table }
+	in := &chunkReader{p: s.p, at: s.p.last, snapshot: s.h.Snapshot, logTime: s.p.logTime, commitTime: s.p.logTime}
 	told := map[string]uint64{}
 	copier := initial.NewCopier(initial.CopierOptions{
-		Workers: r.o.Workers,
-		Open:    func(ctx context.Context) (*pgx.Conn, error) { return r.o.Source.Adopt(ctx, exported) },
+		Workers: s.o.Workers,
+		Open:    func(ctx context.Context) (*pgx.Conn, error) { return s.o.Source.Adopt(ctx, exported) },
 		Delivered: func(c initial.Chunk, rows, _ int64, done bool) {
 			name := c.Table.FullName()
 			told[name] += uint64(rows)
-			if r.o.Events.Table != nil {
-				last := int(c.Number) == len(chunks) || chunks[c.Number].Table != c.Table
-				r.o.Events.Table(name, told[name], done && last)
+			if s.o.Events.Table != nil {
+				s.o.Events.Table(name, told[name], done && last(c))
 			}
 		},
 	})
-	return copier.Run(ctx, chunks, in.chunk)
+	return copier.Run(ctx, chunks, func(ctx context.Context, c initial.Chunk, rows *initial.Rows) error {
+		t := tables[slices.Index(shapes, c.Table)]
+		if err := in.chunk(ctx, t, c, rows); err != nil {
+			return err
+		}
+		s.p.at("capture.chunk-committed")
+		return s.progress(ctx, c, last(c))
+	})
 }
 
 // chunkReader makes the rows of chunks into events, and cells of them.
 type chunkReader struct {
-	p        *publisher
-	at       position.Position
-	snapshot string
-	tables   []*table
+	p                   *publisher
+	at                  position.Position
+	snapshot            string
+	logTime, commitTime int64
 }
 
-func (c *chunkReader) chunk(ctx context.Context, chunk initial.Chunk, rows *initial.Rows) error {
-	t := c.tables[slices.IndexFunc(c.tables, func(t *table) bool { return t.raw == chunk.Table })]
+func (c *chunkReader) chunk(ctx context.Context, t *table, chunk initial.Chunk, rows *initial.Rows) error {
 	for rows.Next() {
 		if err := c.row(t, chunk.Number, uint64(rows.N()), rows.Tuple()); err != nil {
 			return err
@@ -175,7 +251,7 @@ func (c *chunkReader) chunk(ctx context.Context, chunk initial.Chunk, rows *init
 
 func (c *chunkReader) row(t *table, chunk uint32, n uint64, in *pgwire.Tuple) error {
 	ch := &change.Change{
-		Position: c.at, Op: change.Snapshot, CommitTime: c.p.logTime, LogTime: c.p.logTime, SnapshotID: c.snapshot, Chunk: chunk, N: n,
+		Position: c.at, Op: change.Snapshot, CommitTime: c.commitTime, LogTime: c.logTime, SnapshotID: c.snapshot, Chunk: chunk, N: n,
 	}
 	row, _, err := values(t.raw, in, nil)
 	if err != nil {

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -16,18 +17,26 @@ type loop struct {
 	boundary bool         // no transaction is half written, and the resent one has been seen
 	walEnd   position.LSN // every commit below it has been taken
 	logTime  int64
-	cut      *cutRequest // waits for its consistent point
+	cut      *cutRequest        // waits for its consistent point
+	windows  map[string]*window // of the tables that a snapshot beside the stream reads
+	steps    <-chan *step
+	pending  *step // waits until everything below its high watermark is published
 }
 
 func (l *loop) run(ctx context.Context, queue <-chan []event, room *semaphore.Weighted) error {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	defer func() { l.cut.fail(context.Canceled) }()
+	l.windows = map[string]*window{}
+	l.p.before = l.again
 	ticks := 0
 	for {
-		cuts := l.cuts
+		cuts, steps := l.cuts, l.steps
 		if !l.boundary || l.cut != nil {
 			cuts = nil
+		}
+		if !l.boundary || l.pending != nil {
+			steps = nil
 		}
 		select {
 		case batch, ok := <-queue:
@@ -39,6 +48,10 @@ func (l *loop) run(ctx context.Context, queue <-chan []event, room *semaphore.We
 			}
 		case c := <-cuts:
 			if err := l.begin(ctx, c); err != nil {
+				return err
+			}
+		case st := <-steps:
+			if err := l.begun(ctx, st); err != nil {
 				return err
 			}
 		case <-tick.C:
@@ -79,9 +92,17 @@ func (l *loop) event(ctx context.Context, e *event) error {
 		}
 		l.boundary, l.p.inside = false, true
 	case evRow:
+		if e.touched != nil {
+			if w := l.windows[e.table.raw.FullName()]; w != nil {
+				e.touched.tell(w.Window, e.xid)
+			}
+		}
 		return l.p.row(ctx, *e)
 	case evTruncate:
 		for i, c := range e.controls {
+			if w := l.windows[e.tables[i].raw.FullName()]; w != nil {
+				w.Truncate(e.xid)
+			}
 			if !c.Position.After(l.p.last) {
 				continue
 			}
@@ -116,8 +137,10 @@ func (l *loop) event(ctx context.Context, e *event) error {
 
 // tick publishes heartbeats, and asks an idle server how far it is.
 func (l *loop) tick(ctx context.Context, ticks int) error {
-	if l.cut != nil {
+	if l.cut != nil || l.pending != nil {
 		l.wake(true)
+	}
+	if l.cut != nil {
 		return nil
 	}
 	if !l.boundary || ticks%beatTicks != 0 {
@@ -134,4 +157,30 @@ func (l *loop) tick(ctx context.Context, ticks int) error {
 	}
 	l.wake(true)
 	return nil
+}
+
+// begun takes a step up: it is done now, or when everything below its high watermark is published.
+func (l *loop) begun(ctx context.Context, st *step) error {
+	if st.high > l.walEnd {
+		l.pending = st
+		l.wake(true)
+		return nil
+	}
+	return l.do(ctx, st)
+}
+
+// do does a step between two commits. An error ends the session: what was written in part is not known.
+func (l *loop) do(ctx context.Context, st *step) error {
+	err := l.p.closeCell(ctx)
+	if err == nil {
+		err = l.p.commit(ctx)
+	}
+	if err == nil {
+		err = st.do(ctx, l)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errPublisher, err)
+	}
+	st.reply <- err
+	return err
 }

@@ -38,7 +38,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		return err
 	}
 	defer p.writer.Close()
-	s := &session{Runner: r, p: p}
+	s := &session{Runner: r, p: p, steps: make(chan *step)}
 	wait := firstWait
 	for {
 		streamed, err := s.run(ctx)
@@ -78,6 +78,7 @@ type session struct {
 	p     *publisher
 	h     history
 	began bool // the slot was streamed once: p knows where it is
+	steps chan *step
 	// whole: the spool was full once, and since then the server keeps transactions until they are
 	// committed, on its own disk.
 	whole bool
@@ -95,7 +96,7 @@ func (s *session) run(ctx context.Context) (streamed bool, err error) {
 		return false, err
 	}
 	s.began = true
-	d := &decoder{epoch: s.h.Epoch, tables: s.newTables(), clock: s.o.Clock != "", logTime: s.p.logTime}
+	d := &decoder{epoch: s.h.Epoch, tables: s.newTables(), watch: &s.watch, clock: s.o.Clock != "", logTime: s.p.logTime}
 	return true, s.follow(ctx, d, from)
 }
 
@@ -165,6 +166,9 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 	if err != nil {
 		return 0, err
 	}
+	if err := s.jobs.load(); err != nil {
+		return 0, err
+	}
 	if found {
 		if err := s.free(ctx, conn); err != nil {
 			return 0, err
@@ -187,14 +191,18 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 		return 0, err
 	}
 	p := s.p
-	if !found || !h.Done || s.o.NewSnapshot {
-		p.logTime = state.logTime
-		var from position.LSN
-		s.h, from, err = s.initial(ctx, conn, p, history{Epoch: h.Epoch + 1, System: id.System, Timeline: id.Timeline})
-		return from, err
+	s.h = h
+	rest, err := s.rest()
+	if err != nil {
+		return 0, err
 	}
-	if s.h = h; gap(h, id, slot, state, s.o.Source.Slot) != nil {
-		return 0, gap(h, id, slot, state, s.o.Source.Slot)
+	if !found || s.o.NewSnapshot || !h.Done && !s.canFinish(slot, state, rest) {
+		p.logTime = state.logTime
+		return s.initial(ctx, conn, history{Epoch: h.Epoch + 1, System: id.System, Timeline: id.Timeline})
+	}
+	state.token = max(state.token, h.Consistent)
+	if err := gap(h, id, slot, state, s.o.Source.Slot); err != nil {
+		return 0, err
 	}
 	p.last, p.logTime, p.commitTime, p.whole = state.last, state.logTime, state.commitTime, state.token
 	p.beat.logTime, p.beat.resume = state.logTime, state.token
@@ -202,7 +210,13 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 	if s.o.Events.Taken != nil {
 		s.o.Events.Taken(state.last, false)
 	}
-	return state.token, s.unfinishedCuts(ctx, p)
+	if err := s.unfinishedCuts(ctx, p); err != nil {
+		return 0, err
+	}
+	if !h.Done {
+		return state.token, s.finish(ctx, rest)
+	}
+	return state.token, s.newcomers(ctx, rest)
 }
 
 // again goes on after a lost connection. The open cell's transaction may be half received: it comes
@@ -285,10 +299,11 @@ func (s *session) follow(outer context.Context, d *decoder, from position.LSN) e
 	g.Go(func() error {
 		// When the source goes away this ends with the queue, and what is on its way to Kafka goes on: a
 		// writer that is interrupted is dead.
-		l := &loop{Runner: s.Runner, p: s.p}
+		l := &loop{Runner: s.Runner, p: s.p, steps: s.steps}
 		return l.run(outer, queue, room)
 	})
 	g.Go(func() error { return s.confirm(ctx, stream, s.p) })
+	g.Go(func() error { return s.backfill(ctx) })
 	return g.Wait()
 }
 

@@ -33,6 +33,8 @@ type Options struct {
 	SpoolBytes int64
 	// Workers are the connections that read a first snapshot. 0: 4.
 	Workers int
+	// ChunkBytes is how much of a table's file a chunk of the first snapshot takes. 0: 64 MiB.
+	ChunkBytes int64
 	// Tables says more of single tables, by schema.table.
 	Tables map[string]TableOptions
 	// NewSnapshot begins a new epoch with a new snapshot, whatever there is.
@@ -50,6 +52,8 @@ type Events struct {
 	Cut       func(c change.CutRecord)
 	// Dead tells of a row that could not be decoded; it is in the topic of capture's dead letters.
 	Dead func(letter *change.Dead)
+	// Snapshot tells how far a snapshot beside the stream is.
+	Snapshot func(j Job)
 	// Lost tells that the source went away; capture goes on when it is there again, and tries after wait.
 	Lost func(err error, wait time.Duration)
 	// SpoolFull tells that from now on the server keeps transactions until they are committed.
@@ -62,6 +66,8 @@ type Runner struct {
 	known map[string]*known
 	cuts  chan *cutRequest
 	kick  chan bool
+	jobs  *jobs
+	watch watch
 	spool atomic.Pointer[spool.Spool] // of the latest connection; nil before
 }
 
@@ -94,7 +100,7 @@ func New(o Options, shapes []*feature.Table) (*Runner, error) {
 	if o.Now == nil {
 		o.Now = time.Now //nolint:forbidigo // goes to the server's statistics only
 	}
-	r := &Runner{o: o, known: map[string]*known{}, cuts: make(chan *cutRequest), kick: make(chan bool, 1)}
+	r := &Runner{o: o, known: map[string]*known{}, jobs: newJobs(o.Registry, o.Source.Slot), cuts: make(chan *cutRequest), kick: make(chan bool, 1)}
 	clockTable, clockColumn := splitClock(o.Clock)
 	for _, s := range shapes {
 		k := &known{raw: s, shape: s, routes: o.Catalog.Routes(s.FullName()), more: o.Tables[s.FullName()]}
@@ -135,6 +141,11 @@ type history struct {
 	Snapshot   string       `json:"snapshot"`
 	Consistent position.LSN `json:"consistent"`
 	Done       bool         `json:"done"`
+	// Tables are those that the first snapshot has read whole; Leaf and Block say how far it is in the next.
+	Tables []string `json:"tables,omitempty"`
+	Table  string   `json:"table,omitempty"`
+	Leaf   string   `json:"leaf,omitempty"`
+	Block  uint32   `json:"block,omitempty"`
 }
 
 func (r *Runner) key() string { return "source/" + r.o.Source.Slot }

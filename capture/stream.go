@@ -25,6 +25,7 @@ type event struct {
 	controls []change.Control
 	tables   []*table     // of each control
 	dead     *change.Dead // instead of the change, which could not be read
+	touched  *touched     // for a snapshot beside the stream; nil: nobody asks
 	bytes    int
 }
 
@@ -48,6 +49,7 @@ const HeartbeatPrefix = "freshet"
 type decoder struct {
 	epoch   uint32
 	tables  *tables
+	watch   *watch
 	clock   bool // a table carries log time; otherwise it is commit time
 	logTime int64
 	commit  position.LSN
@@ -128,6 +130,12 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	if err := e.read(m); err != nil {
 		return d.poison(e, m, err)
 	}
+	if k, ok := d.watch.of(t.raw.FullName()); ok {
+		var err error
+		if e.touched, err = touch(k, t, m, len(ch.Unchanged) > 0); err != nil {
+			return event{}, err
+		}
+	}
 	if ch := e.change; t.clock >= 0 && ch.After != nil && ch.After[t.clock].Kind == feature.Timestamp {
 		d.logTime = max(d.logTime, ch.After[t.clock].I)
 	}
@@ -136,7 +144,7 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	if e.targets, err = t.route(e.change, nil); err != nil {
 		return d.poison(e, m, err)
 	}
-	if len(e.targets) == 0 && t.output == nil {
+	if len(e.targets) == 0 && t.output == nil && e.touched == nil {
 		e.kind = evNothing
 	}
 	return e, nil

@@ -237,3 +237,45 @@ func (w *world) read(name string, partitions int) []topic.Record {
 	}
 	return out
 }
+
+// same puts a cut that equals a snapshot of the source, while others write, and compares the rows that
+// a fold of the topic has there with those of the source. Rows without a key belong to no entity.
+func (w *world) same() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
+	defer cancel()
+	cut, err := w.runner.Cut(ctx, true)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer cut.Export.Close()
+	conn, err := w.source.Adopt(ctx, cut.Export.Name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	want, err := audit.Rows(ctx, conn, "public.items")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	got, err := audit.State(ctx, w.topics, w.registry, w.topics.Changes("account"), cut.ID, "public.items", "account")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	wrong := 0
+	for id, row := range want {
+		if got[id] != row {
+			if wrong++; wrong <= 5 {
+				w.t.Errorf("row %s is %q, and %q in the source", id, got[id], row)
+			}
+		}
+	}
+	for id, row := range got {
+		if _, ok := want[id]; !ok {
+			if wrong++; wrong <= 5 {
+				w.t.Errorf("row %s is %q, and not in the source", id, row)
+			}
+		}
+	}
+	w.t.Logf("%d rows compared at %s, %d wrong", len(want), cut.ID, wrong)
+}
