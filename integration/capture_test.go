@@ -70,16 +70,16 @@ func (k *killer) round(ctx context.Context, round, kills, rows int) {
 	writers := k.w.writing(k.r, 3)
 	k.grown = writers.grown
 	inSnapshot := (kills + 2) / 4
-	if round == 0 {
-		k.c.start()
-	} else {
+	if round > 0 {
 		k.stop()
-		k.c.process = launch(t, nil, binary(t), "capture", "-c", k.c.config, "--new-snapshot")
+		k.c.fresh = true
 	}
+	k.c.start()
 	for range inSnapshot {
 		k.kill(ctx, "snapshot: ")
 	}
 	k.ready(ctx)
+	k.c.fresh = false
 	writers.shapes.Store(true)
 	large := rand.New(rand.NewPCG(k.r.Uint64(), k.r.Uint64()))
 	writers.wait.Go(func() { writers.large(ctx, large, rows) })

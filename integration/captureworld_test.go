@@ -27,21 +27,25 @@ const (
 )
 
 // serveBroker is this test binary as a broker that can be killed: the embedded Kafka, as `up` starts it.
+// What the death before has left open is ended while nobody can reach it: `up` starts its own clients
+// later, here they wait at the door.
 func serveBroker(dir, listen string) int {
 	ctx := context.Background()
-	k, err := embedded.StartKafka(embedded.KafkaOptions{
-		Dir: dir, Listen: listen, Warn: func(m string) { fmt.Fprintln(os.Stderr, m) },
-		Settle: func(brokers []string) ([]string, error) {
-			c, err := topic.Dial(ctx, topic.Config{Brokers: brokers, Prefix: worldName})
-			if err != nil {
-				return nil, err
-			}
-			defer c.Close()
-			ended, err := c.EndUnmarked(ctx)
-			fmt.Fprintln(os.Stderr, "ended in", ended)
-			return ended, err
-		},
-	})
+	warn := func(m string) { fmt.Fprintln(os.Stderr, m) }
+	k, err := embedded.StartKafka(embedded.KafkaOptions{Dir: dir, Warn: warn, Settle: func(brokers []string) ([]string, error) {
+		c, err := topic.Dial(ctx, topic.Config{Brokers: brokers, Prefix: worldName})
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		ended, err := c.EndUnmarked(ctx)
+		fmt.Fprintln(os.Stderr, "ended in", ended)
+		return ended, err
+	}})
+	if err == nil {
+		k.Close()
+		k, err = embedded.StartKafka(embedded.KafkaOptions{Dir: dir, Listen: listen, Warn: warn})
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -89,9 +93,11 @@ func newWorld(t *testing.T, rows int) *world {
 	w := &world{t: t, dir: t.TempDir(), pgDir: testkit.Dir(t), listen: freePort(t)}
 	t.Cleanup(func() { // what a failure left, to look at
 		if keep := os.Getenv("FRESHET_TEST_KEEP"); keep != "" && t.Failed() {
-			if err := os.CopyFS(filepath.Join(keep, filepath.Base(t.Name())), os.DirFS(w.dir)); err != nil {
-				t.Log(err)
+			to, err := os.MkdirTemp(keep, filepath.Base(t.Name())+"-")
+			if err == nil {
+				err = os.CopyFS(filepath.Join(to, "world"), os.DirFS(w.dir))
 			}
+			t.Log("kept in", to, err)
 		}
 	})
 	w.startPostgres(t.Context(), 0)
@@ -172,9 +178,20 @@ func (w *world) brokerAnswers(ctx context.Context) bool {
 	return err == nil
 }
 
+// connect waits for a server that starts up or recovers.
 func (w *world) connect(ctx context.Context) *pgx.Conn {
 	w.t.Helper()
-	return must(pgx.Connect(ctx, w.pg.URL()))(w.t)
+	limited, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		c, err := pgx.Connect(limited, w.pg.URL())
+		if err == nil {
+			return c
+		}
+		if !excused(err) || limited.Err() != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 // captor is one freshet capture of a world: its configuration, and its process if one was started.
@@ -183,6 +200,7 @@ type captor struct {
 	w      *world
 	config string
 	grpc   string
+	fresh  bool // begin with a new snapshot
 }
 
 // captor makes a configuration with a data directory of its own.
@@ -207,7 +225,11 @@ definitions: %s
 // start starts a process, whose predecessor has ended.
 func (c *captor) start(env ...string) {
 	c.w.t.Helper()
-	c.process = launch(c.w.t, env, binary(c.w.t), "capture", "-c", c.config)
+	args := []string{"capture", "-c", c.config}
+	if c.fresh {
+		args = append(args, "--new-snapshot")
+	}
+	c.process = launch(c.w.t, env, binary(c.w.t), args...)
 }
 
 func (c *captor) ended() bool {
