@@ -1,6 +1,7 @@
 package initial
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -184,4 +185,39 @@ func cut(out []Chunk, t *feature.Table, l sized, block, step int64) []Chunk {
 		c.To = uint32(from + step)
 		out = append(out, c)
 	}
+}
+
+// After tells where the table of chunk i goes on after it: at which leaf and block, or that it is at
+// its end. It is what a [Piece] says of it.
+func After(chunks []Chunk, i int) (leaf *Leaf, block uint32, end bool) {
+	if i+1 == len(chunks) || chunks[i+1].Table.FullName() != chunks[i].Table.FullName() {
+		return nil, 0, true
+	}
+	next := chunks[i+1]
+	return &next.Leaf, next.From, false
+}
+
+// Rest gives what is left of a table's chunks from a place on, as the table is by now: leaves that have
+// come since lie in the stream as a whole, and one that has been rewritten begins at its first block.
+func Rest(chunks []Chunk, table string, leaf *Leaf, block uint32) []Chunk {
+	var out []Chunk
+	for _, c := range chunks {
+		if c.Table.FullName() != table {
+			continue
+		}
+		if leaf != nil {
+			at := cmp.Or(cmp.Compare(c.Leaf.Schema, leaf.Schema), cmp.Compare(c.Leaf.Name, leaf.Name))
+			if at < 0 {
+				continue
+			}
+			if at == 0 && c.Leaf.OID == leaf.OID && c.Leaf.File == leaf.File {
+				if c.To != 0 && c.To <= block {
+					continue
+				}
+				c.From = max(c.From, block)
+			}
+		}
+		out = append(out, c)
+	}
+	return out
 }
