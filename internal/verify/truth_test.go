@@ -96,7 +96,7 @@ func TestTruthIsWhatWasWrittenByHand(t *testing.T) {
 		"other types": {view("c != nil or ok == nil and id == 32", f("c", "last", "c"), f("c_min", "min", "c"), f("ok", "min", "ok"), f("ok_max", "max", "ok"), f("u", "max", "u"), f("b", "max", "b"), f("b_min", "min", "b")), map[string]string{
 			"H": "b    ab   false true f0000000-0000-0000-0000-000000000001 \x00\xff \x00",
 		}},
-		"moments":          {moments, map[string]string{"H": "-0043-03-15T00:00:00Z 9999-12-31T23:59:59.999999Z -infinity infinity infinity"}},
+		"moments":          {moments, map[string]string{"H": "0044-03-15T00:00:00Z BC 9999-12-31T23:59:59.999999Z -infinity infinity infinity"}},
 		"where is NULL":    {view("n == 13 or big > 1", f("rows", "count", "")), map[string]string{"B": "2", "C": "1"}},
 		"where overflows":  {view("big + 1 > 0 or true", f("rows", "count", "")), map[string]string{"A": "7", "B": "1", "C": "1", "D": "1", "E": "2", "F": "1", "G": "1", "H": "3", "ÿ": "1"}},
 		"where is decided": {view("id > 0 or big + 1 > 0", f("big", "count", "big")), map[string]string{"A": "0", "B": "2", "C": "0", "D": "1", "E": "0", "F": "0", "G": "0", "H": "0", "ÿ": "0"}},
