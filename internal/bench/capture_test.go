@@ -6,16 +6,20 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/position"
 	"github.com/freshet-io/freshet/internal/testkit"
 )
 
@@ -102,6 +106,7 @@ func TestDebeziumSaysWhyItCannotRun(t *testing.T) {
 func TestWhatAnEngineSays(t *testing.T) {
 	for script, want := range map[string]drained{
 		"echo 'no such\n slot' >&2; exit 3":             {why: "it failed: exit status 3: no such slot"},
+		"yes | head -c 9999 >&2; exit 3":                {why: "it failed: exit status 3: " + strings.TrimSpace(strings.Repeat("y ", saidBytes/2))},
 		"echo hello":                                    {why: `it answered "hello"`},
 		`cat; echo '{"rows":10,"seconds":2,"cpu_s":4}'`: {Rows: 10, Seconds: 2, CPU: 4},
 	} {
@@ -150,8 +155,70 @@ func TestOverdueLeavesTimeToReact(t *testing.T) {
 	}
 }
 
+// TestHeldLines: each of C6's lines has the figure that its variant names.
+func TestHeldLines(t *testing.T) {
+	at := func(ms int) time.Time { return time.UnixMilli(int64(ms)) }
+	o := observed{
+		ours:  []held{{at(0), 1000, 0, 0}, {at(1500), 9000, 100, 400}, {at(3000), 9000, 8000, 8700}},
+		peer:  []held{{at(3000), 9000, 600, 9000}},
+		ended: at(1500), spent: spent{cpu: 1, rss: 2},
+	}
+	for why, last := range map[string]float64{"": 8.4, "reasons": 0} {
+		var out bytes.Buffer
+		r := &run{Options: Options{Out: &out}, name: "capture", size: *tiny(), m: machine()}
+		w := &captureWorld{r: r, kafka: &kafkaSide{embedded: true}, debezium: &debezium{version: "1.2.3"}}
+		if err := r.heldLines(w, o, why); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for text := range strings.Lines(out.String()) {
+			l := check(t, text)
+			got = append(got, fmt.Sprint(l.Variant, " ", l.Value))
+			if strings.Contains(l.Variant, "debezium") && ((last > 0) != (l.Ratio != nil) || l.Ratio != nil && *l.Ratio != last) {
+				t.Errorf("%q: %s", why, text)
+			}
+		}
+		want := []string{
+			"restart_lsn, at the end 1000", "restart_lsn, at most 1000", "confirmed_flush_lsn, at the end 300", "confirmed_flush_lsn, at most 600",
+			"restart_lsn, at the end, against debezium 1000",
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q", got)
+		}
+	}
+}
+
+// TestAMeterEndsWithTheLastChange, and says when there were more than it waited for.
+func TestAMeterEndsWithTheLastChange(t *testing.T) {
+	now := time.UnixMilli(0)
+	r := &run{Options: Options{Now: func() time.Time { return now }}}
+	m := r.meter(10)
+	m.begin()
+	for n, changes := range []uint64{4, 9, 10, 10} {
+		now = now.Add(time.Second)
+		m.published(position.Position{}, capture.Stats{Changes: changes})
+		select {
+		case <-m.done:
+			if n < 2 {
+				t.Errorf("it ends with %d of 10", changes)
+			}
+		default:
+			if n >= 2 {
+				t.Errorf("it does not end with %d of 10", changes)
+			}
+		}
+	}
+	if m.spent.seconds != 3 || m.spent.rss <= 0 || m.exact() != nil || m.spent.rate(9) != 3 {
+		t.Errorf("%+v, %v", m.spent, m.exact())
+	}
+	if m.published(position.Position{}, capture.Stats{Changes: 11}); m.exact() == nil {
+		t.Error("11 changes are not 10")
+	}
+}
+
 func TestABoundIsBetterWhenSmaller(t *testing.T) {
-	l := Line{Variant: "x", PerCPU: 3}.bound(", y", "MB", 50, 200)
+	of := Line{Variant: "x", PerCPU: 3}
+	l := of.bound(", y", "MB", 50, 200)
 	if l.Variant != "x, y" || *l.Ratio != 4 || *l.PeerValue != 200 || l.PerCPU != 0 || l.Unit != "MB" {
 		t.Errorf("%+v", l)
 	}

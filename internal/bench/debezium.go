@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	_ "embed" // the peer's program
@@ -31,7 +30,7 @@ var debeziumProgram string
 const (
 	debeziumHeap = "2g"
 	debeziumWait = 30 * time.Minute // for one drain
-	saidBytes    = 2 << 10          // of what it has to say when it fails
+	saidBytes    = 1 << 10          // of what it has to say
 )
 
 // debezium is the peer, where it can run: the embedded engine in a JVM, with a producer. A bench without it
@@ -65,17 +64,17 @@ type drained struct {
 func (d drained) rate() float64   { return float64(d.Rows) / math.Max(d.Seconds, 1e-3) }
 func (d drained) perCPU() float64 { return float64(d.Rows) / math.Max(d.CPU, 1e-3) }
 
-// said is how the figures with the start of the JVM, and its memory, are told.
-func (d drained) said() string {
+// told is how the figures with the start of the JVM, and its memory, are told.
+func (d drained) told() string {
 	if d.why != "" {
 		return ""
 	}
-	said := fmt.Sprintf("debezium is counted from its first batch; with its start %.0f rows/s and %.0f rows/CPU-s; its peak RSS %.0f MB at -Xmx%s, %.0f bytes of JSON a row",
+	out := fmt.Sprintf("debezium is counted from its first batch; with its start %.0f rows/s and %.0f rows/CPU-s; its peak RSS %.0f MB at -Xmx%s, %.0f bytes of JSON a row",
 		float64(d.Rows)/math.Max(d.SecondsWhole, 1e-3), float64(d.Rows)/math.Max(d.CPUWhole, 1e-3), d.RSS, debeziumHeap, d.BytesPerRow)
 	if d.kafka > 0 {
-		said += fmt.Sprintf("; the embedded Kafka spent %.1f CPU-s for it, which are not counted", d.kafka)
+		out += fmt.Sprintf("; the embedded Kafka spent %.1f CPU-s for it, which are not counted", d.kafka)
 	}
-	return said
+	return out
 }
 
 // versus sets a line's peer to debezium; of gives its value.
@@ -133,17 +132,26 @@ func (d *debezium) find(ctx context.Context, jars string) (why string) {
 		return err.Error()
 	}
 	d.classes = filepath.Join(jars, "*")
-	if out, err := exec.CommandContext(ctx, javac, "-d", classes, "-cp", d.classes, source).CombinedOutput(); err != nil {
-		return fmt.Sprintf("javac: %v: %s", err, end(out))
+	var wrong said
+	compile := exec.CommandContext(ctx, javac, "-d", classes, "-cp", d.classes, source)
+	compile.Stderr = &wrong
+	if err := compile.Run(); err != nil {
+		return fmt.Sprintf("javac: %v: %s", err, &wrong)
 	}
 	d.classes = classes + string(os.PathListSeparator) + d.classes
 	return ""
 }
 
-// end is the last of what a process said, on one line.
-func end(b []byte) string {
-	return strings.Join(strings.Fields(string(b[max(0, len(b)-saidBytes):])), " ")
+// said keeps the first of what a process says: in Java the reason comes first, and a stack after it.
+type said struct{ kept []byte }
+
+func (s *said) Write(b []byte) (int, error) {
+	s.kept = append(s.kept, b[:min(len(b), saidBytes-len(s.kept))]...)
+	return len(b), nil
 }
+
+// String is all of it on one line.
+func (s *said) String() string { return strings.Join(strings.Fields(string(s.kept)), " ") }
 
 // job is what a process of the peer does.
 type job struct {
@@ -177,7 +185,7 @@ func (d *debezium) drain(ctx context.Context, j job) drained {
 type engine struct {
 	cmd      *exec.Cmd
 	stdin    io.WriteCloser // it runs as long as this is open
-	out, err bytes.Buffer
+	out, err said
 	ended    chan struct{}
 	failed   error // valid once it has ended
 }
@@ -234,10 +242,10 @@ func (e *engine) stop() drained {
 
 func (e *engine) wait() (out drained) {
 	if <-e.ended; e.failed != nil {
-		return drained{why: fmt.Sprintf("it failed: %v: %s", e.failed, end(e.err.Bytes()))}
+		return drained{why: fmt.Sprintf("it failed: %v: %s", e.failed, &e.err)}
 	}
-	if err := json.Unmarshal(e.out.Bytes(), &out); err != nil {
-		return drained{why: fmt.Sprintf("it answered %q", end(e.out.Bytes()))}
+	if err := json.Unmarshal(e.out.kept, &out); err != nil {
+		return drained{why: fmt.Sprintf("it answered %q", &e.out)}
 	}
 	return out
 }

@@ -71,7 +71,7 @@ func (r *run) drains(ctx context.Context, w *captureWorld) error {
 	w.debezium.versus(&c2, theirs, drained.perCPU)
 	c2.PerCPU, c2.PeerPerCPU = 0, 0 // it is the figure
 	if theirs.why == "" {
-		c2.note(fmt.Sprintf("debezium drains %.0f rows/s", theirs.rate()), theirs.said())
+		c2.note(fmt.Sprintf("debezium drains %.0f rows/s", theirs.rate()), theirs.told())
 	}
 	return r.write(c2)
 }

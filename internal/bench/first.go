@@ -39,7 +39,7 @@ func (r *run) firstSnapshot(ctx context.Context, w *captureWorld) error {
 		l := w.line("C4", "rows/s", ours.rate(r.first), ours)
 		l.Variant, l.PerCPU = plural(connections, "connection"), ours.perCPU(r.first)
 		l.Size = fmt.Sprintf("%d rows, %s", r.first, columns)
-		l.note("from the first COPY to the last acknowledgement", fmt.Sprintf("one COPY into nothing: %.0f rows/s", nowhere), theirs.said())
+		l.note("from the first COPY to the last acknowledgement", fmt.Sprintf("one COPY into nothing: %.0f rows/s", nowhere), theirs.told())
 		w.debezium.versus(&l, theirs, drained.rate)
 		if err := r.write(l); err != nil {
 			return err

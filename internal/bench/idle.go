@@ -81,12 +81,13 @@ func (s *captureSide) idlePeer(ctx context.Context, watch *pgx.Conn) (*engine, s
 			_, err = watch.Exec(ctx, "select pg_sleep(0.05)")
 		}
 		if err != nil {
-			return nil, e.stop().why + err.Error()
+			e.stop()
+			return nil, err.Error()
 		}
 		select {
 		case <-e.ended:
 			return nil, e.wait().why
-		default:
+		default: // it is starting
 		}
 	}
 	e.stop()

@@ -39,7 +39,7 @@ func (r *run) large(ctx context.Context, w *captureWorld) error {
 	s.dropSlot(ctx, peer)
 	l := r.largeLine(w, "in the slot", r.bulk, ours)
 	rss := l
-	l.note("from the start of streaming to the last acknowledgement", theirs.said())
+	l.note("from the start of streaming to the last acknowledgement", theirs.told())
 	w.debezium.versus(&l, theirs, drained.rate)
 	if err := r.write(l); err != nil {
 		return err

@@ -68,10 +68,11 @@ func (l *Line) note(what ...string) {
 
 // bound gives a line of another figure of the same run, smaller is better, against a bound that no machine
 // moves.
-func (l Line) bound(variant, unit string, value, most float64) Line {
-	l.Variant, l.Unit, l.Peer, l.PerCPU, l.PeerPerCPU = l.Variant+variant, unit, "none: the bound that must not be exceeded", 0, 0
-	l.atMost(value, most)
-	return l
+func (l *Line) bound(variant, unit string, value, most float64) Line {
+	out := *l
+	out.Variant, out.Unit, out.Peer, out.PerCPU, out.PeerPerCPU = l.Variant+variant, unit, "none: the bound that must not be exceeded", 0, 0
+	out.atMost(value, most)
+	return out
 }
 
 // atMost sets value, peer's value and the ratio of a figure that is better when it is smaller.

@@ -61,7 +61,8 @@ public final class Drain {
             .using(engine)
             .using((boolean success, String message, Throwable error) -> {
               if (!success) fail(new IllegalStateException(message, error));
-              if (failure != null || wanted == 0) end.countDown();  // else acknowledgements are still to come
+              out.flush();  // whatever is acknowledged then is all that will be
+              end.countDown();
             })
             .notifying(this::batch)
             .build();
