@@ -55,6 +55,16 @@ type life struct {
 	cuts     []*cutAt
 	chunks   []Chunk
 	maxBytes int64
+	turns    chan struct{} // a writer's transaction takes one, so that they do not run away from a slow reader
+}
+
+func (l *life) turn(n int) {
+	for range n {
+		select {
+		case l.turns <- struct{}{}:
+		default:
+		}
+	}
 }
 
 type request struct {
@@ -310,6 +320,7 @@ func (l *life) publish(st *pgwire.Stream, stop func() bool) error {
 			}
 		case pgwire.Commit:
 			l.confirmed = m.EndLSN
+			l.turn(3)
 			l.between(m.EndLSN)
 		case pgwire.Keepalive:
 			l.between(m.LSN)
@@ -359,6 +370,7 @@ func (l *life) live(stop func() bool) {
 				return
 			case <-tick.C:
 				_ = st.Confirm(confirmed, true)
+				l.turn(20) // for those that were rolled back
 			}
 		}
 	})
@@ -468,7 +480,7 @@ func tupleOf(row [][]byte) *pgwire.Tuple {
 
 // writes changes the table until ctx ends: keys of hostile orders, values stored apart, moves,
 // deletions, savepoints that are rolled back, and rarely a truncation.
-func writes(ctx context.Context, c *pgx.Conn, seed uint64, truncates bool) {
+func writes(ctx context.Context, c *pgx.Conn, turns <-chan struct{}, seed uint64, truncates bool) {
 	random := rand.New(rand.NewPCG(seed, 7))
 	names := []string{"a", "B", "b", "Z", "ä", "é", "e f", "_", "ef"}
 	one := func(tx pgx.Tx) error {
@@ -490,7 +502,12 @@ func writes(ctx context.Context, c *pgx.Conn, seed uint64, truncates bool) {
 		}
 		return err
 	}
-	for i := 0; ctx.Err() == nil; i++ {
+	for i := 0; ; i++ {
+		select {
+		case <-turns:
+		case <-ctx.Done():
+			return
+		}
 		tx, err := c.Begin(ctx)
 		if err != nil {
 			return
@@ -506,7 +523,7 @@ func writes(ctx context.Context, c *pgx.Conn, seed uint64, truncates bool) {
 			}
 			_ = part.Commit(ctx)
 		}
-		if truncates && i%100 == 99 {
+		if truncates && i%50 == 49 {
 			_, _ = tx.Exec(ctx, "truncate public.stock")
 			_, _ = tx.Exec(ctx, fill)
 		}
@@ -578,7 +595,7 @@ func whileManyWrite(t *testing.T, identity string, byFile bool) *life {
 		t.Fatal(err)
 	}
 	export.Close()
-	l := &life{t: t, source: s, side: connect(t, s), counts: map[string]int{}, maxBytes: 100_000, byFile: byFile}
+	l := &life{t: t, source: s, side: connect(t, s), counts: map[string]int{}, maxBytes: 100_000, byFile: byFile, turns: make(chan struct{}, 300)}
 	l.table = describe(t, c, "public.stock")[0]
 	if l.key, err = KeyOf(t.Context(), c, l.table); err != nil {
 		t.Fatal(err)
@@ -592,25 +609,34 @@ func whileManyWrite(t *testing.T, identity string, byFile bool) *life {
 	defer stop()
 	for i := range 6 {
 		c, seed := connect(t, s), random.Uint64()
-		wg.Go(func() { writes(writers, c, seed, i == 0) })
+		wg.Go(func() { writes(writers, c, l.turns, seed, i == 0) })
 	}
 	l.durable = &durable{rows: map[string][][]byte{}, again: map[string]bool{}, confirmed: export.Consistent}
 	for life := 0; !l.done || len(l.again) > 0; life++ {
-		at, messages, most := l.cut(), 0, 300+random.IntN(3000)
+		messages, most := 0, 100+random.IntN(900)
+		if len(l.cuts) == 0 { // one that waits has locked the table
+			l.cut()
+		}
 		l.live(func() bool {
 			messages++
-			return life < 4 && messages > most && at.passed() || l.done && len(l.again) == 0
+			return life < 4 && messages > most || l.done && len(l.again) == 0
 		})
 		l.counts["lives"]++
 		if t.Failed() {
 			return l
 		}
 	}
+	if len(l.cuts) > 0 {
+		l.live(l.cuts[0].passed)
+	}
 	for range 3 {
 		at := l.cut()
 		l.live(at.passed)
 	}
 	t.Log(l.counts)
+	if l.counts["lives"] < 2 {
+		t.Error("the publisher has had one life")
+	}
 	return l
 }
 
