@@ -66,6 +66,7 @@ func TestASumBeyond38Digits(t *testing.T) {
 		{sale(1, "A", nines), sale(1, "A", "5.00"), "5.02", 2, 1},
 		{sale(1, "A", "5.00"), sale(1, "A", "NaN"), "0.02", 1, 2},
 		{sale(1, "A", "NaN"), sale(1, "A", "1.00"), "1.02", 2, 2},
+		{sale(1, "A", "1.00"), sale(1, "A", nines), "0.02", 1, 3},
 	} {
 		ch := &change.Change{Op: change.Update, Position: position.Position{LSN: 1, Seq: uint32(n + 1)}, Before: step.before, After: step.after, LastInCell: true}
 		if step.after == nil {

@@ -395,6 +395,12 @@ func TestReplayGivesTheSameBytes(t *testing.T) {
 	s := seed(t)
 	c := catalog(t)
 	l, _ := history(rand.New(rand.NewPCG(s, 99)), 60)
+	replay(t, s, c, l)
+	replay(t, s, c, rereadHistory(rand.New(rand.NewPCG(s, 98)), 60, true).l)
+}
+
+func replay(t *testing.T, s uint64, c *feature.Catalog, l *log) {
+	t.Helper()
 	var first [][]byte
 	for n := range uint64(4) {
 		p := feed(t, rand.New(rand.NewPCG(s, n)), c, l, func(*Partition, string) {})

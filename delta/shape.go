@@ -100,13 +100,15 @@ func (s *shape) judgeIdentity(v *view, join int) {
 }
 
 // fits tells whether values of one type can be folded where another was expected. A decimal of the
-// same scale may get longer, unless it comes out of the view as it went in.
+// same scale and a floating point number may get longer, unless it comes out of the view as it went in.
 func fits(want, got feature.Type, exposed bool) bool {
 	if want.Kind == feature.Decimal && got.Kind == feature.Decimal && want.Scale == got.Scale && want.Precision > 0 && got.Precision > 0 {
 		return got.Precision <= want.Precision || !exposed
 	}
-	// Without a zone or with one is not the same instant, so Local counts; the width of a double does not.
-	return want.Plain() == got.Plain() && want.Local == got.Local
+	if want.Kind == feature.Double && got.Kind == feature.Double { // real and double precision
+		return want == got || !exposed
+	}
+	return want == got // without a zone or with one is not the same instant, so that counts
 }
 
 // misfit tells why a change cannot be folded into a view; empty: it can.
