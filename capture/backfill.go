@@ -47,7 +47,7 @@ func (s *session) atBoundary(ctx context.Context, high position.LSN, do func(con
 // backfill takes snapshots beside the stream, one after another, as long as the connection lives.
 func (s *session) backfill(ctx context.Context) error {
 	for {
-		j, err := s.jobs.wait(ctx)
+		j, err := s.jobs.wait(ctx, func() bool { return !s.shed.Load() })
 		if err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func (b *backfill) run(ctx context.Context) (err error) {
 	for {
 		j := b.jobs.get(b.id)
 		switch {
-		case j.Status == JobPaused || j.Status == JobFailed:
+		case j.Status == JobPaused || j.Status == JobFailed || b.shed.Load():
 			return nil
 		case j.Status == JobCancelled || j.Ended && len(j.Again) == 0:
 			return b.end(ctx, j.Status == JobCancelled)

@@ -10,6 +10,8 @@
 //	output.go    a topic of one table by itself, in the envelope that other consumers know
 //	route.go     which partitions of which groups a change concerns
 //	cell.go      whole commits become cells, cells become Kafka transactions
+//	care.go      what the slot costs the server, heartbeats
+//	backfill.go  snapshots beside the stream, chunk by chunk; job.go is their list
 //	cut.go       cuts, also ones that equal an exported snapshot
 //
 // The slot is confirmed only up to what Kafka has durably: the commit LSN of the last published

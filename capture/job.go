@@ -171,15 +171,24 @@ func (js *jobs) get(id string) Job {
 	return *js.all[id]
 }
 
+// wake lets those who wait look again.
+func (js *jobs) wake() {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	close(js.moved)
+	js.moved = make(chan struct{})
+}
+
 // wait gives the first job that there is something to do for, as soon as there is one: one that runs, or
 // one that was cancelled and has not ended in the log.
-func (js *jobs) wait(ctx context.Context) (Job, error) {
+// While may is false none runs.
+func (js *jobs) wait(ctx context.Context, may func() bool) (Job, error) {
 	for {
 		js.mu.Lock()
 		moved := js.moved
 		js.mu.Unlock()
 		for _, j := range js.list() {
-			if j.Status == JobRunning || j.Status == JobCancelled && j.Begun {
+			if j.Status == JobRunning && may() || j.Status == JobCancelled && j.Begun {
 				return j, nil
 			}
 		}

@@ -45,6 +45,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || fault.ClassOf(err) == fault.Unreachable) {
 			return nil
 		}
+		if s.given != nil {
+			return s.given
+		}
 		if full, ok := errors.AsType[*spool.Full](err); ok && !s.whole {
 			s.whole = true
 			if r.o.Events.SpoolFull != nil {
@@ -77,7 +80,9 @@ type session struct {
 	*Runner
 	p     *publisher
 	h     history
-	began bool // the slot was streamed once: p knows where it is
+	began bool  // the slot was streamed once: p knows where it is
+	given error // why the slot was given up for the server's sake
+	mute  bool  // heartbeats may not be written into the source's log
 	steps chan *step
 	// whole: the spool was full once, and since then the server keeps transactions until they are
 	// committed, on its own disk.
@@ -97,7 +102,7 @@ func (s *session) run(ctx context.Context) (streamed bool, err error) {
 	}
 	s.began = true
 	d := &decoder{epoch: s.h.Epoch, tables: s.newTables(), watch: &s.watch, clock: s.o.Clock != "", logTime: s.p.logTime}
-	return true, s.follow(ctx, d, from)
+	return true, s.follow(ctx, conn, d, from)
 }
 
 func (r *Runner) newTables() *tables {
@@ -272,7 +277,7 @@ func gap(h history, id pgwire.Identity, slot pgwire.SlotState, s resumeState, na
 }
 
 // follow streams from a position on: a reader, a publisher, and status updates beside them.
-func (s *session) follow(outer context.Context, d *decoder, from position.LSN) error {
+func (s *session) follow(outer context.Context, conn *pgx.Conn, d *decoder, from position.LSN) error {
 	g, ctx := errgroup.WithContext(outer)
 	pieces := s.o.Dir != "" && !s.whole
 	var held *spool.Spool
@@ -304,6 +309,8 @@ func (s *session) follow(outer context.Context, d *decoder, from position.LSN) e
 	})
 	g.Go(func() error { return s.confirm(ctx, stream, s.p) })
 	g.Go(func() error { return s.backfill(ctx) })
+	g.Go(func() error { return s.care(ctx, conn) })
+	g.Go(func() error { return s.dropped(ctx, outer) })
 	return g.Wait()
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/capture/slotguard"
 	"github.com/freshet-io/freshet/capture/spool"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -37,6 +38,11 @@ type Options struct {
 	ChunkBytes int64
 	// Tables says more of single tables, by schema.table.
 	Tables map[string]TableOptions
+	// Guard are the limits of what the slot may cost its server; GuardEvery is how often it is measured.
+	Guard      slotguard.Limits
+	GuardEvery time.Duration // 0: 10 s
+	// Heartbeat is how often a message is written into the source's log. 0: 30 s; below 0: never.
+	Heartbeat time.Duration
 	// NewSnapshot begins a new epoch with a new snapshot, whatever there is.
 	NewSnapshot bool
 	Now         func() time.Time // for the server's statistics; nil: time.Now
@@ -54,6 +60,10 @@ type Events struct {
 	Dead func(letter *change.Dead)
 	// Snapshot tells how far a snapshot beside the stream is.
 	Snapshot func(j Job)
+	// Guard tells what the slot costs its server, and what there is to do about it.
+	Guard func(r slotguard.Report)
+	// Mute tells that heartbeats may not be written into the source's log.
+	Mute func(err error)
 	// Lost tells that the source went away; capture goes on when it is there again, and tries after wait.
 	Lost func(err error, wait time.Duration)
 	// SpoolFull tells that from now on the server keeps transactions until they are committed.
@@ -68,6 +78,9 @@ type Runner struct {
 	kick  chan bool
 	jobs  *jobs
 	watch watch
+	guard atomic.Pointer[slotguard.Report]
+	shed  atomic.Bool // optional work stops
+	drop  chan slotguard.Action
 	spool atomic.Pointer[spool.Spool] // of the latest connection; nil before
 }
 
@@ -100,7 +113,7 @@ func New(o Options, shapes []*feature.Table) (*Runner, error) {
 	if o.Now == nil {
 		o.Now = time.Now //nolint:forbidigo // goes to the server's statistics only
 	}
-	r := &Runner{o: o, known: map[string]*known{}, jobs: newJobs(o.Registry, o.Source.Slot), cuts: make(chan *cutRequest), kick: make(chan bool, 1)}
+	r := &Runner{o: o, known: map[string]*known{}, jobs: newJobs(o.Registry, o.Source.Slot), drop: make(chan slotguard.Action, 1), cuts: make(chan *cutRequest), kick: make(chan bool, 1)}
 	clockTable, clockColumn := splitClock(o.Clock)
 	for _, s := range shapes {
 		k := &known{raw: s, shape: s, routes: o.Catalog.Routes(s.FullName()), more: o.Tables[s.FullName()]}
@@ -146,6 +159,14 @@ type history struct {
 	Table  string   `json:"table,omitempty"`
 	Leaf   string   `json:"leaf,omitempty"`
 	Block  uint32   `json:"block,omitempty"`
+	// Gap is what was given up when the slot was dropped.
+	Gap *Gap `json:"gap,omitempty"`
+}
+
+// Gap is a part of the source's log that was not read.
+type Gap struct {
+	From position.LSN `json:"from"`
+	To   position.LSN `json:"to"`
 }
 
 func (r *Runner) key() string { return "source/" + r.o.Source.Slot }

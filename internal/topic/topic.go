@@ -115,7 +115,8 @@ func (c *Client) ensure(ctx context.Context, s Spec) error {
 	if s.Retention > 0 {
 		retention = fmt.Sprint(s.Retention.Milliseconds())
 	}
-	configs := map[string]*string{"message.timestamp.type": &append1, "retention.ms": &retention}
+	largest := fmt.Sprint(maxRecordBytes)
+	configs := map[string]*string{"message.timestamp.type": &append1, "retention.ms": &retention, "max.message.bytes": &largest}
 	if s.Compacted {
 		compact := "compact"
 		configs["cleanup.policy"] = &compact

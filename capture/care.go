@@ -1,0 +1,120 @@
+package capture
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/capture/slotguard"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+// defaultHeartbeat is how often a message is written into the source's log.
+const defaultHeartbeat = 30 * time.Second
+
+// care watches what the slot costs the server, and writes heartbeats into the source's log where that is
+// permitted: they show that everything up to the answers is alive, and let a source without writes of
+// its own move on. It uses conn, which nobody else does while the stream runs.
+func (s *session) care(ctx context.Context, conn *pgx.Conn) error {
+	every := s.o.Heartbeat
+	if every == 0 {
+		every = defaultHeartbeat
+	}
+	var beaten time.Time
+	g := slotguard.Guard{
+		Slot: s.o.Source.Slot, Limits: s.o.Guard, Every: s.o.GuardEvery,
+		Read: func(ctx context.Context) (slotguard.Measure, error) {
+			now := s.o.Now()
+			if every > 0 && now.Sub(beaten) >= every && !s.mute {
+				beaten = now
+				if err := pgwire.EmitMessage(ctx, conn, false, HeartbeatPrefix, nil); fault.ClassOf(err) == fault.Permission {
+					s.mute = true
+					if s.o.Events.Mute != nil {
+						s.o.Events.Mute(err)
+					}
+				}
+			}
+			return s.measure(ctx, conn)
+		},
+		Tell: s.guarded,
+	}
+	err := g.Run(ctx)
+	if conn.IsClosed() && ctx.Err() == nil {
+		err = fault.New(fault.Unreachable, "the connection beside the stream broke")
+	}
+	return err
+}
+
+func (s *session) measure(ctx context.Context, conn *pgx.Conn) (slotguard.Measure, error) {
+	m := slotguard.Measure{At: s.o.Now(), Slot: s.o.Source.Slot}
+	st, err := s.o.Source.SlotState(ctx, conn)
+	if err != nil {
+		return m, err
+	}
+	m.Exists, m.Active, m.Status, m.Retained, m.Safe = st.Exists, st.ActivePID != 0, st.Status, st.Retained, st.SafeWAL
+	m.Restart, m.Confirmed, m.Invalidation = st.Restart, st.Confirmed, st.Invalidation
+	m.Current = st.Restart + position.LSN(max(st.Retained, 0))
+	if st.InactiveSince > 0 {
+		m.InactiveSince = time.UnixMicro(st.InactiveSince).UTC()
+	}
+	return m, nil
+}
+
+// guarded does what the guard says: optional work stops and goes on; a slot is only dropped where the
+// configuration wants it, and then capture ends with the gap recorded.
+func (s *session) guarded(r slotguard.Report) {
+	for _, a := range r.Actions {
+		switch {
+		case a.Kind == slotguard.Raised && a.Stage >= slotguard.Shed:
+			s.shed.Store(true)
+		case a.Kind == slotguard.Resumed:
+			s.shed.Store(false)
+			s.jobs.wake()
+		case a.Kind == slotguard.Dropped:
+			select {
+			case s.drop <- a:
+			default:
+			}
+		}
+	}
+	s.guard.Store(&r)
+	if s.o.Events.Guard != nil {
+		s.o.Events.Guard(r)
+	}
+}
+
+// dropped waits for the last resort, and does it: the gap is in the registry before the slot is gone.
+// It is not cut off by the end of the stream, which it brings about itself.
+func (s *session) dropped(ctx, outer context.Context) error {
+	var a slotguard.Action
+	select {
+	case a = <-s.drop:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ctx = outer
+	s.h.Gap = &Gap{From: a.Gap.From, To: a.Gap.To}
+	if err := s.save(ctx, s.h); err != nil {
+		return err
+	}
+	conn, err := s.o.Source.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	if err := s.free(ctx, conn); err != nil {
+		return err
+	}
+	if err := s.o.Source.DropSlot(ctx, conn); err != nil {
+		return err
+	}
+	s.given = fault.New(fault.Failed, "%s", a.What).At("%s", a.Where).
+		ToMend("start capture once with --new-snapshot: what was committed from %s on is in no topic", a.Gap.From)
+	return s.given
+}
+
+// Guarded gives the guard's last report; nil before the first.
+func (r *Runner) Guarded() *slotguard.Report { return r.guard.Load() }
