@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/freshet-io/freshet/capture/pgtype"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/capture/spool"
 )
@@ -24,6 +25,7 @@ type reader struct {
 	stream  *pgwire.Stream
 	spool   *spool.Spool // nil: the server sends whole transactions only
 	decoder *decoder
+	types   func(context.Context, pgtype.Catalogue, uint32) error // loads one that is not known
 	queue   chan<- []event
 	room    *semaphore.Weighted // bytes of the queue
 	wake    func(reply bool)
@@ -116,6 +118,11 @@ func (r *reader) records(ctx context.Context, tx *spool.Reader) error {
 // step decodes one message of a committed transaction, or one between transactions.
 func (r *reader) step(ctx context.Context, m *pgwire.Message) error {
 	e, err := r.decoder.step(m)
+	for unknown := (*pgtype.UnknownError)(nil); errors.As(err, &unknown); e, err = r.decoder.step(m) {
+		if err := r.types(ctx, r.decoder.tables.types, unknown.OID); err != nil {
+			return err
+		}
+	}
 	if err != nil {
 		return err
 	}

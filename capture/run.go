@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/freshet-io/freshet/capture/dead"
+	"github.com/freshet-io/freshet/capture/pgtype"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/capture/spool"
 	"github.com/freshet-io/freshet/internal/change"
@@ -106,7 +107,7 @@ func (s *session) run(ctx context.Context) (streamed bool, err error) {
 }
 
 func (r *Runner) newTables() *tables {
-	return &tables{known: r.known, roots: map[string]string{}, byOID: map[uint32]*table{}, last: map[string]*table{}}
+	return &tables{known: r.known, roots: map[string]string{}, byOID: map[uint32]*table{}, last: map[string]*table{}, types: pgtype.Catalogue{}}
 }
 
 // publisher fences a predecessor and makes what is needed to write.
@@ -298,7 +299,7 @@ func (s *session) follow(outer context.Context, conn *pgx.Conn, d *decoder, from
 	room := semaphore.NewWeighted(queueBytes)
 	g.Go(func() error {
 		defer close(queue)
-		in := &reader{stream: stream, spool: held, decoder: d, queue: queue, room: room, wake: s.wake}
+		in := &reader{stream: stream, spool: held, decoder: d, types: s.o.Source.LoadTypes, queue: queue, room: room, wake: s.wake}
 		return in.run(ctx)
 	})
 	g.Go(func() error {

@@ -1,9 +1,8 @@
 package capture
 
 import (
-	"fmt"
-
 	"github.com/freshet-io/freshet/capture/filter"
+	"github.com/freshet-io/freshet/capture/pgtype"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/internal/feature"
 )
@@ -97,13 +96,15 @@ type tables struct {
 	// roots names the partitioned table of a leaf that is published by itself.
 	roots map[string]string
 	byOID map[uint32]*table
+	types pgtype.Catalogue // those of columns that are not built in
 	// last is the table of a shape seen before, by fingerprint: the stream describes it anew after every
 	// reconnection, and its schema ids stay.
 	last map[string]*table
 }
 
 // relation takes the shape the stream announces. It is the shape of the rows to come, whatever the
-// catalogue of the server says by now: rows may be older than it.
+// catalogue of the server says by now: rows may be older than it. After a [pgtype.UnknownError] the type
+// is loaded and the message given again.
 func (ts *tables) relation(s *pgwire.Shape) error {
 	name := s.Schema + "." + s.Name
 	if root, ok := ts.roots[name]; ok {
@@ -116,8 +117,15 @@ func (ts *tables) relation(s *pgwire.Shape) error {
 	}
 	shape := &feature.Table{Schema: k.raw.Schema, Name: k.raw.Name, Identity: s.Identity}
 	for _, c := range s.Columns {
-		col := feature.Column{Name: c.Name, Type: c.Type, InIdentity: c.Key, Source: fmt.Sprintf("oid %d", c.OID)}
-		if at := k.raw.Index(c.Name); at >= 0 && k.raw.Columns[at].Type == c.Type {
+		col := feature.Column{Name: c.Name, InIdentity: c.Key}
+		var err error
+		if col.Type, err = pgtype.Of(c.OID, c.Mod, ts.types); err != nil {
+			return err
+		}
+		if col.Source, err = pgtype.Name(c.OID, c.Mod, ts.types); err != nil {
+			return err
+		}
+		if at := k.raw.Index(c.Name); at >= 0 && k.raw.Columns[at].Type == col.Type {
 			old := k.raw.Columns[at]
 			col.Source, col.Key, col.NotNull = old.Source, old.Key, old.NotNull
 		}

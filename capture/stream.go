@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/freshet-io/freshet/capture/dead"
+	"github.com/freshet-io/freshet/capture/pgtype"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -222,10 +223,7 @@ func values(t *feature.Table, in *pgwire.Tuple, before []feature.Value) (out []f
 }
 
 func value(c feature.Column, text []byte) (feature.Value, error) {
-	if c.Type.Kind == feature.Decimal {
-		return feature.OfString(string(text)), nil // exact text; see feature.FromRow
-	}
-	v, err := feature.ParseText(c.Type, string(text))
+	v, err := pgtype.Parse(c.Type, text)
 	if err != nil {
 		return v, fmt.Errorf("column %s: %w", c.Name, err)
 	}

@@ -103,7 +103,7 @@ func (s *source) stop() {
 }
 
 func (s *source) source() pgwire.Source {
-	return pgwire.Source{URL: s.pg.URL() + "&quote_all_identifiers=off&lc_monetary=C", Slot: "types", Publication: "types"}
+	return pgwire.Source{URL: s.pg.URL(), Slot: "types", Publication: "types"}
 }
 
 func (s *source) exec(sql string) {

@@ -3,9 +3,11 @@ package pgwire
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/freshet-io/freshet/capture/pgtype"
 	"github.com/freshet-io/freshet/internal/feature"
 )
 
@@ -47,48 +49,69 @@ func shapes(ctx context.Context, c *pgx.Conn, which string, arg any) ([]*feature
 	defer rows.Close()
 	var out []*feature.Table
 	var t *feature.Table
+	var types [][]typed
 	for rows.Next() {
-		var typ uint32
-		var mod int32
+		var of typed
 		var schema, name, identity string
 		var col feature.Column
-		if err := rows.Scan(&schema, &name, &identity, &col.Name, &typ, &mod, &col.Source, &col.NotNull, &col.Key, &col.InIdentity); err != nil {
+		if err := rows.Scan(&schema, &name, &identity, &col.Name, &of.oid, &of.mod, &col.Source, &col.NotNull, &col.Key, &col.InIdentity); err != nil {
 			return nil, fmt.Errorf("describe tables: %w", err)
 		}
 		if t == nil || t.Schema != schema || t.Name != name {
 			t = &feature.Table{Schema: schema, Name: name, Identity: feature.Identity(identity[0])}
-			out = append(out, t)
+			out, types = append(out, t), append(types, nil)
 		}
-		col.Type = typeOf(typ, mod)
 		t.Columns = append(t.Columns, col)
+		types[len(types)-1] = append(types[len(types)-1], of)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("describe tables: %w", err)
 	}
-	return out, nil
+	return out, setTypes(ctx, c, out, types)
 }
 
-// typeOf maps a PostgreSQL type to ours; what has none of ours travels as PostgreSQL's text.
-func typeOf(oid uint32, mod int32) feature.Type {
-	switch oid {
-	case 16:
-		return feature.Type{Kind: feature.Bool}
-	case 20, 21, 23, 26:
-		return feature.Type{Kind: feature.Int64}
-	case 700, 701:
-		return feature.Type{Kind: feature.Double}
-	case 1700:
-		if p, s := int((mod-4)>>16&0xffff), int((mod-4)&0x7ff); mod >= 4 && p <= 38 && s <= p {
-			return feature.Type{Kind: feature.Decimal, Precision: p, Scale: s}
+// typed is the type of a column as the catalogue has it.
+type typed struct {
+	oid uint32
+	mod int32
+}
+
+func setTypes(ctx context.Context, c *pgx.Conn, tables []*feature.Table, types [][]typed) error {
+	var oids []uint32
+	for _, of := range types {
+		for _, x := range of {
+			oids = append(oids, x.oid)
 		}
-	case 17:
-		return feature.Type{Kind: feature.Bytes}
-	case 1082:
-		return feature.Type{Kind: feature.Date}
-	case 1114, 1184:
-		return feature.Type{Kind: feature.Timestamp}
-	case 2950:
-		return feature.Type{Kind: feature.UUID}
 	}
-	return feature.Type{Kind: feature.String}
+	slices.Sort(oids)
+	catalogue := pgtype.Catalogue{}
+	if err := catalogue.Load(ctx, c, slices.Compact(oids)...); err != nil {
+		return fmt.Errorf("describe tables: %w", err)
+	}
+	for i, t := range tables {
+		for j, x := range types[i] {
+			var err error
+			if t.Columns[j].Type, err = pgtype.Of(x.oid, x.mod, catalogue); err != nil {
+				return fmt.Errorf("table %s, column %s: %w", t.FullName(), t.Columns[j].Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// LoadTypes adds a type, and what it stands on, to a catalogue. What the source does not have any more is
+// text there: rows may be older than the catalogue.
+func (s Source) LoadTypes(ctx context.Context, types pgtype.Catalogue, oid uint32) error {
+	c, err := s.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	if err := types.Load(ctx, c, oid); err != nil {
+		return err
+	}
+	if _, ok := types[oid]; !ok {
+		types[oid] = pgtype.Entry{Name: fmt.Sprintf("oid %d", oid)}
+	}
+	return nil
 }

@@ -56,12 +56,11 @@ type Shape struct {
 	Columns  []ShapeColumn
 }
 
-// ShapeColumn is one column of a Shape. Key tells whether it is in the replica identity, Mod is the
-// type's modifier (-1: none).
+// ShapeColumn is one column of a Shape. Key tells whether it is in the replica identity, OID and Mod are its
+// type and the type's modifier (-1: none): package pgtype says what they are.
 type ShapeColumn struct {
 	Name string
 	Key  bool
-	Type feature.Type
 	OID  uint32
 	Mod  int32
 }
@@ -278,7 +277,6 @@ func (m *Message) shape(c *cursor) {
 	n := c.u16()
 	for i := 0; i < n && !c.bad; i++ {
 		col := ShapeColumn{Key: c.flag(), Name: c.string(), OID: c.u32(), Mod: int32(c.u32())}
-		col.Type = typeOf(col.OID, col.Mod)
 		s.Columns = append(s.Columns, col)
 	}
 	m.Shape = s

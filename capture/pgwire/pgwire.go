@@ -41,6 +41,7 @@ func pinned() map[string]string {
 	return map[string]string{
 		"datestyle": "ISO, YMD", "intervalstyle": "postgres", "timezone": "UTC", "extra_float_digits": "3",
 		"bytea_output": "hex", "client_encoding": "UTF8", "application_name": "freshet", "search_path": "pg_catalog",
+		"lc_monetary": "C", "quote_all_identifiers": "off", // money; the names that reg… types are
 	}
 }
 
