@@ -193,11 +193,14 @@ func (f *fold) windows(v *view, entity []byte, l *level, now int64, life *aggreg
 	return totals, err
 }
 
-// derive appends the derived features; an integer overflow gives NULL and is counted.
+// derive appends the derived features; what leaves the range of its type gives NULL and is counted.
 func (f *fold) derive(v *view, values []feature.Value) []feature.Value {
 	for _, p := range v.derived {
 		f.state.Row = values
 		value, err := p.Eval(&f.state)
+		if to := v.types[len(values)]; err == nil && value.Kind == feature.Decimal {
+			value, err = value.Rescale(to.Scale)
+		}
 		if err != nil {
 			f.stats.Overflows++
 			value = feature.Value{}

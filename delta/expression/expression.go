@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 
 	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/parser"
@@ -84,9 +85,10 @@ type compiler struct {
 
 // term is a compiled sub-expression. isNil marks the literal nil.
 type term struct {
-	kind  feature.Kind
-	eval  node
-	isNil bool
+	kind    feature.Kind
+	eval    node
+	isNil   bool
+	literal bool // a number of the text
 }
 
 func (c *compiler) errorf(n ast.Node, format string, args ...any) error {
@@ -106,7 +108,9 @@ func (c *compiler) compile(n ast.Node) (term, error) {
 	case *ast.IntegerNode:
 		return constant(feature.OfInt(int64(n.Value))), nil
 	case *ast.FloatNode:
-		return constant(feature.OfDouble(n.Value)), nil
+		t := constant(feature.OfDouble(n.Value))
+		t.literal = true
+		return t, nil
 	case *ast.BoolNode:
 		return constant(feature.OfBool(n.Value)), nil
 	case *ast.StringNode:
@@ -147,6 +151,16 @@ func (c *compiler) column(n ast.Node, name string) (term, error) {
 	}
 	c.uses = append(c.uses, col.Index)
 	i := col.Index
+	if col.Type.Kind == feature.Decimal { // a source column's is text
+		numeric := feature.Column{Name: name, Type: col.Type}
+		return term{kind: feature.Decimal, eval: func(s *State) feature.Value {
+			v, err := feature.Comparable(numeric, s.Row[i])
+			if err != nil && s.err == nil {
+				s.err = err
+			}
+			return v
+		}}, nil
+	}
 	return term{kind: col.Type.Kind, eval: func(s *State) feature.Value { return s.Row[i] }}, nil
 }
 
@@ -179,7 +193,7 @@ func (c *compiler) unary(n *ast.UnaryNode) (term, error) {
 			return v
 		}}, nil
 	case n.Operator == "-" && t.kind == feature.Double:
-		return term{kind: t.kind, eval: func(s *State) feature.Value {
+		return term{kind: t.kind, literal: t.literal, eval: func(s *State) feature.Value {
 			v := x(s)
 			if v.IsNull() {
 				return v
@@ -241,12 +255,52 @@ func (c *compiler) unify(n ast.Node, a, b *term) (feature.Kind, error) {
 		return a.kind, nil
 	case a.isNil:
 		return b.kind, nil
+	case a.kind == feature.Decimal && numeric(b.kind):
+		return c.unifyDecimal(a, b), nil
+	case b.kind == feature.Decimal && numeric(a.kind):
+		return c.unifyDecimal(b, a), nil
 	case numeric(a.kind) && numeric(b.kind):
 		a.widen()
 		b.widen()
 		return feature.Double, nil
 	}
 	return 0, c.errorf(n, "%s and %s do not go together", a.kind, b.kind)
+}
+
+// unifyDecimal makes a decimal and a number one kind, as PostgreSQL does: integers and literals become
+// decimals, beside a column of doubles the decimal becomes a double.
+func (c *compiler) unifyDecimal(d, n *term) feature.Kind {
+	if n.kind == feature.Double && !n.literal {
+		x := d.eval
+		d.kind = feature.Double
+		d.eval = func(s *State) feature.Value {
+			v := x(s)
+			if v.IsNull() {
+				return v
+			}
+			f, _ := v.Number()
+			return feature.OfDouble(f)
+		}
+		return feature.Double
+	}
+	x := n.eval
+	n.kind = feature.Decimal
+	n.eval = func(s *State) feature.Value {
+		v := x(s)
+		if v.IsNull() {
+			return v
+		}
+		text := v.Text()
+		if v.Kind == feature.Double {
+			text = strconv.FormatFloat(v.Float(), 'f', -1, 64)
+		}
+		v, err := feature.Numeric(text)
+		if err != nil && s.err == nil {
+			s.err = err
+		}
+		return v
+	}
+	return feature.Decimal
 }
 
 func (t *term) widen() {

@@ -14,7 +14,10 @@ func columns(name string) (Column, bool) {
 		"i": {0, feature.Type{Kind: feature.Int64}}, "d": {1, feature.Type{Kind: feature.Double}},
 		"s": {2, feature.Type{Kind: feature.String}}, "n": {3, feature.Type{Kind: feature.Int64}},
 		"b": {4, feature.Type{Kind: feature.Bool}}, "plane.seats": {5, feature.Type{Kind: feature.Int64}},
-		"big": {6, feature.Type{Kind: feature.Int64}}, "nb": {7, feature.Type{Kind: feature.Bool}},
+		"n122": {8, feature.Type{Kind: feature.Decimal, Precision: 12, Scale: 2}}, "num": {9, feature.Type{Kind: feature.Decimal}},
+		"nan": {10, feature.Type{Kind: feature.Decimal}}, "f": {11, feature.Type{Kind: feature.Decimal, Precision: 12, Scale: 1}},
+		"tags": {12, feature.ListOf(feature.Type{Kind: feature.Int64})},
+		"big":  {6, feature.Type{Kind: feature.Int64}}, "nb": {7, feature.Type{Kind: feature.Bool}},
 	}
 	c, ok := types[name]
 	return c, ok
@@ -25,6 +28,7 @@ func TestMeaning(t *testing.T) {
 	row := []feature.Value{
 		feature.OfInt(7), feature.OfDouble(2.5), feature.OfString("Ab"), null,
 		feature.OfBool(true), feature.OfInt(55), feature.OfInt(math.MaxInt64), null,
+		feature.OfString("1.00"), feature.OfString(strings.Repeat("9", 40)), feature.OfString("NaN"), {Kind: feature.Decimal, Scale: 1, I: 10}, feature.OfString("{1}"),
 	}
 	for source, want := range map[string]feature.Value{
 		"i + 1":                       feature.OfInt(8),
@@ -34,6 +38,21 @@ func TestMeaning(t *testing.T) {
 		"i % 0":                       null,
 		"n + 1":                       null,
 		"n ?? 3":                      feature.OfInt(3),
+		"n122 == 1":                   feature.OfBool(true),
+		"n122 == 1.0":                 feature.OfBool(true),
+		"n122 < 9":                    feature.OfBool(true),
+		"n122 > -1.5":                 feature.OfBool(true),
+		"n122 == f":                   feature.OfBool(true),
+		"n122 < d":                    feature.OfBool(true),
+		"n122 in [2, 1.00]":           feature.OfBool(true),
+		"num > 1e30":                  feature.OfBool(true),
+		"num < nan":                   feature.OfBool(true),
+		"nan == nan":                  feature.OfBool(true),
+		"nan > 1":                     feature.OfBool(true),
+		"(n122 ?? 0) == 1":            feature.OfBool(true),
+		"n122 == n":                   null,
+		"n122 != nil":                 feature.OfBool(true),
+		"tags != nil":                 feature.OfBool(true),
 		"n == nil":                    feature.OfBool(true),
 		"n != nil":                    feature.OfBool(false),
 		"nil == i":                    feature.OfBool(false),
@@ -79,16 +98,19 @@ func TestMeaning(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	for source, want := range map[string]string{
-		"x + 1":       `unknown column "x" (at character 1`,
-		"i + s":       "int64 + string is not possible",
-		"i < nil":     "nil can only be compared",
-		"i == s":      "int64 and string do not go together",
-		"now()":       "not supported",
-		"i + ":        "unexpected token",
-		"i and b":     "needs bool on both sides",
-		"other.x > 1": `unknown column "other.x"`,
-		"i in s":      "in needs a list",
-		"map([1], #)": "not supported",
+		"x + 1":        `unknown column "x" (at character 1`,
+		"i + s":        "int64 + string is not possible",
+		"tags == tags": "lists can only be compared with nil",
+		"i in tags":    "in needs a list",
+		"n122 == s":    "decimal and string do not go together",
+		"i < nil":      "nil can only be compared",
+		"i == s":       "int64 and string do not go together",
+		"now()":        "not supported",
+		"i + ":         "unexpected token",
+		"i and b":      "needs bool on both sides",
+		"other.x > 1":  `unknown column "other.x"`,
+		"i in s":       "in needs a list",
+		"map([1], #)":  "not supported",
 	} {
 		if _, err := Compile(source, columns); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want %q", source, err, want)

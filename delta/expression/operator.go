@@ -80,6 +80,9 @@ func (c *compiler) comparison(n *ast.BinaryNode, a, b term) (term, error) {
 			return feature.OfBool(x(s).IsNull() == want)
 		}}, nil
 	}
+	if a.kind == feature.List || b.kind == feature.List {
+		return term{}, c.errorf(n, "lists can only be compared with nil")
+	}
 	if _, err := c.unify(n, &a, &b); err != nil {
 		return term{}, err
 	}
