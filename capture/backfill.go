@@ -112,7 +112,7 @@ func (b *backfill) run(ctx context.Context) (err error) {
 	if err := b.plan(ctx, j); err != nil {
 		return err
 	}
-	b.reader = &initial.Reader{Key: b.key, Where: j.Where}
+	b.reader = &initial.Reader{Key: b.key, Where: both(b.known.where(), j.Where)}
 	defer b.unwatch(ctx)
 	if err := b.begin(ctx); err != nil {
 		return err
@@ -135,6 +135,14 @@ func (b *backfill) run(ctx context.Context) (err error) {
 		}
 		b.told(b.id)
 	}
+}
+
+// both joins two conditions in SQL, either of which may be "".
+func both(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return "(" + a + "\n) and (" + b + "\n)"
 }
 
 // plan estimates how much there is to read, and decides how: by blocks if it is the rest of a first

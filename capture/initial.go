@@ -192,7 +192,7 @@ func (s *session) copyAll(ctx context.Context, snap *pgx.Conn, exported string) 
 	for i, t := range tables {
 		shapes[i] = t.raw
 	}
-	chunks, err := initial.Plan(ctx, snap, shapes, initial.PlanOptions{ChunkBytes: s.o.ChunkBytes})
+	chunks, err := initial.Plan(ctx, snap, shapes, initial.PlanOptions{ChunkBytes: s.o.ChunkBytes, Where: s.wheres()})
 	if err != nil {
 		return err
 	}
@@ -218,6 +218,18 @@ func (s *session) copyAll(ctx context.Context, snap *pgx.Conn, exported string) 
 		s.p.at("capture.chunk-committed")
 		return s.progress(ctx, c, last(c))
 	})
+}
+
+// wheres gives the row filters of the tables that have one: the publication's, so that a snapshot has the
+// rows that the stream has.
+func (r *Runner) wheres() map[string]string {
+	out := map[string]string{}
+	for name, k := range r.known {
+		if w := k.where(); w != "" {
+			out[name] = w
+		}
+	}
+	return out
 }
 
 // chunkReader makes the rows of chunks into events, and cells of them.

@@ -31,6 +31,7 @@ type Job struct {
 	ID     string    `json:"id"`
 	Table  string    `json:"table"`
 	Where  string    `json:"where,omitempty"`
+	Why    string    `json:"why,omitempty"` // empty: somebody asked for it
 	Status JobStatus `json:"status"`
 	Error  string    `json:"error,omitempty"`
 	// Initial is the id of the first snapshot that this finishes; empty: it is one of its own.
@@ -127,7 +128,7 @@ func (js *jobs) add(ctx context.Context, j Job) (Job, error) {
 			continue
 		}
 		n++
-		if old.Status == JobRunning || old.Status == JobPaused {
+		if old.Initial == "" && (old.Status == JobRunning || old.Status == JobPaused) {
 			return Job{}, fault.New(fault.Usage, "a snapshot of table %s is %s: %s", j.Table, old.Status, old.ID).
 				ToMend("let it end, or: freshet snapshot cancel %s", old.ID)
 		}
@@ -151,6 +152,20 @@ func (js *jobs) forget(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// again makes a job durable even if one of the table is under way: that one begins anew.
+func (js *jobs) again(ctx context.Context, j Job) error {
+	for _, old := range js.list() {
+		if old.Table != j.Table || old.Status != JobRunning && old.Status != JobPaused || old.Initial != "" {
+			continue
+		}
+		if err := js.change(ctx, old.ID, func(j *Job) error { return j.turn(JobCancelled, JobRunning, JobPaused) }); err != nil {
+			return err
+		}
+	}
+	_, err := js.add(ctx, j)
+	return err
 }
 
 // list gives all jobs, in order of their ids.

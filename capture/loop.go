@@ -114,6 +114,7 @@ func (l *loop) event(ctx context.Context, e *event) error {
 				return err
 			}
 		}
+		return l.reread(ctx, e.reread)
 	case evCommit:
 		l.boundary, l.p.inside = true, false
 		l.logTime = max(l.logTime, e.logTime)
@@ -156,6 +157,17 @@ func (l *loop) tick(ctx context.Context, ticks int) error {
 		return err
 	}
 	l.wake(true)
+	return nil
+}
+
+// reread has tables read again, from the first row on, because rows are gone that no change names.
+func (l *loop) reread(ctx context.Context, tables []*table) error {
+	for _, t := range tables {
+		j := Job{Table: t.raw.FullName(), LogTime: l.logTime, Why: "a partition was truncated"}
+		if err := l.jobs.again(ctx, j); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -25,7 +25,7 @@ type reader struct {
 	stream  *pgwire.Stream
 	spool   *spool.Spool // nil: the server sends whole transactions only
 	decoder *decoder
-	types   func(context.Context, pgtype.Catalogue, uint32) error // loads one that is not known
+	source  pgwire.Source // says what is not known
 	queue   chan<- []event
 	room    *semaphore.Weighted // bytes of the queue
 	wake    func(reply bool)
@@ -118,13 +118,17 @@ func (r *reader) records(ctx context.Context, tx *spool.Reader) error {
 // step decodes one message of a committed transaction, or one between transactions.
 func (r *reader) step(ctx context.Context, m *pgwire.Message) error {
 	e, err := r.decoder.step(m)
-	for unknown := (*pgtype.UnknownError)(nil); errors.As(err, &unknown); e, err = r.decoder.step(m) {
-		if err := r.types(ctx, r.decoder.tables.types, unknown.OID); err != nil {
+	for err != nil {
+		ts := r.decoder.tables
+		if unknown, ok := errors.AsType[*pgtype.UnknownError](err); ok {
+			err = r.source.LoadTypes(ctx, ts.types, unknown.OID)
+		} else if unknown, ok := errors.AsType[*unknownTableError](err); ok {
+			ts.roots[unknown.name], err = r.source.Root(ctx, unknown.name)
+		}
+		if err != nil {
 			return err
 		}
-	}
-	if err != nil {
-		return err
+		e, err = r.decoder.step(m)
 	}
 	return r.give(ctx, e)
 }

@@ -107,7 +107,7 @@ func (s *session) run(ctx context.Context) (streamed bool, err error) {
 }
 
 func (r *Runner) newTables() *tables {
-	return &tables{known: r.known, roots: map[string]string{}, byOID: map[uint32]*table{}, last: map[string]*table{}, types: pgtype.Catalogue{}}
+	return &tables{known: r.known, roots: map[string]string{}, byOID: map[uint32]*table{}, leaf: map[uint32]string{}, last: map[string]*table{}, types: pgtype.Catalogue{}}
 }
 
 // publisher fences a predecessor and makes what is needed to write.
@@ -299,7 +299,7 @@ func (s *session) follow(outer context.Context, conn *pgx.Conn, d *decoder, from
 	room := semaphore.NewWeighted(queueBytes)
 	g.Go(func() error {
 		defer close(queue)
-		in := &reader{stream: stream, spool: held, decoder: d, types: s.o.Source.LoadTypes, queue: queue, room: room, wake: s.wake}
+		in := &reader{stream: stream, spool: held, decoder: d, source: s.o.Source, queue: queue, room: room, wake: s.wake}
 		return in.run(ctx)
 	})
 	g.Go(func() error {

@@ -1,6 +1,8 @@
 package capture
 
 import (
+	"strings"
+
 	"github.com/freshet-io/freshet/capture/filter"
 	"github.com/freshet-io/freshet/capture/pgtype"
 	"github.com/freshet-io/freshet/capture/pgwire"
@@ -79,6 +81,14 @@ func (k *known) table(raw *feature.Table) (*table, error) {
 	return t, nil
 }
 
+// where gives the table's row filter, or "".
+func (k *known) where() string {
+	if k.more.Filter == nil || k.more.Filter.Where == nil {
+		return ""
+	}
+	return strings.TrimSpace(*k.more.Filter.Where)
+}
+
 // keys names the columns that say which partition a row is of.
 func (k *known) keys() []string {
 	var out []string
@@ -93,24 +103,36 @@ func (k *known) keys() []string {
 // tables finds what a relation message describes.
 type tables struct {
 	known map[string]*known
-	// roots names the partitioned table of a leaf that is published by itself.
+	// roots names the partitioned table of a leaf that is published by itself; "" of what is none.
 	roots map[string]string
 	byOID map[uint32]*table
-	types pgtype.Catalogue // those of columns that are not built in
+	leaf  map[uint32]string // names of the leaves among them
+	types pgtype.Catalogue  // those of columns that are not built in
 	// last is the table of a shape seen before, by fingerprint: the stream describes it anew after every
 	// reconnection, and its schema ids stay.
 	last map[string]*table
 }
 
+// unknownTableError asks what a table that nobody uses is a part of.
+type unknownTableError struct{ name string }
+
+func (e *unknownTableError) Error() string { return "table " + e.name + " is not known" }
+
 // relation takes the shape the stream announces. It is the shape of the rows to come, whatever the
-// catalogue of the server says by now: rows may be older than it. After a [pgtype.UnknownError] the type
-// is loaded and the message given again.
+// catalogue of the server says by now: rows may be older than it. After a [pgtype.UnknownError] or an
+// [unknownTableError] what is asked for is looked up, and the message given again.
 func (ts *tables) relation(s *pgwire.Shape) error {
 	name := s.Schema + "." + s.Name
-	if root, ok := ts.roots[name]; ok {
-		name = root
-	}
 	k := ts.known[name]
+	if k == nil {
+		root, asked := ts.roots[name]
+		if !asked {
+			return &unknownTableError{name}
+		}
+		if k = ts.known[root]; k != nil {
+			ts.leaf[s.OID] = name
+		}
+	}
 	if k == nil { // published, but not ours
 		ts.byOID[s.OID] = &table{shape: &feature.Table{Schema: s.Schema, Name: s.Name}, clock: -1}
 		return nil

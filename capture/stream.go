@@ -2,6 +2,7 @@ package capture
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/freshet-io/freshet/capture/dead"
 	"github.com/freshet-io/freshet/capture/pgtype"
@@ -25,6 +26,7 @@ type event struct {
 	seq      uint32
 	controls []change.Control
 	tables   []*table     // of each control
+	reread   []*table     // those that a truncation has changed nobody knows how
 	dead     *change.Dead // instead of the change, which could not be read
 	touched  *touched     // for a snapshot beside the stream; nil: nobody asks
 	bytes    int
@@ -87,20 +89,29 @@ func (d *decoder) step(m *pgwire.Message) (event, error) {
 }
 
 // truncate gives one control per captured table. Each takes a seq of its own, so that it stands
-// between the rows before and after it in its transaction.
+// between the rows before and after it in its transaction. Of a leaf that is published by itself it is
+// not known which rows are gone: its table is to be read again.
 func (d *decoder) truncate(m *pgwire.Message) (event, error) {
 	e := event{kind: evTruncate, lsn: d.commit, logTime: d.logTime, time: d.time, xid: d.xid}
 	for _, oid := range m.Relations {
 		d.seq++
-		if t := d.tables.byOID[oid]; t != nil && t.ours() {
-			e.tables = append(e.tables, t)
-			e.controls = append(e.controls, change.Control{
-				Kind: change.Truncate, Table: t.shape.FullName(), LogTime: d.logTime, CommitTime: d.time,
-				Position: position.Position{Epoch: d.epoch, LSN: d.commit, Seq: d.seq},
-			})
+		t := d.tables.byOID[oid]
+		if t == nil || !t.ours() {
+			continue
 		}
+		if _, ok := d.tables.leaf[oid]; ok {
+			if !slices.ContainsFunc(e.reread, func(x *table) bool { return x.raw.FullName() == t.raw.FullName() }) {
+				e.reread = append(e.reread, t)
+			}
+			continue
+		}
+		e.tables = append(e.tables, t)
+		e.controls = append(e.controls, change.Control{
+			Kind: change.Truncate, Table: t.shape.FullName(), LogTime: d.logTime, CommitTime: d.time,
+			Position: position.Position{Epoch: d.epoch, LSN: d.commit, Seq: d.seq},
+		})
 	}
-	if len(e.controls) == 0 {
+	if len(e.controls)+len(e.reread) == 0 {
 		e.kind = evNothing
 	}
 	return e, nil

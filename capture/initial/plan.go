@@ -21,6 +21,8 @@ const (
 // PlanOptions say how a plan is cut. The zero value works.
 type PlanOptions struct {
 	ChunkBytes int64 // aimed at, on the source's disk; 64 MiB if zero
+	// Where are conditions in SQL for the rows of tables, by schema.table; none: all rows.
+	Where map[string]string
 }
 
 // Chunk is a piece of a table that is copied at one go: the rows of one leaf in a range of its blocks.
@@ -32,6 +34,7 @@ type Chunk struct {
 	To     uint32 // first block after it; 0: to the end, however far the leaf has grown
 	Rows   int64  // estimated from the planner's statistics
 	Bytes  int64  // on the source's disk, without TOAST
+	Where  string // a condition in SQL for the rows; "": all
 }
 
 // Leaf is a table that holds rows: a table itself, or a partition of one.
@@ -63,13 +66,18 @@ func (c Chunk) String() string {
 // them comes under its own name in the stream.
 func (c Chunk) sql() string {
 	var where string
+	if c.Where != "" {
+		where = " and (" + c.Where + "\n)"
+	}
 	switch {
 	case c.From > 0 && c.To > 0:
-		where = fmt.Sprintf(" where ctid >= '(%d,0)'::tid and ctid < '(%d,0)'::tid", c.From, c.To)
+		where = fmt.Sprintf(" where ctid >= '(%d,0)'::tid and ctid < '(%d,0)'::tid", c.From, c.To) + where
 	case c.From > 0:
-		where = fmt.Sprintf(" where ctid >= '(%d,0)'::tid", c.From)
+		where = fmt.Sprintf(" where ctid >= '(%d,0)'::tid", c.From) + where
 	case c.To > 0:
-		where = fmt.Sprintf(" where ctid < '(%d,0)'::tid", c.To)
+		where = fmt.Sprintf(" where ctid < '(%d,0)'::tid", c.To) + where
+	case where != "":
+		where = " where true" + where
 	}
 	return "copy (select " + columns(c.Table) + " from only " + pgx.Identifier{c.Leaf.Schema, c.Leaf.Name}.Sanitize() +
 		where + ") to stdout"
@@ -130,6 +138,9 @@ func Plan(ctx context.Context, c *pgx.Conn, tables []*feature.Table, o PlanOptio
 		for _, l := range leaves {
 			out = cut(out, t, l, block, step)
 		}
+	}
+	for i := range out {
+		out[i].Where = o.Where[out[i].Table.FullName()]
 	}
 	return out, nil
 }

@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -97,6 +98,27 @@ func setTypes(ctx context.Context, c *pgx.Conn, tables []*feature.Table, types [
 		}
 	}
 	return nil
+}
+
+// Root names the partitioned table of which a table named schema.table is a part, by itself or by parts
+// between; "" of a table that is none, or is not there any more.
+func (s Source) Root(ctx context.Context, name string) (string, error) {
+	c, err := s.Connect(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	var root string
+	err = c.QueryRow(ctx, `select rn.nspname || '.' || r.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+		join pg_class r on r.oid = pg_partition_root(c.oid) join pg_namespace rn on rn.oid = r.relnamespace
+		where n.nspname || '.' || c.relname = $1 and c.relispartition`, name).Scan(&root)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("root of %s: %w", name, err)
+	}
+	return root, nil
 }
 
 // LoadTypes adds a type, and what it stands on, to a catalogue. What the source does not have any more is

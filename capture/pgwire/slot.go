@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -171,8 +172,9 @@ func (s Source) CreateSlot(ctx context.Context, name string, temporary bool) (*E
 		return pglogrepl.ParseCreateReplicationSlot(c.Exec(ctx, sql))
 	}
 	r, err := create()
-	for temporary && isDuplicate(err) && ctx.Err() == nil {
-		// The one before has been closed, and the server drops it when it notices.
+	for (temporary && isDuplicate(err) || isTooLarge(err)) && ctx.Err() == nil {
+		// The one before has been closed, and the server drops it when it notices; or more subtransactions
+		// run just now than a snapshot can list.
 		pause := time.NewTimer(duplicatePause)
 		select {
 		case <-pause.C:
@@ -208,6 +210,12 @@ func createSQL(name string, temporary, failover bool, version int) string {
 func isDuplicate(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && pg.Code == "42710"
+}
+
+// isTooLarge tells of a moment with too many subtransactions for a snapshot to be exported.
+func isTooLarge(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && strings.Contains(pg.Message, "snapshot too large")
 }
 
 func slotFault(err error, name string) error {

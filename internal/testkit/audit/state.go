@@ -31,6 +31,7 @@ func Rows(ctx context.Context, c *pgx.Conn, table string) (map[string]string, er
 // bucket is one partition's rows of one table, and the ids seen since a whole snapshot of it began.
 type bucket struct {
 	rows     map[string][]string
+	columns  []string
 	snapshot string
 	whole    bool
 	seen     map[string]bool
@@ -40,15 +41,15 @@ type bucket struct {
 
 // State folds a changes topic up to a cut into the rows of a table, by id: what a key column says is in
 // the partition counts, rows of snapshots replace what there is, and what a whole snapshot of the table
-// did not see is gone.
-func State(ctx context.Context, c *topic.Client, r *topic.Registry, name, cut, table, key string) (map[string]string, error) {
+// did not see is gone. Rows have the columns in the order given: changes may have another.
+func State(ctx context.Context, c *topic.Client, r *topic.Registry, name, cut, table, key string, columns []string) (map[string]string, error) {
 	starts, err := c.Starts(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	places := map[int32]*bucket{}
 	for p := range starts {
-		places[p] = &bucket{rows: map[string][]string{}}
+		places[p] = &bucket{rows: map[string][]string{}, columns: columns}
 	}
 	err = read(ctx, c, r, name, cut, func(p int32, codec *change.Codec, ch *change.Change, control *change.Control) error {
 		if control != nil {
@@ -137,15 +138,17 @@ func (p *bucket) change(codec *change.Codec, ch *change.Change, number, partitio
 	if p.seen != nil {
 		p.seen[at] = true
 	}
-	row := make([]string, len(ch.After))
-	for i, v := range ch.After {
+	row := make([]string, len(p.columns))
+	for to, name := range p.columns {
+		i := t.Index(name)
 		switch {
+		case i < 0:
 		case ch.IsUnchanged(i) && old != nil:
-			row[i] = old[i]
+			row[to] = old[to]
 		case ch.IsUnchanged(i):
-			row[i] = "?"
-		case !v.IsNull():
-			row[i] = quote(v.Text())
+			row[to] = "?"
+		case !ch.After[i].IsNull():
+			row[to] = quote(ch.After[i].Text())
 		}
 	}
 	v := ch.After[t.Index(key)]
