@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -130,7 +131,7 @@ func (w *world) write(name, content string) {
 // startPostgres starts the server, where it was if it was there. A port of 0 is a free one.
 func (w *world) startPostgres(ctx context.Context, port int) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
 	pg, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: w.pgDir, Port: port, Settings: map[string]string{
 		"logical_decoding_work_mem": "64kB", "max_wal_size": "4GB", "max_connections": "60",
@@ -284,7 +285,7 @@ func (x *process) lastLine() string {
 // Kafka. Nobody may write meanwhile.
 func (w *world) caughtUp(ctx context.Context, c *captor) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
 	conn := w.connect(ctx)
 	defer conn.Close(context.Background()) //nolint:errcheck // a test's end
@@ -320,17 +321,18 @@ func (w *world) quit(c *captor) string {
 // committed records see it, and as those do who drop by position what comes again.
 func (w *world) compare(ctx context.Context, c *captor) *audit.History {
 	w.t.Helper()
-	w.caughtUp(ctx, c)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	id, err := c.cut(ctx)
-	if err != nil {
-		w.t.Fatalf("no cut: %v\n%s", err, w.quit(c))
-	}
 	topics := must(topic.Dial(ctx, topic.Config{Brokers: []string{w.listen}, Prefix: worldName}))(w.t)
 	defer topics.Close()
 	registry := must(topic.OpenRegistry(ctx, topics))(w.t)
 	defer registry.Close()
+	whole(ctx, w.t, registry, "freshet")
+	w.caughtUp(ctx, c)
+	id, err := c.cut(ctx)
+	if err != nil {
+		w.t.Fatalf("no cut: %v\n%s", err, w.quit(c))
+	}
 	conn := w.connect(ctx)
 	defer conn.Close(context.Background()) //nolint:errcheck // a test's end
 	var history *audit.History
@@ -347,4 +349,33 @@ func (w *world) compare(ctx context.Context, c *captor) *audit.History {
 		history = h
 	}
 	return history
+}
+
+// whole waits until the first snapshot is whole: one that was cut off is finished beside the stream.
+func whole(ctx context.Context, t *testing.T, registry *topic.Registry, slot string) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := registry.Refresh(ctx); err != nil {
+			t.Fatal(err)
+		}
+		var source struct {
+			Done bool `json:"done"`
+		}
+		text, ok := registry.Get("source/" + slot)
+		if ok {
+			if err := json.Unmarshal(text, &source); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if source.Done {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("the snapshot does not end: %s", text)
+		}
+	}
 }

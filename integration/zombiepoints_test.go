@@ -278,7 +278,12 @@ func (h *halting) compare(ctx context.Context) {
 	h.t.Helper()
 	c := h.capture(ctx, h.source, nil)
 	defer c.stop()
+	topics := must(topic.Dial(ctx, h.config))(h.t)
+	defer topics.Close()
+	registry := must(topic.OpenRegistry(ctx, topics))(h.t)
+	defer registry.Close()
 	h.followed(ctx)
+	whole(ctx, h.t, registry, h.source.Slot)
 	h.write(ctx)
 	reply := make(chan capture.Cut, 1)
 	go func() {
@@ -295,16 +300,15 @@ func (h *halting) compare(ctx context.Context) {
 	case <-ctx.Done():
 		h.t.Fatal("the third capture puts no cut")
 	}
-	topics := must(topic.Dial(ctx, h.config))(h.t)
-	defer topics.Close()
-	registry := must(topic.OpenRegistry(ctx, topics))(h.t)
-	defer registry.Close()
 	seen := must(audit.Read(ctx, topics, registry, topics.Changes("account"), cut.ID, true))(h.t)
 	if d := must(seen.Difference(ctx, h.conn, "public.items"))(h.t); d != "" {
 		h.t.Errorf("what was published is not what was committed:\n%s", d)
 	}
 	if len(seen.Seen) < 50 {
 		h.t.Errorf("only %d changes", len(seen.Seen))
+	}
+	if err := registry.Refresh(ctx); err != nil {
+		h.t.Fatal(err)
 	}
 	h.cuts(ctx, topics, registry)
 }

@@ -85,7 +85,7 @@ func (f *follower) follow(ctx context.Context, c *topic.Client, name, cut string
 	if err != nil {
 		return err
 	}
-	reader, err := c.NewReader(topic.ReaderOptions{Topic: name, From: starts, Committed: committed})
+	reader, err := c.NewReader(topic.ReaderOptions{Topic: name, From: starts, Committed: committed, MaxBytes: 64 << 20})
 	if err != nil {
 		return err
 	}

@@ -26,14 +26,20 @@ type History struct {
 	Again int // changes that were there more than once: of aborted transactions
 
 	epoch uint32
-	id    string
-	first map[place]row // the snapshot
+	first map[place]copied // the snapshot
 	moves map[position.Position]move
 }
 
 type place struct {
+	id    string // of the snapshot
 	chunk uint32
 	n     uint64
+}
+
+// copied is a row of a snapshot, as it was after what stands at a position.
+type copied struct {
+	row
+	at position.Position
 }
 
 type move struct{ before, after row }
@@ -42,7 +48,7 @@ type move struct{ before, after row }
 // transactions are read too, and what is in a partition a second time is left out by its position.
 func Read(ctx context.Context, c *topic.Client, r *topic.Registry, name, cut string, committed bool) (*History, error) {
 	f := newFollower(r)
-	f.history = &History{first: map[place]row{}, moves: map[position.Position]move{}}
+	f.history = &History{first: map[place]copied{}, moves: map[position.Position]move{}}
 	if err := f.follow(ctx, c, name, cut, committed); err != nil {
 		return nil, err
 	}
@@ -57,16 +63,18 @@ func (h *History) SnapshotRows() int { return len(h.first) }
 
 func (h *History) snapshot(c *change.Codec, ch *change.Change) error {
 	if ch.Position.Epoch > h.epoch { // the one before was cut off
-		h.epoch, h.id, h.first = ch.Position.Epoch, ch.SnapshotID, map[place]row{}
+		h.epoch, h.first = ch.Position.Epoch, map[place]copied{}
 	}
 	if ch.Position.Epoch < h.epoch {
 		return nil // in another partition
 	}
-	p, r := place{ch.Chunk, ch.N}, named(c.Table, ch.After)
-	if old, ok := h.first[p]; ok && !maps.Equal(old, r) {
-		return fmt.Errorf("two rows are at %v of %s: %v and %v", p, h.id, old, r)
+	p, r := place{ch.SnapshotID, ch.Chunk, ch.N}, named(c.Table, ch.After)
+	if old, ok := h.first[p]; ok && !maps.Equal(old.row, r) {
+		return fmt.Errorf("two rows are at %v: %v and %v", p, old, r)
 	}
-	h.first[p] = r
+	if _, ok := h.first[p]; !ok { // in another partition it is again
+		h.first[p] = copied{r, ch.Position}
+	}
 	return nil
 }
 
@@ -93,8 +101,9 @@ func named(t *feature.Table, values []feature.Value) row {
 
 // Difference says how the history differs from the table as it is and from what was logged of it;
 // empty: not at all. What was logged before the snapshot is in the snapshot: so of each row the changes
-// must be the last ones that were logged, each must change the row that those before it left, and at
-// the end there must be the rows of the table.
+// must be the last ones that were logged, each must change the row that those before it left, rows of the
+// snapshot that are read while the stream goes on must be as it has them, and at the end there must be
+// the rows of the table.
 func (h *History) Difference(ctx context.Context, c *pgx.Conn, table string) (string, error) {
 	logged, err := Logged(ctx, c)
 	if err != nil {
@@ -106,17 +115,25 @@ func (h *History) Difference(ctx context.Context, c *pgx.Conn, table string) (st
 	}
 	out := h.suffixes(logged)
 	state := map[string]row{}
-	for p, r := range h.first {
-		if _, ok := state[r["id"]]; ok {
-			out = append(out, fmt.Sprintf("row %s is twice in the snapshot, at %v", r["id"], p))
+	reads := slices.SortedFunc(maps.Values(h.first), func(a, b copied) int { return a.at.Compare(b.at) })
+	until := func(p position.Position) { // what stands after a position comes before what has a later one
+		for ; len(reads) > 0 && p.After(reads[0].at); reads = reads[1:] {
+			r := reads[0]
+			if is, ok := state[r.row["id"]]; ok {
+				if d := differ(r.row, is); d != "" {
+					out = append(out, fmt.Sprintf("row %s of the snapshot at %s: %s", r.row["id"], r.at, d))
+				}
+			}
+			state[r.row["id"]] = r.row
 		}
-		state[r["id"]] = r
 	}
 	for _, s := range h.Seen {
-		if d := apply(state, h.moves[s.Position]); d != "" {
+		until(s.Position)
+		if d := apply(state, h.moves[s.Position], len(reads) > 0); d != "" {
 			out = append(out, fmt.Sprintf("%s at %s: %s", s.Op, s.Position, d))
 		}
 	}
+	until(position.Position{Epoch: h.epoch + 1})
 	out = append(out, compareRows(rows, state)...)
 	slices.Sort(out)
 	if len(out) > 20 {
@@ -138,27 +155,27 @@ func (h *History) suffixes(logged []Entry) []string {
 	return out
 }
 
-// apply makes one change and says how the row before differs from the one that is there.
-func apply(state map[string]row, m move) string {
+// apply makes one change and says how the row before differs from the one that is there. While the
+// snapshot is not whole, rows may be missing.
+func apply(state map[string]row, m move, missing bool) string {
+	said := ""
 	if m.before != nil {
 		id := m.before["id"]
-		is, ok := state[id]
-		if !ok {
-			return fmt.Sprintf("row %s is changed and was not there", id)
-		}
-		if d := differ(m.before, is); d != "" {
-			return fmt.Sprintf("row %s before the change: %s", id, d)
+		if is, ok := state[id]; !ok && !missing {
+			said = fmt.Sprintf("row %s is changed and was not there", id)
+		} else if d := differ(m.before, is); d != "" {
+			said = fmt.Sprintf("row %s before the change: %s", id, d)
 		}
 		delete(state, id)
 	}
 	if m.after != nil {
 		id := m.after["id"]
 		if _, ok := state[id]; ok {
-			return fmt.Sprintf("row %s is there already", id)
+			said = fmt.Sprintf("row %s is there already", id)
 		}
 		state[id] = m.after
 	}
-	return ""
+	return said
 }
 
 // differ compares the columns that both have: others came or went since the row was written.
