@@ -31,6 +31,27 @@ func configKeys() []configKey {
 		{"source.postgres.publication", "text", "freshet", "the publication of the tables; capture makes it if it may"},
 		{"source.clock", "text", "commit", "what log time is: commit, the time of each commit, or a one-row table's column as schema.table.column"},
 		{"source.timezone", "text", "UTC", "the zone of timestamps without time zone; this version reads them as UTC"},
+		{"source.secret", "text", "none", "under which columns are hashed, at least 16 bytes; only as env:NAME or file:PATH"},
+		{"source.snapshot.workers", "whole number", "4", "how many connections read a first snapshot"},
+		{"source.snapshot.chunk", "size", "64MiB", "how much of a table's file is read at a time in the first snapshot"},
+		{"source.spool", "size", "8GiB", "how much of transactions that are not committed yet is kept in data_dir; past it the server keeps them"},
+		{"source.heartbeat", "time span or off", "30s", "how often a message is written into the source's log, so that an idle database moves on"},
+		{"source.slot_guard.warn", "size or never", "5GiB", "of log that the slot makes the server keep: from here on it is told. Also at 50 % of max_slot_wal_keep_size, or an hour before the loss"},
+		{"source.slot_guard.shed", "size or never", "10GiB", "from here on snapshots beside the stream wait. Also at 70 %, or half an hour before the loss"},
+		{"source.slot_guard.page", "size or never", "20GiB", "from here on somebody must act. Also at 85 %, or a quarter of an hour before the loss"},
+		{"source.slot_guard.drop", "size or never", "never", "from here on the slot is dropped, with the gap recorded, so that the server stays; capture ends"},
+		{"source.tables.*.columns.include", "list of text", "all", "of table schema.table: patterns of the columns that leave the source, with * ? and [a-z]"},
+		{"source.tables.*.columns.exclude", "list of text", "none", "patterns of the columns that do not"},
+		{"source.tables.*.columns.mask.*.fixed", "text", "none", "of a column: what every value of it becomes"},
+		{"source.tables.*.columns.mask.*.keep_last", "whole number", "none", "of a column: how many characters stay, behind ****"},
+		{"source.tables.*.columns.hash.*.length", "whole number", "64", "of a column whose values become HMAC-SHA-256 under source.secret: how many hexadecimal digits are kept; a key needs 32"},
+		{"source.tables.*.columns.truncate.*", "whole number", "none", "of a text column: how many characters are kept"},
+		{"source.tables.*.where", "SQL", "all rows", "the condition of the rows that are captured, in the publication; PostgreSQL 15 or newer"},
+		{"source.tables.*.envelope.format", "text", "json_schema", "of a topic <name>.table.<schema>.<table> in Debezium's envelope: json_schema, json or avro"},
+		{"source.tables.*.envelope.decimals", "text", "precise", "how numeric is written there: precise, string or double"},
+		{"source.tables.*.envelope.partitions", "whole number", "1", "of that topic; truncations are told only where it is 1"},
+		{"source.tables.*.envelope.retention", "time span", "for ever", "how long that topic keeps records"},
+		{"source.tables.*.envelope.tombstones", "on or off", "on", "whether a record without a value follows a deletion there"},
 		{"kafka.brokers", "list of text", "none: Kafka is embedded", "the brokers, as host:port"},
 		{"kafka.replication", "whole number", "1", "on how many brokers new topics are kept"},
 		{"kafka.retention", "time span", "for ever", "how long deltas are kept for subscribers, as in 7d"},
@@ -87,8 +108,10 @@ func explainKey(key string) (string, error) {
 	var b strings.Builder
 	for _, k := range configKeys() {
 		if key == "" || k.key == key || strings.HasPrefix(k.key, key+".") {
-			fmt.Fprintf(&b, "%s\n  %s\n  type: %s\n  default: %s\n  environment: FRESHET_%s\n",
-				k.key, k.means, k.kind, k.standard, strings.ToUpper(strings.ReplaceAll(k.key, ".", "_")))
+			fmt.Fprintf(&b, "%s\n  %s\n  type: %s\n  default: %s\n", k.key, k.means, k.kind, k.standard)
+			if !strings.Contains(k.key, "*") {
+				fmt.Fprintf(&b, "  environment: FRESHET_%s\n", strings.ToUpper(strings.ReplaceAll(k.key, ".", "_")))
+			}
 		}
 	}
 	if b.Len() == 0 {
@@ -111,8 +134,18 @@ func schemaOf(t reflect.Type, path string) map[string]any {
 	switch {
 	case t == reflect.TypeFor[feature.Duration]():
 		s["type"], s["pattern"] = "string", `^([0-9]+(ms|s|m|h|d|w))+$`
+	case t == reflect.TypeFor[config.Every]():
+		s["type"], s["pattern"] = "string", `^(([0-9]+(ms|s|m|h|d|w))+|off)$`
 	case t == reflect.TypeFor[config.Size]():
 		s["type"], s["pattern"] = "string", `^[0-9]+ *(B|KB|MB|GB|KiB|MiB|GiB)$`
+	case t == reflect.TypeFor[config.Bound]():
+		s["type"], s["pattern"] = "string", `^([0-9]+ *(B|KB|MB|GB|KiB|MiB|GiB)|never)$`
+	case t == reflect.TypeFor[config.Switch]():
+		s["enum"] = []any{"on", "off", true, false}
+	case t.Kind() == reflect.Pointer:
+		return schemaOf(t.Elem(), path)
+	case t.Kind() == reflect.Map:
+		s["type"], s["additionalProperties"] = "object", schemaOf(t.Elem(), path+".*")
 	case t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
 		properties := map[string]any{}
 		for f := range t.Fields() {

@@ -174,13 +174,17 @@ func TestConfigKeysAreThoseOfConfig(t *testing.T) {
 	var want []string
 	var walk func(reflect.Type, string)
 	walk = func(s reflect.Type, path string) {
-		for f := range s.Fields() {
-			key := strings.TrimPrefix(path+"."+f.Tag.Get("yaml"), ".")
-			if f.Type.Kind() == reflect.Struct {
-				walk(f.Type, key)
-			} else {
-				want = append(want, key)
+		switch s.Kind() {
+		case reflect.Pointer:
+			walk(s.Elem(), path)
+		case reflect.Map:
+			walk(s.Elem(), path+".*")
+		case reflect.Struct:
+			for f := range s.Fields() {
+				walk(f.Type, strings.TrimPrefix(path+"."+f.Tag.Get("yaml"), "."))
 			}
+		default:
+			want = append(want, path)
 		}
 	}
 	walk(reflect.TypeFor[config.Config](), "")

@@ -18,8 +18,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/freshet-io/freshet/capture"
-	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/delta"
 	"github.com/freshet-io/freshet/internal/config"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -68,17 +66,20 @@ func planned(ctx context.Context, file, dir string) (*feature.Catalog, error) {
 	if defs == nil {
 		return nil, errors.Join(errs...)
 	}
-	p := cfg.Source.Postgres
-	c, err := pgwire.Source{URL: p.URL, Slot: p.Slot, Publication: p.Publication}.Connect(ctx)
+	w, err := wants(cfg, defs)
+	if err != nil {
+		return nil, err
+	}
+	c, err := sourceOf(cfg).Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
-	shapes, err := pgwire.Describe(ctx, c, capture.Tables(defs, cfg.Source.Clock))
+	tables, err := w.describe(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	catalog, errs := resolveAll(defs, shapes)
+	catalog, errs := resolveAll(defs, tables.after)
 	return catalog, errors.Join(errs...)
 }
 

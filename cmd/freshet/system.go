@@ -22,6 +22,7 @@ import (
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/capture/slotguard"
 	"github.com/freshet-io/freshet/capture/spool"
 	"github.com/freshet-io/freshet/delta"
 	"github.com/freshet-io/freshet/featurestore"
@@ -53,6 +54,7 @@ type system struct {
 	log      *slog.Logger
 	roles    roles
 	source   pgwire.Source
+	wanted   *wanted
 	catalog  *feature.Catalog
 	topics   *topic.Client
 	registry *topic.Registry
@@ -115,10 +117,11 @@ func (s *system) openSource(ctx context.Context) error {
 		return err
 	}
 	s.onClose(func() { lock.Close() }) //nolint:errcheck // the kernel drops it at the latest when the process ends
-	p := s.cfg.Source.Postgres
-	s.source = pgwire.Source{URL: p.URL, Slot: p.Slot, Publication: p.Publication}
-	_, s.catalog, err = resolve(ctx, s.cfg, s.source, defs)
-	if err != nil {
+	s.source = sourceOf(s.cfg)
+	if s.wanted, err = wants(s.cfg, defs); err != nil {
+		return err
+	}
+	if s.catalog, err = resolve(ctx, s.source, s.wanted, defs); err != nil {
 		return err
 	}
 	for i := range defs.Pipelines {
@@ -193,18 +196,23 @@ func (s *system) openCapture(ctx context.Context) error {
 		return err
 	}
 	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
-	names := capture.Tables(s.catalog.Definitions, s.cfg.Source.Clock)
-	if err := s.source.EnsurePublication(ctx, c, names); err != nil {
+	if err := s.source.EnsurePublished(ctx, c, s.wanted.published()); err != nil {
 		return err
 	}
-	shapes, err := pgwire.Describe(ctx, c, names)
+	tables, err := s.wanted.describe(ctx, c)
 	if err != nil {
 		return err
 	}
+	if err := s.wanted.complete(ctx, c); err != nil {
+		return err
+	}
+	src := s.cfg.Source
 	s.runner, err = capture.New(capture.Options{
-		Name: s.cfg.Name, Source: s.source, Clock: s.cfg.Source.Clock, Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
-		Dir: filepath.Join(s.cfg.DataDir, "spool"), NewSnapshot: s.roles.newSnapshot, Events: captureEvents(s.log), Point: crashPoint(),
-	}, shapes)
+		Name: s.cfg.Name, Source: s.source, Clock: src.Clock, Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
+		Dir: filepath.Join(s.cfg.DataDir, "spool"), SpoolBytes: int64(src.Spool), Workers: src.Snapshot.Workers, ChunkBytes: int64(src.Snapshot.Chunk),
+		Tables: s.wanted.tables, Guard: limits(src.SlotGuard), Heartbeat: time.Duration(src.Heartbeat),
+		NewSnapshot: s.roles.newSnapshot, Events: captureEvents(s.log), Point: crashPoint(),
+	}, tables.raw)
 	return err
 }
 
@@ -306,25 +314,25 @@ func (s *system) serveHTTP(ctx context.Context) error {
 }
 
 // resolve reads the source's shapes and checks the definitions against them.
-func resolve(ctx context.Context, cfg *config.Config, source pgwire.Source, defs *feature.Definitions) ([]*feature.Table, *feature.Catalog, error) {
+func resolve(ctx context.Context, source pgwire.Source, w *wanted, defs *feature.Definitions) (*feature.Catalog, error) {
 	c, err := source.Connect(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
-	shapes, err := pgwire.Describe(ctx, c, capture.Tables(defs, cfg.Source.Clock))
+	tables, err := w.describe(ctx, c)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	catalog, err := feature.Resolve(defs, shapes)
+	catalog, err := feature.Resolve(defs, tables.after)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var errs []error
 	for _, v := range catalog.Views {
 		errs = append(errs, delta.Check(v))
 	}
-	return shapes, catalog, errors.Join(errs...)
+	return catalog, errors.Join(errs...)
 }
 
 func captureEvents(log *slog.Logger) capture.Events {
@@ -335,6 +343,18 @@ func captureEvents(log *slog.Logger) capture.Events {
 		Table: func(table string, rows uint64, done bool) {
 			log.Info("snapshot", "table", table, "rows", rows, "done", done)
 		},
+		Guard: func(r slotguard.Report) {
+			for _, a := range r.Actions {
+				level := slog.LevelInfo
+				if a.Kind == slotguard.Raised && a.Stage < slotguard.Page || a.Kind == slotguard.Blind {
+					level = slog.LevelWarn
+				} else if a.Kind == slotguard.Raised || a.Kind == slotguard.Gone || a.Kind == slotguard.Dropped {
+					level = slog.LevelError
+				}
+				log.Log(context.Background(), level, a.What, "slot", a.Where, "stage", a.Stage.String(), "mend", a.Mend)
+			}
+		},
+		Mute: func(err error) { log.Warn("no heartbeats are written into the source's log", "error", err) },
 		Dead: func(d *change.Dead) {
 			log.Warn("a row could not be decoded", "what", d.What, "why", d.Why, "at", d.From)
 		},

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,20 +30,6 @@ type Config struct {
 	Listen      Listen   `yaml:"listen"`
 	State       State    `yaml:"state"`
 	Definitions string   `yaml:"definitions"`
-}
-
-// Source is the database that is captured.
-type Source struct {
-	Postgres Postgres `yaml:"postgres"`
-	Clock    string   `yaml:"clock"`
-	Timezone string   `yaml:"timezone"`
-}
-
-// Postgres is where the source is and through which slot it is read.
-type Postgres struct {
-	URL         string `yaml:"url"`
-	Slot        string `yaml:"slot"`
-	Publication string `yaml:"publication"`
 }
 
 // Kafka is where the broker is; without brokers it is embedded.
@@ -116,10 +103,13 @@ func Load(file string, env func(string) (string, bool)) (*Config, error) {
 			return nil, err
 		}
 	}
+	if err := c.Source.secretBefore(file); err != nil {
+		return nil, err
+	}
 	if err := overlay(reflect.ValueOf(c).Elem(), "FRESHET", env); err != nil {
 		return nil, err
 	}
-	if err := resolve(reflect.ValueOf(c).Elem(), "", filepath.Dir(file), env); err != nil {
+	if err := (resolver{filepath.Dir(file), env}).resolve(reflect.ValueOf(c).Elem(), ""); err != nil {
 		return nil, err
 	}
 	c.defaults(filepath.Dir(file))
@@ -165,41 +155,73 @@ func overlay(v reflect.Value, name string, env func(string) (string, bool)) erro
 	return nil
 }
 
-// resolve replaces env:NAME and file:PATH. file:// addresses of storage stay.
-func resolve(v reflect.Value, path, dir string, env func(string) (string, bool)) error {
-	for i := range v.NumField() {
-		f, key := v.Field(i), strings.TrimPrefix(path+"."+v.Type().Field(i).Tag.Get("yaml"), ".")
-		if f.Kind() == reflect.Struct {
-			if err := resolve(f, key, dir, env); err != nil {
+// resolver replaces env:NAME and file:PATH.
+type resolver struct {
+	dir string // what relative paths are relative to
+	env func(string) (string, bool)
+}
+
+// resolve walks a value; what a map holds is replaced by what became of it.
+func (r resolver) resolve(v reflect.Value, key string) error {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if err := r.resolve(v.Field(i), strings.TrimPrefix(key+"."+v.Type().Field(i).Tag.Get("yaml"), ".")); err != nil {
 				return err
 			}
 		}
-		if f.Kind() != reflect.String {
-			continue
+	case reflect.Pointer:
+		if !v.IsNil() {
+			return r.resolve(v.Elem(), key)
 		}
-		if name, ok := strings.CutPrefix(f.String(), "env:"); ok {
-			value, ok := env(name)
-			if !ok {
-				return fault.New(fault.Usage, "environment variable %s is not set", name).At("%s", key).ToMend("export %s=…", name)
+	case reflect.Map:
+		names := v.MapKeys()
+		slices.SortFunc(names, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+		for _, name := range names {
+			held := reflect.New(v.Type().Elem()).Elem()
+			held.Set(v.MapIndex(name))
+			if err := r.resolve(held, key+"."+name.String()); err != nil {
+				return err
 			}
-			f.SetString(value)
-		} else if name, ok := strings.CutPrefix(f.String(), "file:"); ok && !strings.HasPrefix(name, "//") {
-			if !filepath.IsAbs(name) {
-				name = filepath.Join(dir, name)
-			}
-			value, err := os.ReadFile(name)
-			if err != nil {
-				return fault.Wrap(fault.Usage, err, "the value's file cannot be read").At("%s", key)
-			}
-			f.SetString(strings.TrimSpace(string(value)))
-		} else if u, err := url.Parse(f.String()); err == nil && u.User != nil {
-			if _, secret := u.User.Password(); secret {
-				return fault.New(fault.Usage, "a password is written in the configuration itself").At("%s", key).
-					ToMend("write env:NAME or file:PATH there")
-			}
+			v.SetMapIndex(name, held)
 		}
+	case reflect.String:
+		text, err := r.text(v.String(), key)
+		if err != nil {
+			return err
+		}
+		v.SetString(text)
+	default:
 	}
 	return nil
+}
+
+// text gives what a text stands for. file:// addresses of storage stay.
+func (r resolver) text(text, key string) (string, error) {
+	if name, ok := strings.CutPrefix(text, "env:"); ok {
+		value, ok := r.env(name)
+		if !ok {
+			return "", fault.New(fault.Usage, "environment variable %s is not set", name).At("%s", key).ToMend("export %s=…", name)
+		}
+		return value, nil
+	}
+	if name, ok := strings.CutPrefix(text, "file:"); ok && !strings.HasPrefix(name, "//") {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(r.dir, name)
+		}
+		value, err := os.ReadFile(name)
+		if err != nil {
+			return "", fault.Wrap(fault.Usage, err, "the value's file cannot be read").At("%s", key)
+		}
+		return strings.TrimSpace(string(value)), nil
+	}
+	if u, err := url.Parse(text); err == nil && u.User != nil {
+		if _, secret := u.User.Password(); secret {
+			return "", fault.New(fault.Usage, "a password is written in the configuration itself").At("%s", key).
+				ToMend("write env:NAME or file:PATH there")
+		}
+	}
+	return text, nil
 }
 
 func (c *Config) defaults(dir string) {
@@ -246,5 +268,5 @@ func (c *Config) validate(file string) error {
 	if c.Source.Clock != "" && strings.Count(c.Source.Clock, ".") != 2 {
 		return fault.New(fault.Usage, "source.clock is %q", c.Source.Clock).At("%s", file).ToMend("write commit, or schema.table.column")
 	}
-	return nil
+	return c.Source.validate(file)
 }

@@ -31,6 +31,9 @@ func TestLoad(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
+	src := func(more string) string {
+		return "name: x\nsource:\n  postgres: {url: env:U}\n  " + more + "\n"
+	}
 	base := "name: x\nsource: {postgres: {url: env:U}}\n"
 	for _, c := range []struct{ text, want string }{
 		{base + "listn: {grpc: a}\n", "freshet.yaml:3: unknown key listn\n  to mend: did you mean listen?"},
@@ -38,17 +41,59 @@ func TestRefusals(t *testing.T) {
 		{base + "state: {memory: 12}\n", "is not a size"},
 		{base + "kafka: {retention: 7 days}\n", "is not a time span"},
 		{"name: x\nsource: {postgres: {url: env:NO}}\n", "source.postgres.url: environment variable NO is not set"},
-		{"name: x\nsource: {postgres: {url: 'postgres://a:secret@h/d'}}\n", "a password is written in the configuration"},
+		{"name: x\nsource: {postgres: {url: 'postgres://a:hush@h/d'}}\n", "a password is written in the configuration"},
 		{"name: x\n", "source.postgres.url is not set"},
 		{"source: {postgres: {url: env:U}}\n", "name is not set"},
+		{"name: x\nsource: {secret: hush, postgres: {url: env:U}}\n", "source.secret: the secret is written in the configuration itself"},
+		{src("heartbeat: 0s"), "is no time; or off"},
+		{src("spool: 12"), "is not a size"},
+		{src("slot_guard: {drop: 0B}"), "is nothing; or never"},
+		{src("slot_guard: {warn: 3GiB, page: 2GiB}"), "page begins before the stage below it"},
+		{src("snapshot: {workers: -1}"), "workers is -1"},
+		{src("tables: {orders: {}}"), "write schema.table, as in public.orders"},
+		{src("tables: {public.o: {colums: {}}}"), "unknown key colums\n  to mend: did you mean columns?"},
+		{src("tables: {public.o: {envelope: {tombstones: maybe}}}"), "is not on or off"},
+		{src("tables: {public.o: {envelope: {partitions: -1}}}"), "partitions is -1"},
+		{src("tables: {public.o: {columns: {mask: {a: {fixed: env:NO}}}}}"), "source.tables.public.o.columns.mask.a.fixed: environment variable NO is not set"},
 		{"a: [\n", "not valid YAML"},
 	} {
 		_, err := load(t, c.text, map[string]string{"U": "postgres://h/d"})
 		if err == nil || !strings.Contains(err.Error(), c.want) || fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%q: %v, want %q", c.text, err, c.want)
 		}
-		if err != nil && strings.Contains(err.Error(), "secret") {
+		if err != nil && strings.Contains(err.Error(), "hush") {
 			t.Errorf("the password is printed: %v", err)
 		}
+	}
+}
+
+func TestSource(t *testing.T) {
+	c, err := load(t, `name: x
+source:
+  postgres: {url: env:U}
+  secret: env:S
+  snapshot: {workers: 2, chunk: 1MiB}
+  heartbeat: off
+  slot_guard: {warn: 1GiB, drop: never}
+  tables:
+    public.orders:
+      columns: {exclude: ["card_*"], mask: {phone: {keep_last: 2}, note: {fixed: env:HIDDEN}}, hash: {mail: {length: 32}}, truncate: {name: 3}}
+      where: amount > 0
+      envelope: {format: avro, decimals: string, partitions: 4, retention: 7d, tombstones: off}
+`, map[string]string{"U": "postgres://h/d", "S": "sesame", "HIDDEN": "-", "FRESHET_SOURCE_SPOOL": "3GiB", "FRESHET_SOURCE_SLOT_GUARD_PAGE": "4GiB"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.Source
+	if s.Secret != "sesame" || s.Snapshot != (Snapshot{2, 1 << 20}) || s.Heartbeat >= 0 || s.Spool != 3<<30 || s.SlotGuard != (SlotGuard{Warn: 1 << 30, Page: 4 << 30, Drop: -1}) {
+		t.Errorf("%+v", s)
+	}
+	o := s.Tables["public.orders"]
+	if len(o.Columns.Exclude) != 1 || o.Columns.Mask["phone"].KeepLast != 2 || *o.Columns.Mask["note"].Fixed != "-" || o.Columns.Hash["mail"].Length != 32 ||
+		o.Columns.Truncate["name"] != 3 || o.Where != "amount > 0" {
+		t.Errorf("%+v", o)
+	}
+	if e := *o.Envelope; e.Format != "avro" || e.Decimals != "string" || e.Partitions != 4 || e.Retention.String() != "7d" || !e.Tombstones.Off() {
+		t.Errorf("%+v", e)
 	}
 }
