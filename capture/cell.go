@@ -2,7 +2,9 @@ package capture
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/freshet-io/freshet/capture/dead"
@@ -168,11 +170,41 @@ func (p *publisher) putDead(ctx context.Context, e *event) error {
 	return nil
 }
 
-// control writes a control record into every partition of every group.
+// shape tells every partition that a table has another shape from the transaction on that has begun, so
+// that what does not fit it stops at one place everywhere. Rows of that transaction must not be below a
+// control: where some are written already, the partitions see it by the rows alone.
+func (p *publisher) shape(ctx context.Context, e *event) error {
+	own := slices.IndexFunc(p.rows, func(x event) bool { return x.lsn == e.lsn })
+	if own < 0 {
+		own = len(p.rows)
+	}
+	rest := slices.Clone(p.rows[own:])
+	p.rows = p.rows[:own]
+	err := p.closeCell(ctx)
+	p.rows = append(p.rows[:0], rest...)
+	if err != nil || p.last.LSN >= e.lsn {
+		return err
+	}
+	detail, err := json.Marshal(map[string]any{"shape": e.table.shape})
+	if err != nil {
+		return fmt.Errorf("shape of %s: %w", e.table.shape.FullName(), err)
+	}
+	pos := p.next()
+	return p.write(ctx, change.Control{
+		Kind: change.SchemaChange, ID: "schema " + pos.String(), Position: pos, Table: e.table.shape.FullName(), Detail: string(detail),
+		CommitTime: p.commitTime, LogTime: p.logTime, Resume: p.whole,
+	})
+}
+
+// control writes a control record into every partition of every group, after the open cell.
 func (p *publisher) control(ctx context.Context, c change.Control) error {
 	if err := p.closeCell(ctx); err != nil {
 		return err
 	}
+	return p.write(ctx, c)
+}
+
+func (p *publisher) write(ctx context.Context, c change.Control) error {
 	if err := p.begin(); err != nil {
 		return err
 	}

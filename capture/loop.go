@@ -115,6 +115,8 @@ func (l *loop) event(ctx context.Context, e *event) error {
 			}
 		}
 		return l.reread(ctx, e.reread)
+	case evShape:
+		return l.p.shape(ctx, e)
 	case evCommit:
 		l.boundary, l.p.inside = true, false
 		l.logTime = max(l.logTime, e.logTime)

@@ -107,7 +107,7 @@ func (s *session) run(ctx context.Context) (streamed bool, err error) {
 }
 
 func (r *Runner) newTables() *tables {
-	return &tables{known: r.known, roots: map[string]string{}, byOID: map[uint32]*table{}, leaf: map[uint32]string{}, last: map[string]*table{}, types: pgtype.Catalogue{}}
+	return &tables{known: r.known, roots: map[string]string{}, byOID: map[uint32]*table{}, leaf: map[uint32]string{}, said: map[string]string{}, last: map[string]*table{}, types: pgtype.Catalogue{}}
 }
 
 // publisher fences a predecessor and makes what is needed to write.

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/freshet-io/freshet/capture/filter"
@@ -107,6 +108,7 @@ type tables struct {
 	roots map[string]string
 	byOID map[uint32]*table
 	leaf  map[uint32]string // names of the leaves among them
+	said  map[string]string // shapes that the log knows of, by table, where they are not the catalogue's
 	types pgtype.Catalogue  // those of columns that are not built in
 	// last is the table of a shape seen before, by fingerprint: the stream describes it anew after every
 	// reconnection, and its schema ids stay.
@@ -121,13 +123,13 @@ func (e *unknownTableError) Error() string { return "table " + e.name + " is not
 // relation takes the shape the stream announces. It is the shape of the rows to come, whatever the
 // catalogue of the server says by now: rows may be older than it. After a [pgtype.UnknownError] or an
 // [unknownTableError] what is asked for is looked up, and the message given again.
-func (ts *tables) relation(s *pgwire.Shape) error {
+func (ts *tables) relation(s *pgwire.Shape) (changed *table, err error) {
 	name := s.Schema + "." + s.Name
 	k := ts.known[name]
 	if k == nil {
 		root, asked := ts.roots[name]
 		if !asked {
-			return &unknownTableError{name}
+			return nil, &unknownTableError{name}
 		}
 		if k = ts.known[root]; k != nil {
 			ts.leaf[s.OID] = name
@@ -135,17 +137,16 @@ func (ts *tables) relation(s *pgwire.Shape) error {
 	}
 	if k == nil { // published, but not ours
 		ts.byOID[s.OID] = &table{shape: &feature.Table{Schema: s.Schema, Name: s.Name}, clock: -1}
-		return nil
+		return nil, nil
 	}
 	shape := &feature.Table{Schema: k.raw.Schema, Name: k.raw.Name, Identity: s.Identity}
 	for _, c := range s.Columns {
 		col := feature.Column{Name: c.Name, InIdentity: c.Key}
-		var err error
 		if col.Type, err = pgtype.Of(c.OID, c.Mod, ts.types); err != nil {
-			return err
+			return nil, err
 		}
 		if col.Source, err = pgtype.Name(c.OID, c.Mod, ts.types); err != nil {
-			return err
+			return nil, err
 		}
 		if at := k.raw.Index(c.Name); at >= 0 && k.raw.Columns[at].Type == col.Type {
 			old := k.raw.Columns[at]
@@ -156,12 +157,31 @@ func (ts *tables) relation(s *pgwire.Shape) error {
 	print := shape.Fingerprint()
 	t := ts.last[print]
 	if t == nil {
-		var err error
 		if t, err = k.table(shape); err != nil {
-			return err
+			return nil, err
 		}
 		ts.last[print] = t
 	}
 	ts.byOID[s.OID] = t
-	return nil
+	if len(t.routes) == 0 {
+		return nil, nil
+	}
+	name = k.raw.FullName()
+	before, said := ts.said[name]
+	if !said {
+		before = canonical(k.shape)
+	}
+	now := canonical(t.shape)
+	ts.said[name] = now
+	if now == before {
+		return nil, nil
+	}
+	return t, nil
+}
+
+// canonical is a fingerprint for which the order of columns, which leaves may have their own of, is nothing.
+func canonical(t *feature.Table) string {
+	sorted := *t
+	sorted.Columns = slices.SortedFunc(slices.Values(t.Columns), func(a, b feature.Column) int { return strings.Compare(a.Name, b.Name) })
+	return sorted.Fingerprint()
 }

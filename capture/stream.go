@@ -40,6 +40,7 @@ const (
 	evCommit
 	evIdle
 	evTruncate
+	evShape // the table has another shape from here on
 	evNothing
 )
 
@@ -72,7 +73,11 @@ func (d *decoder) step(m *pgwire.Message) (event, error) {
 	case pgwire.Keepalive:
 		return event{kind: evIdle, lsn: m.LSN, logTime: d.logTime}, nil
 	case pgwire.Relation:
-		return event{kind: evNothing}, d.tables.relation(m.Shape)
+		t, err := d.tables.relation(m.Shape)
+		if err != nil || t == nil {
+			return event{kind: evNothing}, err
+		}
+		return event{kind: evShape, table: t, lsn: d.commit, bytes: 1 << 10}, nil
 	case pgwire.Truncate:
 		return d.truncate(m)
 	case pgwire.Insert, pgwire.Update, pgwire.Delete:

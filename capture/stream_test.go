@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -15,6 +16,7 @@ import (
 	"github.com/freshet-io/freshet/capture/filter"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/testkit"
+	"github.com/freshet-io/freshet/internal/testkit/audit"
 )
 
 // history writes random transactions: of one to a few thousand rows, in and out of savepoints that are
@@ -168,6 +170,23 @@ func TestShapesChange(t *testing.T) {
 	seen := w.compare()
 	if len(seen) < 20 {
 		t.Errorf("%d changes seen", len(seen))
+	}
+	cut, err := w.runner.Cut(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	controls, err := audit.Controls(t.Context(), w.topics, w.registry, w.topics.Changes("account"), cut.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for _, c := range controls {
+		if c.Kind == change.SchemaChange {
+			told = append(told, c.Detail)
+		}
+	}
+	if len(told) < 5 || !strings.Contains(told[len(told)-1], `"holder"`) {
+		t.Errorf("the log tells of %d other shapes: %v", len(told), told)
 	}
 	w.end()
 }

@@ -28,6 +28,18 @@ func Rows(ctx context.Context, c *pgx.Conn, table string) (map[string]string, er
 	return out, err //nolint:wrapcheck // says what it was
 }
 
+// Controls gives the control records of a topic's first partition up to a cut.
+func Controls(ctx context.Context, c *topic.Client, r *topic.Registry, name, cut string) ([]change.Control, error) {
+	var out []change.Control
+	err := read(ctx, c, r, name, cut, func(p int32, _ *change.Codec, _ *change.Change, control *change.Control) error {
+		if p == 0 && control != nil {
+			out = append(out, *control)
+		}
+		return nil
+	})
+	return out, err
+}
+
 // bucket is one partition's rows of one table, and the ids seen since a whole snapshot of it began.
 type bucket struct {
 	rows     map[string][]string
