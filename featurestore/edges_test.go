@@ -158,7 +158,7 @@ func TestSchemasOfOthersAreSeen(t *testing.T) {
 func (w *world) part(ch *change.Change, last bool) {
 	w.t.Helper()
 	ch.Position, ch.LogTime, ch.CommitTime, ch.LastInCell = w.at, w.now, w.now, last
-	value := change.Codec{Table: trips()}.Append(change.AppendFrame(nil, w.ids["tail change"]), ch)
+	value := change.Codec{Table: trips()}.Append(change.AppendFrame(nil, w.schema("tail", trips())), ch)
 	p := must(partition.Of(ch.After[1], parts))(w.t)
 	w.writer.Put(w.t.Context(), topic.Record{Topic: w.topics.Changes("tail"), Partition: int32(p), Value: value, Position: ch.Position.String()})
 }

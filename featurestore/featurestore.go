@@ -131,7 +131,12 @@ func (s *Server) stale(in *freshetv1.GetRequest, lag *freshetv1.PartitionLag) bo
 
 func lookup(p *delta.Partition, v *selected, key []feature.Value, stale bool) (*freshetv1.Row, error) {
 	if stale {
-		return &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE}, nil
+		return &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: "the partition's last commit is older than max_age"}, nil
+	}
+	// Asked before the row is read: a view that goes on between the two has its new rows by then.
+	// return_stale is about the partition's age, and does not give rows that stand still.
+	if at, stands := p.Stopped(v.view.Name); stands {
+		return &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: at.Fault(v.view.Name).Error()}, nil
 	}
 	served, err := p.Lookup(v.view.Name, key)
 	if err != nil {
@@ -329,6 +334,11 @@ func (s *Server) Describe(_ context.Context, in *freshetv1.DescribeRequest) (*fr
 		}
 		for _, p := range s.o.Node.Partitions(v.Group.Name) {
 			d.Deltas += s.o.Node.Published(p, v.Name)
+			if at, stands := p.Stopped(v.Name); stands {
+				d.Stopped = append(d.Stopped, &freshetv1.StoppedView{
+					Partition: int32(p.Number()), Position: at.Position.String(), LogTime: at.LogTime, Reason: at.Reason, Mend: at.Mend, Mending: at.Mending,
+				})
+			}
 		}
 		out.Views = append(out.Views, d)
 		groups[v.Group.Name] = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -24,6 +25,8 @@ const (
 	batchBytes  = 256 << 10
 	// pollBytes bounds what one subscription holds of the topic.
 	pollBytes = 1 << 20
+	// look is how often a subscription to which nothing comes looks whether the view stands still.
+	look = 500 * time.Millisecond
 )
 
 // subscription is one running Subscribe.
@@ -32,6 +35,7 @@ type subscription struct {
 	view   *feature.View
 	after  position.Position // zero: everything read is sent
 	shapes map[uint32]*shape
+	next   map[int32]int64 // by partition: no record before this offset is still to be read
 }
 
 // shape decodes the deltas of one schema id into the columns of the view as it is now.
@@ -51,6 +55,9 @@ type shape struct {
 // dropped by sequence. One position covers all partitions, so who resumes more than one gives the lowest
 // of the last positions it has of each. A gap in the sequence says that the topic no longer keeps what
 // lies between.
+//
+// Where the view stands still in a partition, the subscription ends with FAILED_PRECONDITION as soon as all
+// deltas of that partition have been sent: there is nothing more to wait for, and what to do is in the message.
 func (s *Server) Subscribe(in *freshetv1.SubscribeRequest, stream grpc.ServerStreamingServer[freshetv1.SubscribeResponse]) error {
 	sub, partitions, err := s.subscription(in)
 	if err != nil {
@@ -73,7 +80,7 @@ func (s *Server) Subscribe(in *freshetv1.SubscribeRequest, stream grpc.ServerStr
 		return err //nolint:wrapcheck // gRPC's own, at the edge
 	}
 	for {
-		batches, err := r.Poll(ctx)
+		batches, err := poll(ctx, r)
 		if err != nil {
 			return ended(ctx, err)
 		}
@@ -81,8 +88,66 @@ func (s *Server) Subscribe(in *freshetv1.SubscribeRequest, stream grpc.ServerStr
 			if err := sub.send(ctx, stream, b); err != nil {
 				return ended(ctx, err)
 			}
+			sub.next[b.Partition] = b.Records[len(b.Records)-1].Offset + 1
+		}
+		if err := sub.stands(ctx); err != nil {
+			return ended(ctx, err)
 		}
 	}
+}
+
+// poll gives what has arrived, and after a while without anything nothing.
+func poll(ctx context.Context, r *topic.Reader) ([]topic.Batch, error) {
+	short, cancel := context.WithTimeout(ctx, look)
+	defer cancel()
+	batches, err := r.Poll(short)
+	if err != nil && short.Err() != nil && ctx.Err() == nil {
+		return nil, nil
+	}
+	return batches, err
+}
+
+// stands gives the error that ends the subscription when the view stands still in one of its partitions
+// and every delta of that partition has been read.
+func (sub *subscription) stands(ctx context.Context) error {
+	node := sub.s.o.Node
+	for _, p := range node.Partitions(sub.view.Group.Name) {
+		number := int32(p.Number())
+		at, stands := p.Stopped(sub.view.Name)
+		next, ours := sub.next[number]
+		// A view that stands still makes no deltas: those published are all there are.
+		made := p.Meta().Sequences[sub.view.Name]
+		if !stands || !ours || node.Published(p, sub.view.Name) < made {
+			continue
+		}
+		read, err := sub.read(ctx, number, next, made)
+		if err != nil {
+			return err
+		}
+		if read {
+			return status.Errorf(codes.FailedPrecondition, "partition %d: %s", number, at.Fault(sub.view.Name))
+		}
+	}
+	return nil
+}
+
+// read tells whether the partition's deltas through a sequence can be read by everybody, and have been.
+func (sub *subscription) read(ctx context.Context, partition int32, next int64, through uint64) (bool, error) {
+	tails, err := sub.s.o.Topics.Tails(ctx, sub.s.o.Topics.Delta(sub.view.Name))
+	if err != nil {
+		return false, fmt.Errorf("%w", err)
+	}
+	tail := tails[partition]
+	if tail == nil { // nothing was made, or nothing is kept
+		return true, nil
+	}
+	d, err := sub.decode(ctx, *tail, position.Position{})
+	if err != nil {
+		return false, err
+	}
+	// Kafka acknowledges a commit a moment before everybody can read it.
+	whole := through == 0 || d.Generation == sub.view.Generation && d.Sequence >= through
+	return whole && tail.Offset < next, nil
 }
 
 // ended gives the status of a subscription's end: the client's own, when it is that.
@@ -145,15 +210,15 @@ func (sub *subscription) open(ctx context.Context, partitions []int32, start boo
 	if err != nil {
 		return nil, fmt.Errorf("%w", err)
 	}
-	from := map[int32]int64{}
+	sub.next = map[int32]int64{}
 	for _, p := range partitions {
 		at, ok := offsets[p]
 		if !ok {
 			return nil, fault.New(fault.Failed, "topic %s has no partition %d", name, p)
 		}
-		from[p] = at
+		sub.next[p] = at
 	}
-	return topics.NewReader(topic.ReaderOptions{Topic: name, From: from, MaxBytes: pollBytes, Committed: true})
+	return topics.NewReader(topic.ReaderOptions{Topic: name, From: sub.next, MaxBytes: pollBytes, Committed: true})
 }
 
 // send sends a batch of one partition in messages of bounded size.
@@ -170,7 +235,7 @@ func (sub *subscription) send(ctx context.Context, stream grpc.ServerStreamingSe
 		return err //nolint:wrapcheck // gRPC's own, at the edge
 	}
 	for _, r := range b.Records {
-		d, err := sub.decode(ctx, r.Record)
+		d, err := sub.decode(ctx, r.Record, sub.after)
 		if err != nil {
 			return fmt.Errorf("%s/%d, record %d: %w", r.Topic, r.Partition, r.Offset, err)
 		}
@@ -188,8 +253,8 @@ func (sub *subscription) send(ctx context.Context, stream grpc.ServerStreamingSe
 	return flush()
 }
 
-// decode gives the delta of a record, or nil if the subscriber has its whole cell already.
-func (sub *subscription) decode(ctx context.Context, r topic.Record) (*freshetv1.Delta, error) {
+// decode gives the delta of a record, or nil if it lies before after.
+func (sub *subscription) decode(ctx context.Context, r topic.Record, after position.Position) (*freshetv1.Delta, error) {
 	id, payload, err := change.Unframe(r.Value)
 	if err != nil {
 		return nil, fmt.Errorf("%w", err)
@@ -202,7 +267,7 @@ func (sub *subscription) decode(ctx context.Context, r topic.Record) (*freshetv1
 	if err != nil {
 		return nil, err
 	}
-	if d.Position.Compare(sub.after) < 0 {
+	if d.Position.Compare(after) < 0 {
 		return nil, nil //nolint:nilnil // nil is the documented answer
 	}
 	return sub.delta(sh, d, r.Partition), nil

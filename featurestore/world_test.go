@@ -82,7 +82,8 @@ type world struct {
 	clock    time.Time
 	now      int64 // log time
 	at       position.Position
-	ids      map[string]uint32 // by group and kind
+	ids      map[string]uint32 // of controls, by group
+	table    *feature.Table    // as the source has it now; nil: trips()
 }
 
 func must[T any](v T, err error) func(t testing.TB) T {
@@ -109,8 +110,7 @@ func newWorld(t testing.TB) *world {
 	for _, g := range catalog.Groups {
 		name := w.topics.Changes(g.Name)
 		specs = append(specs, topic.Spec{Topic: name, Partitions: g.Partitions})
-		w.ids[g.Name+" change"] = must(w.registry.SchemaID(ctx, change.Codec{Table: trips()}.Subject(name), change.Codec{Table: trips()}.Schema()))(t)
-		w.ids[g.Name+" control"] = must(w.registry.SchemaID(ctx, change.ControlSubject(name), change.ControlSchema()))(t)
+		w.ids[g.Name] = must(w.registry.SchemaID(ctx, change.ControlSubject(name), change.ControlSchema()))(t)
 	}
 	must(0, w.topics.Ensure(ctx, specs))(t)
 	w.writer = must(w.topics.NewWriter(ctx, prefix+".capture"))(t)
@@ -200,15 +200,26 @@ func (w *world) change(ch *change.Change) {
 	if image == nil {
 		image = ch.Before
 	}
+	table := trips()
+	if w.table != nil {
+		table = w.table
+	}
 	for _, g := range w.node.Catalog().Groups {
 		key := image[1]
 		if g.Name == "number" {
 			key = image[0]
 		}
 		p := must(partition.Of(key, g.Partitions))(w.t)
-		value := change.Codec{Table: trips()}.Append(change.AppendFrame(nil, w.ids[g.Name+" change"]), ch)
+		value := change.Codec{Table: table}.Append(change.AppendFrame(nil, w.schema(g.Name, table)), ch)
 		w.writer.Put(w.t.Context(), topic.Record{Topic: w.topics.Changes(g.Name), Partition: int32(p), Key: []byte(key.Text()), Value: value, Position: ch.Position.String()})
 	}
+}
+
+// schema gives the id of a table's changes in a group's topic.
+func (w *world) schema(group string, table *feature.Table) uint32 {
+	w.t.Helper()
+	c := change.Codec{Table: table}
+	return must(w.registry.SchemaID(w.t.Context(), c.Subject(w.topics.Changes(group)), c.Schema()))(w.t)
 }
 
 // control puts a control record everywhere, in a transaction of its own.
@@ -218,7 +229,7 @@ func (w *world) control(c change.Control) {
 	c.Position, c.LogTime, c.CommitTime = w.at, w.now, w.now
 	must(0, w.writer.Begin())(w.t)
 	for _, g := range w.node.Catalog().Groups {
-		value := change.AppendControl(change.AppendFrame(nil, w.ids[g.Name+" control"]), &c)
+		value := change.AppendControl(change.AppendFrame(nil, w.ids[g.Name]), &c)
 		for p := range g.Partitions {
 			w.writer.Put(w.t.Context(), topic.Record{Topic: w.topics.Changes(g.Name), Partition: int32(p), Value: value, Position: c.Position.String()})
 		}

@@ -148,7 +148,7 @@ func valueOf(alias string, c feature.Column) string {
 		}
 		return x
 	case feature.Timestamp:
-		if strings.Contains(c.Source, "without time zone") {
+		if c.Type.Local {
 			return "(" + x + " at time zone 'UTC')"
 		}
 		return x

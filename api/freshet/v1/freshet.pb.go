@@ -604,6 +604,7 @@ type Row struct {
 	Position      string                 `protobuf:"bytes,6,opt,name=position,proto3" json:"position,omitempty"`
 	Version       uint64                 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
 	Packed        []byte                 `protobuf:"bytes,8,opt,name=packed,proto3" json:"packed,omitempty"` // encoding PACKED
+	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"` // why it is UNAVAILABLE, and how to mend that
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -692,6 +693,13 @@ func (x *Row) GetPacked() []byte {
 		return x.Packed
 	}
 	return nil
+}
+
+func (x *Row) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // Columns names the columns of one selection, in order.
@@ -1235,7 +1243,8 @@ type View struct {
 	Owner         string                 `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
 	Description   string                 `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
 	Generation    uint32                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
-	Deltas        uint64                 `protobuf:"varint,9,opt,name=deltas,proto3" json:"deltas,omitempty"` // published so far, over all partitions
+	Deltas        uint64                 `protobuf:"varint,9,opt,name=deltas,proto3" json:"deltas,omitempty"`   // published so far, over all partitions
+	Stopped       []*StoppedView         `protobuf:"bytes,10,rep,name=stopped,proto3" json:"stopped,omitempty"` // where the view stands still; nowhere: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1333,6 +1342,98 @@ func (x *View) GetDeltas() uint64 {
 	return 0
 }
 
+func (x *View) GetStopped() []*StoppedView {
+	if x != nil {
+		return x.Stopped
+	}
+	return nil
+}
+
+// StoppedView says since when and why a view stands still in a partition.
+type StoppedView struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Position      string                 `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`               // of the first record that was not folded
+	LogTime       int64                  `protobuf:"varint,3,opt,name=log_time,json=logTime,proto3" json:"log_time,omitempty"` // rows and deltas are as of then
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Mend          string                 `protobuf:"bytes,5,opt,name=mend,proto3" json:"mend,omitempty"`
+	Mending       bool                   `protobuf:"varint,6,opt,name=mending,proto3" json:"mending,omitempty"` // the snapshot that mends it is being read
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoppedView) Reset() {
+	*x = StoppedView{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoppedView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoppedView) ProtoMessage() {}
+
+func (x *StoppedView) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoppedView.ProtoReflect.Descriptor instead.
+func (*StoppedView) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *StoppedView) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *StoppedView) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
+func (x *StoppedView) GetLogTime() int64 {
+	if x != nil {
+		return x.LogTime
+	}
+	return 0
+}
+
+func (x *StoppedView) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *StoppedView) GetMend() string {
+	if x != nil {
+		return x.Mend
+	}
+	return ""
+}
+
+func (x *StoppedView) GetMending() bool {
+	if x != nil {
+		return x.Mending
+	}
+	return false
+}
+
 type DescribeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Views         []*View                `protobuf:"bytes,1,rep,name=views,proto3" json:"views,omitempty"`
@@ -1343,7 +1444,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[14]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1456,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[14]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1469,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{14}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DescribeResponse) GetViews() []*View {
@@ -1402,7 +1503,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[15]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1515,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[15]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1528,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{15}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Progress) GetStep() string {
@@ -1495,7 +1596,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[16]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1608,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[16]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1621,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{16}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PlanRequest) GetFiles() []*File {
@@ -1540,7 +1641,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[17]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1653,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[17]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1666,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{17}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *File) GetName() string {
@@ -1591,7 +1692,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[18]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1704,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[18]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1717,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{18}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PlanResponse) GetChanges() []*PlannedChange {
@@ -1639,7 +1740,7 @@ type PlannedChange struct {
 
 func (x *PlannedChange) Reset() {
 	*x = PlannedChange{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[19]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1752,7 @@ func (x *PlannedChange) String() string {
 func (*PlannedChange) ProtoMessage() {}
 
 func (x *PlannedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[19]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1765,7 @@ func (x *PlannedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedChange.ProtoReflect.Descriptor instead.
 func (*PlannedChange) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{19}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PlannedChange) GetName() string {
@@ -1705,7 +1806,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[20]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1818,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[20]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1831,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{20}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ApplyRequest) GetFiles() []*File {
@@ -1756,7 +1857,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[21]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1869,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[21]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1882,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{21}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ApplyResponse) GetChanges() []*PlannedChange {
@@ -1800,7 +1901,7 @@ type CutRequest struct {
 
 func (x *CutRequest) Reset() {
 	*x = CutRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[22]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +1913,7 @@ func (x *CutRequest) String() string {
 func (*CutRequest) ProtoMessage() {}
 
 func (x *CutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[22]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +1926,7 @@ func (x *CutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutRequest.ProtoReflect.Descriptor instead.
 func (*CutRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{22}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CutRequest) GetSql() bool {
@@ -1847,7 +1948,7 @@ type CutResponse struct {
 
 func (x *CutResponse) Reset() {
 	*x = CutResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +1960,7 @@ func (x *CutResponse) String() string {
 func (*CutResponse) ProtoMessage() {}
 
 func (x *CutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +1973,7 @@ func (x *CutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutResponse.ProtoReflect.Descriptor instead.
 func (*CutResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{23}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CutResponse) GetId() string {
@@ -1915,7 +2016,7 @@ type MergeRequest struct {
 
 func (x *MergeRequest) Reset() {
 	*x = MergeRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2028,7 @@ func (x *MergeRequest) String() string {
 func (*MergeRequest) ProtoMessage() {}
 
 func (x *MergeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2041,7 @@ func (x *MergeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeRequest.ProtoReflect.Descriptor instead.
 func (*MergeRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{24}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MergeRequest) GetAction() string {
@@ -1982,7 +2083,7 @@ type GateRequest struct {
 
 func (x *GateRequest) Reset() {
 	*x = GateRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2095,7 @@ func (x *GateRequest) String() string {
 func (*GateRequest) ProtoMessage() {}
 
 func (x *GateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2108,7 @@ func (x *GateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateRequest.ProtoReflect.Descriptor instead.
 func (*GateRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{25}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GateRequest) GetAction() string {
@@ -2040,7 +2141,7 @@ type GateResponse struct {
 
 func (x *GateResponse) Reset() {
 	*x = GateResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2153,7 @@ func (x *GateResponse) String() string {
 func (*GateResponse) ProtoMessage() {}
 
 func (x *GateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2166,7 @@ func (x *GateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateResponse.ProtoReflect.Descriptor instead.
 func (*GateResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{26}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GateResponse) GetMessage() string {
@@ -2085,7 +2186,7 @@ type ModelRequest struct {
 
 func (x *ModelRequest) Reset() {
 	*x = ModelRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2198,7 @@ func (x *ModelRequest) String() string {
 func (*ModelRequest) ProtoMessage() {}
 
 func (x *ModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2211,7 @@ func (x *ModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelRequest.ProtoReflect.Descriptor instead.
 func (*ModelRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{27}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ModelRequest) GetAction() string {
@@ -2136,7 +2237,7 @@ type ModelResponse struct {
 
 func (x *ModelResponse) Reset() {
 	*x = ModelResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2148,7 +2249,7 @@ func (x *ModelResponse) String() string {
 func (*ModelResponse) ProtoMessage() {}
 
 func (x *ModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2161,7 +2262,7 @@ func (x *ModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelResponse.ProtoReflect.Descriptor instead.
 func (*ModelResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{28}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ModelResponse) GetResultJson() []byte {
@@ -2183,7 +2284,7 @@ type ScoreRequest struct {
 
 func (x *ScoreRequest) Reset() {
 	*x = ScoreRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2296,7 @@ func (x *ScoreRequest) String() string {
 func (*ScoreRequest) ProtoMessage() {}
 
 func (x *ScoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2309,7 @@ func (x *ScoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreRequest.ProtoReflect.Descriptor instead.
 func (*ScoreRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{29}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ScoreRequest) GetAction() string {
@@ -2250,7 +2351,7 @@ type PipelineRequest struct {
 
 func (x *PipelineRequest) Reset() {
 	*x = PipelineRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2363,7 @@ func (x *PipelineRequest) String() string {
 func (*PipelineRequest) ProtoMessage() {}
 
 func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2376,7 @@ func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineRequest.ProtoReflect.Descriptor instead.
 func (*PipelineRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{30}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PipelineRequest) GetAction() string {
@@ -2310,7 +2411,7 @@ type TableRequest struct {
 
 func (x *TableRequest) Reset() {
 	*x = TableRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2423,7 @@ func (x *TableRequest) String() string {
 func (*TableRequest) ProtoMessage() {}
 
 func (x *TableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2335,7 +2436,7 @@ func (x *TableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableRequest.ProtoReflect.Descriptor instead.
 func (*TableRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{31}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TableRequest) GetAction() string {
@@ -2370,7 +2471,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2483,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2496,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{32}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SnapshotRequest) GetAction() string {
@@ -2430,7 +2531,7 @@ type DeadRequest struct {
 
 func (x *DeadRequest) Reset() {
 	*x = DeadRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2543,7 @@ func (x *DeadRequest) String() string {
 func (*DeadRequest) ProtoMessage() {}
 
 func (x *DeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2556,7 @@ func (x *DeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadRequest.ProtoReflect.Descriptor instead.
 func (*DeadRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{33}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeadRequest) GetAction() string {
@@ -2487,7 +2588,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2600,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2613,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{34}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{35}
 }
 
 type NodesResponse struct {
@@ -2524,7 +2625,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2536,7 +2637,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +2650,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{35}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodesResponse) GetPartitions() []*PartitionLag {
@@ -2568,7 +2669,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2681,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2694,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{36}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *VerifyRequest) GetViews() []string {
@@ -2642,7 +2743,7 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\n" +
 	"max_age_us\x18\x05 \x01(\x03R\bmaxAgeUs\x12!\n" +
 	"\freturn_stale\x18\x06 \x01(\bR\vreturnStale\x120\n" +
-	"\bencoding\x18\a \x01(\x0e2\x14.freshet.v1.EncodingR\bencoding\"\xc0\x02\n" +
+	"\bencoding\x18\a \x01(\x0e2\x14.freshet.v1.EncodingR\bencoding\"\xd8\x02\n" +
 	"\x03Row\x12*\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x12.freshet.v1.StatusR\x06status\x12)\n" +
 	"\x06values\x18\x02 \x03(\v2\x11.freshet.v1.ValueR\x06values\x12\"\n" +
@@ -2653,7 +2754,8 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\blog_time\x18\x05 \x01(\x03H\x02R\alogTime\x88\x01\x01\x12\x1a\n" +
 	"\bposition\x18\x06 \x01(\tR\bposition\x12\x18\n" +
 	"\aversion\x18\a \x01(\x04R\aversion\x12\x16\n" +
-	"\x06packed\x18\b \x01(\fR\x06packedB\r\n" +
+	"\x06packed\x18\b \x01(\fR\x06packed\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reasonB\r\n" +
 	"\v_event_timeB\x0e\n" +
 	"\f_commit_timeB\v\n" +
 	"\t_log_time\"f\n" +
@@ -2707,7 +2809,7 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\acolumns\x18\x01 \x01(\v2\x13.freshet.v1.ColumnsR\acolumns\x12)\n" +
 	"\x06deltas\x18\x02 \x03(\v2\x11.freshet.v1.DeltaR\x06deltas\"%\n" +
 	"\x0fDescribeRequest\x12\x12\n" +
-	"\x04view\x18\x01 \x01(\tR\x04view\"\x87\x02\n" +
+	"\x04view\x18\x01 \x01(\tR\x04view\"\xba\x02\n" +
 	"\x04View\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x1e\n" +
@@ -2721,7 +2823,16 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\b \x01(\rR\n" +
 	"generation\x12\x16\n" +
-	"\x06deltas\x18\t \x01(\x04R\x06deltas\"t\n" +
+	"\x06deltas\x18\t \x01(\x04R\x06deltas\x121\n" +
+	"\astopped\x18\n" +
+	" \x03(\v2\x17.freshet.v1.StoppedViewR\astopped\"\xa8\x01\n" +
+	"\vStoppedView\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\tR\bposition\x12\x19\n" +
+	"\blog_time\x18\x03 \x01(\x03R\alogTime\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04mend\x18\x05 \x01(\tR\x04mend\x12\x18\n" +
+	"\amending\x18\x06 \x01(\bR\amending\"t\n" +
 	"\x10DescribeResponse\x12&\n" +
 	"\x05views\x18\x01 \x03(\v2\x10.freshet.v1.ViewR\x05views\x128\n" +
 	"\n" +
@@ -2852,7 +2963,7 @@ func file_freshet_v1_freshet_proto_rawDescGZIP() []byte {
 }
 
 var file_freshet_v1_freshet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_freshet_v1_freshet_proto_goTypes = []any{
 	(Encoding)(0),             // 0: freshet.v1.Encoding
 	(Status)(0),               // 1: freshet.v1.Status
@@ -2870,29 +2981,30 @@ var file_freshet_v1_freshet_proto_goTypes = []any{
 	(*SubscribeResponse)(nil), // 13: freshet.v1.SubscribeResponse
 	(*DescribeRequest)(nil),   // 14: freshet.v1.DescribeRequest
 	(*View)(nil),              // 15: freshet.v1.View
-	(*DescribeResponse)(nil),  // 16: freshet.v1.DescribeResponse
-	(*Progress)(nil),          // 17: freshet.v1.Progress
-	(*PlanRequest)(nil),       // 18: freshet.v1.PlanRequest
-	(*File)(nil),              // 19: freshet.v1.File
-	(*PlanResponse)(nil),      // 20: freshet.v1.PlanResponse
-	(*PlannedChange)(nil),     // 21: freshet.v1.PlannedChange
-	(*ApplyRequest)(nil),      // 22: freshet.v1.ApplyRequest
-	(*ApplyResponse)(nil),     // 23: freshet.v1.ApplyResponse
-	(*CutRequest)(nil),        // 24: freshet.v1.CutRequest
-	(*CutResponse)(nil),       // 25: freshet.v1.CutResponse
-	(*MergeRequest)(nil),      // 26: freshet.v1.MergeRequest
-	(*GateRequest)(nil),       // 27: freshet.v1.GateRequest
-	(*GateResponse)(nil),      // 28: freshet.v1.GateResponse
-	(*ModelRequest)(nil),      // 29: freshet.v1.ModelRequest
-	(*ModelResponse)(nil),     // 30: freshet.v1.ModelResponse
-	(*ScoreRequest)(nil),      // 31: freshet.v1.ScoreRequest
-	(*PipelineRequest)(nil),   // 32: freshet.v1.PipelineRequest
-	(*TableRequest)(nil),      // 33: freshet.v1.TableRequest
-	(*SnapshotRequest)(nil),   // 34: freshet.v1.SnapshotRequest
-	(*DeadRequest)(nil),       // 35: freshet.v1.DeadRequest
-	(*NodesRequest)(nil),      // 36: freshet.v1.NodesRequest
-	(*NodesResponse)(nil),     // 37: freshet.v1.NodesResponse
-	(*VerifyRequest)(nil),     // 38: freshet.v1.VerifyRequest
+	(*StoppedView)(nil),       // 16: freshet.v1.StoppedView
+	(*DescribeResponse)(nil),  // 17: freshet.v1.DescribeResponse
+	(*Progress)(nil),          // 18: freshet.v1.Progress
+	(*PlanRequest)(nil),       // 19: freshet.v1.PlanRequest
+	(*File)(nil),              // 20: freshet.v1.File
+	(*PlanResponse)(nil),      // 21: freshet.v1.PlanResponse
+	(*PlannedChange)(nil),     // 22: freshet.v1.PlannedChange
+	(*ApplyRequest)(nil),      // 23: freshet.v1.ApplyRequest
+	(*ApplyResponse)(nil),     // 24: freshet.v1.ApplyResponse
+	(*CutRequest)(nil),        // 25: freshet.v1.CutRequest
+	(*CutResponse)(nil),       // 26: freshet.v1.CutResponse
+	(*MergeRequest)(nil),      // 27: freshet.v1.MergeRequest
+	(*GateRequest)(nil),       // 28: freshet.v1.GateRequest
+	(*GateResponse)(nil),      // 29: freshet.v1.GateResponse
+	(*ModelRequest)(nil),      // 30: freshet.v1.ModelRequest
+	(*ModelResponse)(nil),     // 31: freshet.v1.ModelResponse
+	(*ScoreRequest)(nil),      // 32: freshet.v1.ScoreRequest
+	(*PipelineRequest)(nil),   // 33: freshet.v1.PipelineRequest
+	(*TableRequest)(nil),      // 34: freshet.v1.TableRequest
+	(*SnapshotRequest)(nil),   // 35: freshet.v1.SnapshotRequest
+	(*DeadRequest)(nil),       // 36: freshet.v1.DeadRequest
+	(*NodesRequest)(nil),      // 37: freshet.v1.NodesRequest
+	(*NodesResponse)(nil),     // 38: freshet.v1.NodesResponse
+	(*VerifyRequest)(nil),     // 39: freshet.v1.VerifyRequest
 }
 var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	3,  // 0: freshet.v1.Value.list:type_name -> freshet.v1.ValueList
@@ -2911,52 +3023,53 @@ var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	8,  // 13: freshet.v1.SubscribeResponse.columns:type_name -> freshet.v1.Columns
 	12, // 14: freshet.v1.SubscribeResponse.deltas:type_name -> freshet.v1.Delta
 	8,  // 15: freshet.v1.View.columns:type_name -> freshet.v1.Columns
-	15, // 16: freshet.v1.DescribeResponse.views:type_name -> freshet.v1.View
-	9,  // 17: freshet.v1.DescribeResponse.partitions:type_name -> freshet.v1.PartitionLag
-	19, // 18: freshet.v1.PlanRequest.files:type_name -> freshet.v1.File
-	21, // 19: freshet.v1.PlanResponse.changes:type_name -> freshet.v1.PlannedChange
-	19, // 20: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
-	21, // 21: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
-	9,  // 22: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
-	6,  // 23: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
-	6,  // 24: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
-	11, // 25: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
-	14, // 26: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
-	18, // 27: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
-	22, // 28: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
-	24, // 29: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
-	26, // 30: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
-	27, // 31: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
-	29, // 32: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
-	31, // 33: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
-	32, // 34: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
-	33, // 35: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
-	34, // 36: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
-	35, // 37: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
-	36, // 38: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
-	38, // 39: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
-	10, // 40: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
-	10, // 41: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
-	13, // 42: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
-	16, // 43: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
-	20, // 44: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
-	23, // 45: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
-	25, // 46: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
-	17, // 47: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
-	28, // 48: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
-	30, // 49: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
-	17, // 50: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
-	17, // 51: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
-	17, // 52: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
-	17, // 53: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
-	17, // 54: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
-	37, // 55: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
-	17, // 56: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
-	40, // [40:57] is the sub-list for method output_type
-	23, // [23:40] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	16, // 16: freshet.v1.View.stopped:type_name -> freshet.v1.StoppedView
+	15, // 17: freshet.v1.DescribeResponse.views:type_name -> freshet.v1.View
+	9,  // 18: freshet.v1.DescribeResponse.partitions:type_name -> freshet.v1.PartitionLag
+	20, // 19: freshet.v1.PlanRequest.files:type_name -> freshet.v1.File
+	22, // 20: freshet.v1.PlanResponse.changes:type_name -> freshet.v1.PlannedChange
+	20, // 21: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
+	22, // 22: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
+	9,  // 23: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
+	6,  // 24: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
+	6,  // 25: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
+	11, // 26: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
+	14, // 27: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
+	19, // 28: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
+	23, // 29: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
+	25, // 30: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
+	27, // 31: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
+	28, // 32: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
+	30, // 33: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
+	32, // 34: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
+	33, // 35: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
+	34, // 36: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
+	35, // 37: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
+	36, // 38: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
+	37, // 39: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
+	39, // 40: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
+	10, // 41: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
+	10, // 42: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
+	13, // 43: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
+	17, // 44: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
+	21, // 45: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
+	24, // 46: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
+	26, // 47: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
+	18, // 48: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
+	29, // 49: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
+	31, // 50: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
+	18, // 51: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
+	18, // 52: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
+	18, // 53: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
+	18, // 54: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
+	18, // 55: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
+	38, // 56: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
+	18, // 57: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
+	41, // [41:58] is the sub-list for method output_type
+	24, // [24:41] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_freshet_v1_freshet_proto_init() }
@@ -2985,7 +3098,7 @@ func file_freshet_v1_freshet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_freshet_v1_freshet_proto_rawDesc), len(file_freshet_v1_freshet_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
