@@ -54,6 +54,7 @@ type Check struct {
 	Limit    string  `json:"limit,omitempty"`  // what was allowed
 	Detail   string  `json:"detail,omitempty"` // one sentence, if value and limit do not say it all
 	Fixed    bool    `json:"fixed,omitempty"`  // no acknowledgement lets a failure pass
+	Mend     string  `json:"mend,omitempty"`   // what takes the cause of a failure away, if that is known
 	AckedBy  string  `json:"acked_by,omitempty"`
 	AckedWhy string  `json:"acked_why,omitempty"`
 }

@@ -164,7 +164,7 @@ func (r Records) Hold(ctx context.Context, run *Run, b Breaker, what Consequence
 	}
 	run.Mend = fmt.Sprintf("freshet gate ack %s --why '…'  (publishes it as it is), or  freshet gate discard %s  (gives it up; the next cut is judged anew)", opener, opener)
 	if c.Fixed {
-		run.Mend = fmt.Sprintf("no acknowledgement lets this pass; find the cause, then  freshet gate discard %s  (the next cut is judged anew)", opener)
+		run.Mend = fmt.Sprintf("no acknowledgement lets this pass; %s, then  freshet gate discard %s  (the next cut is judged anew)", cmp.Or(c.Mend, "find the cause"), opener)
 	}
 	if opener == run.ID {
 		if err := r.SetBreaker(ctx, b); err != nil {

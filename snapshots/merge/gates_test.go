@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/freshet-io/freshet/delta"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -88,6 +89,45 @@ func foreignRow(t *testing.T, st store.Store, v *feature.View, key string, versi
 	must(tab.Commit(t.Context(), s.Version, table.Changes{Add: []table.File{f}, Time: s.Entry.Time, Operation: "WRITE"}))(t)
 }
 
+func standing() delta.Stopped {
+	return delta.Stopped{Position: position.Position{Epoch: 1, LSN: 0x77, Seq: 3}, Reason: "column s of public.rows, which the view uses, is gone", Mend: "freshet snapshot run public.rows"}
+}
+
+// TestAViewThatStandsStillIsNotMerged: the run says where, why and how to mend; another view that stands
+// still is none of its business; when the view goes on, the next cut takes everything in.
+func TestAViewThatStandsStillIsNotMerged(t *testing.T) {
+	dir, w, c := prepared(t)
+	st := openDir(t, dir)
+	m := merger(t, Options{Deltas: w, Catalog: c, Store: st})
+	stand := func(cut, view string) {
+		info := w.parts[1].cuts[cut]
+		info.Stopped = map[string]delta.Stopped{view: standing()}
+		w.parts[1].cuts[cut] = info
+	}
+	stand("cut-3", "v")
+	held, err := m.Run(t.Context(), "v", w.cuts[2])
+	if fault.ClassOf(err) != fault.Held || len(held.Failed().Name) == 0 {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"stopped is 1 of 2 partitions", "partition 1 since 1:0/77:3: column s of public.rows", "freshet snapshot run public.rows, then  freshet gate discard " + held.ID} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("the error lacks %q: %v", part, err)
+		}
+	}
+	if stored := must(m.Show(t.Context(), held.ID))(t); !strings.Contains(stored.Mend, "freshet snapshot run public.rows") {
+		t.Errorf("the record says %+v", stored)
+	}
+	must(m.Discard(t.Context(), held.ID))(t)
+	w.step(40)
+	fourth := w.cut()
+	stand("cut-4", "another")
+	run := must(m.Run(t.Context(), "v", fourth))(t)
+	if run.Outcome != gate.Published {
+		t.Errorf("%+v", run)
+	}
+	w.check(t, st, c.Views[0], fourth)
+}
+
 // TestEveryGateCanSayNo: one thing wrong at a time, and the merge is held by the check that is for it.
 func TestEveryGateCanSayNo(t *testing.T) {
 	last := func(w *world) *change.Delta { return w.parts[0].deltas[len(w.parts[0].deltas)-1] }
@@ -151,6 +191,11 @@ func TestEveryGateCanSayNo(t *testing.T) {
 			info := w.parts[0].cuts["cut-3"]
 			info.Position = position.Position{Epoch: 1, LSN: 1}.Control(1)
 			w.parts[0].cuts["cut-3"] = info
+		}},
+		{name: "stands still", check: checkStopped, fixed: true, after: func(w *world) {
+			info := w.parts[1].cuts["cut-3"]
+			info.Stopped = map[string]delta.Stopped{"v": standing()}
+			w.parts[1].cuts["cut-3"] = info
 		}},
 		{name: "another schema", check: checkSchema, fixed: true, wrong: func(_ *testing.T, _ *world, _ store.Store, c *feature.Catalog) {
 			c.Views[0].Features = append(c.Views[0].Features, feature.Feature{Field: typed("more", feature.Int64)})

@@ -22,6 +22,7 @@ const (
 	checkSchema     = "schema"
 	checkPartitions = "partitions"
 	checkWatermark  = "watermark"
+	checkStopped    = "stopped"
 	checkGeneration = "generation"
 	checkSequences  = "sequences"
 	checkKeys       = "keys"
@@ -90,6 +91,25 @@ func (r *run) watermark(buckets []*bucket) gate.Check {
 	return c
 }
 
+// stopped judges whether the view was folded up to the cut. Where it stands still, its deltas end before
+// the cut, and a version that says it is of the cut would not be.
+func (r *run) stopped(buckets []*bucket) gate.Check {
+	c := gate.Check{Name: checkStopped, Verdict: gate.Pass, Limit: "the view stands still in none", Fixed: true}
+	n := 0
+	for _, b := range buckets {
+		s, stands := b.info.Stopped[r.view.Name]
+		if !stands {
+			continue
+		}
+		if n++; n == 1 {
+			c.Verdict, c.Mend = gate.Fail, s.Mend
+			c.Detail = fmt.Sprintf("in partition %d since %s: %s", b.number, s.Position, s.Reason)
+		}
+	}
+	c.Value = fmt.Sprintf("%d of %d partitions", n, len(buckets))
+	return c
+}
+
 // judge gives the stages of what is staged.
 func (r *run) judge(history, current *head, b gate.Breaker, buckets []*bucket) []gate.Stage {
 	return []gate.Stage{
@@ -104,7 +124,7 @@ func (r *run) judge(history, current *head, b gate.Breaker, buckets []*bucket) [
 // counts is stage 1, after the schema.
 func (r *run) counts(buckets []*bucket) []gate.Check {
 	deltas := total(buckets, func(b *bucket) int64 { return b.deltas })
-	checks := []gate.Check{r.watermark(buckets)}
+	checks := []gate.Check{r.watermark(buckets), r.stopped(buckets)}
 	for _, name := range []string{checkGeneration, checkSequences, checkKeys, checkVersions, checkDeletes} {
 		c := gate.Check{Name: name, Verdict: gate.Pass, Value: fmt.Sprintf("0 of %d deltas against it", deltas), Limit: rule(name), Fixed: true}
 		bad := int64(0)
