@@ -81,25 +81,41 @@ func (p *Publisher) recover(ctx context.Context) error {
 			if part.o.Group != v.Group.Name || tail == nil {
 				continue
 			}
-			d, err := decodeTail(codec, tail)
+			d, err := p.decodeTail(ctx, v, tail)
 			if err != nil {
 				return err
 			}
-			p.published[outboxID{part, v.Name}] = d.Sequence
+			if d.Generation == v.Generation { // else nothing of this one is there
+				p.published[outboxID{part, v.Name}] = d.Sequence
+			}
 		}
 	}
 	return p.recoverDead()
 }
 
-func decodeTail(codec change.DeltaCodec, tail *topic.Record) (*change.Delta, error) {
-	_, payload, err := change.Unframe(tail.Value)
-	if err == nil {
-		var d *change.Delta
-		if d, err = codec.Decode(payload); err == nil {
-			return d, nil
-		}
+// decodeTail reads the last delta of a partition by the schema it was written with, which may be one
+// of an earlier definition.
+func (p *Publisher) decodeTail(ctx context.Context, v *feature.View, tail *topic.Record) (*change.Delta, error) {
+	fail := func(err error) (*change.Delta, error) {
+		return nil, fmt.Errorf("the last record of %s/%d (offset %d): %w", tail.Topic, tail.Partition, tail.Offset, err)
 	}
-	return nil, fmt.Errorf("the last record of %s/%d (offset %d): %w", tail.Topic, tail.Partition, tail.Offset, err)
+	id, payload, err := change.Unframe(tail.Value)
+	if err != nil {
+		return fail(err)
+	}
+	_, schema, err := p.o.Registry.Schema(ctx, id)
+	if err != nil {
+		return fail(err)
+	}
+	was, err := change.DeltaView(v.Name, schema)
+	if err != nil {
+		return fail(err)
+	}
+	d, err := change.DeltaCodec{View: was}.Decode(payload)
+	if err != nil {
+		return fail(err)
+	}
+	return d, nil
 }
 
 // recoverDead takes what the partition remembers as published: the dead topic is shared, so its

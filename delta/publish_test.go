@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/topic"
 )
@@ -99,5 +100,65 @@ func checkTopic(t *testing.T, topics *topic.Client, p *Partition) {
 			}
 			next++
 		}
+	}
+}
+
+// TestTakeoverAfterAnotherDefinition: the topic's last delta is of other keys and features. Of the same
+// generation its sequence counts, of another one nothing of this one is published yet.
+func TestTakeoverAfterAnotherDefinition(t *testing.T) {
+	ctx := t.Context()
+	prefix := testkit.Prefix(t)
+	topics, err := topic.Dial(ctx, topic.Config{Brokers: testkit.Kafka(t), Prefix: prefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(topics.Close)
+	name := topics.Delta("delays")
+	if err := topics.Ensure(ctx, []topic.Spec{{Topic: name, Partitions: 1}, {Topic: topics.Dead("delta"), Partitions: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	registry, err := topic.OpenRegistry(ctx, topics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(registry.Close)
+	c := catalog(t)
+	p := open(t, c, filepath.Join(t.TempDir(), "p"))
+	defer func() { _ = p.Close() }()
+	was := change.DeltaCodec{View: &feature.View{Name: "delays",
+		Entity:   []feature.Field{{Name: "plane", Type: feature.Type{Kind: feature.UUID}}, {Name: "hop", Type: feature.Type{Kind: feature.Int64}}},
+		Features: []feature.Feature{{Field: feature.Field{Name: "x", Type: feature.Type{Kind: feature.Bool}}}}}}
+	id, err := registry.SchemaID(ctx, was.Subject(name), was.Schema())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		generation uint32
+		sequence   uint64
+		want       uint64
+	}{{1, 7, 7}, {0, 9, 0}, {1, 300, 300}} {
+		w, err := topics.NewWriter(ctx, prefix+".old")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Begin(); err != nil {
+			t.Fatal(err)
+		}
+		w.Put(ctx, topic.Record{Topic: name, Value: was.Append(change.AppendFrame(nil, id), &change.Delta{
+			Key:        []feature.Value{{Kind: feature.UUID, S: "0123456789abcdef"}, feature.OfInt(1)},
+			Generation: x.generation, Sequence: x.sequence, Version: 1, Features: []feature.Value{feature.OfBool(true)},
+		})})
+		if err := w.Commit(ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		pub, err := NewPublisher(ctx, PublisherOptions{Topics: topics, Registry: registry, Catalog: c, ID: prefix + ".delta"}, []*Partition{p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := pub.published[outboxID{p, "delays"}]; got != x.want {
+			t.Errorf("generation %d, sequence %d: %d are published, want %d", x.generation, x.sequence, got, x.want)
+		}
+		pub.Close()
 	}
 }

@@ -92,6 +92,7 @@ func TestSubscribeEndsWhereAViewStandsStill(t *testing.T) {
 			others = append(others, i)
 		}
 	}
+	w.readable("trips", 6)
 	live := w.subscribe(t, &freshetv1.SubscribeRequest{View: "trips"})
 	elsewhere := w.subscribe(t, &freshetv1.SubscribeRequest{View: "trips", Partitions: others})
 	w.commit(trip{id: 19, tail: "A", dest: "JFK", delay: 1})

@@ -288,7 +288,7 @@ func (sub *subscription) shape(ctx context.Context, id uint32) (*shape, error) {
 	}
 	sh := &shape{codec: current, outputs: sub.view.Outputs(), from: all(sub.view)}
 	if schema != current.Schema() {
-		older, err := viewOf(sub.view.Name, schema)
+		older, err := change.DeltaView(sub.view.Name, schema)
 		if err != nil {
 			return nil, fmt.Errorf("schema %d: %w", id, err)
 		}

@@ -341,25 +341,3 @@ func TestSubscribeReadsDeltasOfAnEarlierDefinition(t *testing.T) {
 	got := w.subscribe(t, &freshetv1.SubscribeRequest{View: "trips", FromStart: true}).next(1)
 	same(t, "A", ofEntity(got, "A"), []string{"upsert, change, 1, string A, int64 9, absent, decimal 1.50, string JFK"})
 }
-
-// Every type of a feature is read back from the schema it is written with.
-func TestShapesAreReadFromSchemas(t *testing.T) {
-	view := &feature.View{Name: "all", Entity: []feature.Field{{Name: "k", Type: feature.Type{Kind: feature.UUID}}, {Name: "d", Type: feature.Type{Kind: feature.Date}}}}
-	for k := feature.Bool; k <= feature.UUID; k++ {
-		x := feature.Type{Kind: k}
-		if k == feature.Decimal {
-			x.Precision, x.Scale = 20, 3
-		}
-		view.Features = append(view.Features, feature.Feature{Field: feature.Field{Name: k.String(), Type: x}})
-	}
-	got := must(viewOf("all", change.DeltaCodec{View: view}.Schema()))(t)
-	if !slices.Equal(got.Entity, view.Entity) || !slices.Equal(got.Outputs(), view.Outputs()) {
-		t.Errorf("read back %v %v", got.Entity, got.Outputs())
-	}
-	for _, bad := range []string{"", `"string"`, `{"type":"record","fields":[]}`, change.ControlSchema(),
-		`{"type":"record","fields":[{"name":"key","type":{"type":"record","fields":[{"name":"k","type":["null",{"type":"fixed"}]}]}}]}`} {
-		if v, err := viewOf("x", bad); err == nil {
-			t.Errorf("%s is taken for a view's: %v", bad, v)
-		}
-	}
-}

@@ -1,4 +1,4 @@
-package featurestore
+package change
 
 import (
 	"encoding/json"
@@ -16,16 +16,17 @@ type avroField struct {
 
 // avroPlain is a type that is not a union.
 type avroPlain struct {
-	Type      string      `json:"type"`
-	Logical   string      `json:"logicalType"`
-	Precision int         `json:"precision"`
-	Scale     int         `json:"scale"`
-	Fields    []avroField `json:"fields"`
+	Type      string          `json:"type"`
+	Logical   string          `json:"logicalType"`
+	Precision int             `json:"precision"`
+	Scale     int             `json:"scale"`
+	Fields    []avroField     `json:"fields"`
+	Items     json.RawMessage `json:"items"`
 }
 
-// viewOf reads keys and feature columns back from the Avro schema of a view's deltas, so that deltas
+// DeltaView reads keys and feature columns back from the Avro schema of a view's deltas, so that deltas
 // written under an earlier definition stay readable. The view it gives is good for decoding only.
-func viewOf(name, schema string) (*feature.View, error) {
+func DeltaView(name, schema string) (*feature.View, error) {
 	var top avroPlain
 	if err := json.Unmarshal([]byte(schema), &top); err != nil {
 		return nil, fmt.Errorf("the schema of deltas is not JSON of a record: %w", err)
@@ -83,6 +84,14 @@ func plainType(raw json.RawMessage) (avroPlain, error) {
 
 // feature gives the type of ours that is written as t.
 func (t avroPlain) feature() (feature.Type, error) {
+	if t.Type == "array" {
+		element, err := plainType(t.Items)
+		if err != nil {
+			return feature.Type{}, err
+		}
+		of, err := element.feature()
+		return feature.ListOf(of), err
+	}
 	kinds := map[string]feature.Kind{
 		"boolean": feature.Bool, "long": feature.Int64, "double": feature.Double, "string": feature.String, "bytes": feature.Bytes,
 		"int date": feature.Date, "long timestamp-micros": feature.Timestamp, "string uuid": feature.UUID, "bytes decimal": feature.Decimal,
