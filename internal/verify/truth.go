@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -132,7 +134,12 @@ func TruthWith(ctx context.Context, conn *pgx.Conn, v *feature.View, logTime int
 	if _, err := conn.Exec(ctx, settle); err != nil {
 		return nil, fault.Wrap(fault.Failed, err, "the session's settings cannot be changed").At("source.postgres")
 	}
-	unknown, err := e.read(ctx, conn, v, s.sql)
+	unknown, err := e.guarded(ctx, conn, v, s.sql)
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && unfit(pg.Code) {
+		e.Whole = fmt.Sprintf("its definition does not fit the source as it is now: %s (SQLSTATE %s)", pg.Message, pg.Code)
+		e.Rows = nil
+		return e, nil
+	}
 	if err != nil {
 		return nil, fault.Wrap(fault.Failed, err, "the source does not answer for view %s", v.Name).At("source.postgres")
 	}
@@ -141,6 +148,26 @@ func TruthWith(ctx context.Context, conn *pgx.Conn, v *feature.View, logTime int
 	}
 	slices.SortFunc(e.Rows, func(a, b Row) int { return cmp.Compare(keyBytes(a.Key), keyBytes(b.Key)) })
 	return e, nil
+}
+
+// unfit tells whether an error says that tables or columns are not what the statement takes them for.
+func unfit(code string) bool {
+	return slices.Contains([]string{"42703", "42P01", "3F000", "42883", "42804", "42846", "22P02"}, code)
+}
+
+// guarded reads, and leaves a transaction that conn may be in as usable as it was: other views ask in it.
+func (e *Expected) guarded(ctx context.Context, conn *pgx.Conn, v *feature.View, sql string) (int64, error) {
+	if conn.PgConn().TxStatus() != 'T' {
+		return e.read(ctx, conn, v, sql)
+	}
+	if _, err := conn.Exec(ctx, "savepoint truth"); err != nil {
+		return 0, fmt.Errorf("truth: %w", err)
+	}
+	unknown, err := e.read(ctx, conn, v, sql)
+	if _, failed := conn.Exec(ctx, "rollback to savepoint truth"); failed != nil && err == nil {
+		return 0, fmt.Errorf("truth: %w", failed)
+	}
+	return unknown, err
 }
 
 // distrust takes back what was said through joins.
