@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
 	"slices"
@@ -25,14 +26,17 @@ func show(err error, rows any, output string) error {
 }
 
 // showJSON prints a JSON array in a form.
-func showJSON(b []byte, output string) error {
+func showJSON(b []byte, output string) error { return writeJSON(os.Stdout, b, output) }
+
+// writeJSON writes a JSON array in a form.
+func writeJSON(out io.Writer, b []byte, output string) error {
 	switch output {
 	case "json":
 		var raw []json.RawMessage
 		if err := json.Unmarshal(b, &raw); err != nil {
 			return err
 		}
-		e := json.NewEncoder(os.Stdout)
+		e := json.NewEncoder(out)
 		e.SetIndent("", "  ")
 		return e.Encode(raw)
 	case "jsonl":
@@ -41,24 +45,24 @@ func showJSON(b []byte, output string) error {
 			return err
 		}
 		for _, r := range raw {
-			fmt.Println(string(r))
+			fmt.Fprintln(out, string(r))
 		}
 		return nil
 	case "table":
-		return showTable(b)
+		return writeTable(out, b)
 	}
 	return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", output)
 }
 
-// showTable prints the scalar members of the objects, in the order of the first one.
-func showTable(b []byte) error {
+// writeTable writes the scalar members of the objects, in the order of the first one.
+func writeTable(out io.Writer, b []byte) error {
 	d := json.NewDecoder(strings.NewReader(string(b)))
 	d.UseNumber()
 	var rows []orderedRow
 	if err := d.Decode(&rows); err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	var names []string
 	for _, r := range rows {
 		for _, k := range r.keys {

@@ -2460,11 +2460,15 @@ func (x *TableRequest) GetVersion() int64 {
 	return 0
 }
 
+// SnapshotRequest runs, pauses, resumes, cancels or lists snapshots beside the stream. With wait, run and
+// resume tell how far it is until it ends.
 type SnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Action        string                 `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
 	Table         string                 `protobuf:"bytes,2,opt,name=table,proto3" json:"table,omitempty"`
 	Where         string                 `protobuf:"bytes,3,opt,name=where,proto3" json:"where,omitempty"`
+	Id            string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
+	Wait          bool                   `protobuf:"varint,5,opt,name=wait,proto3" json:"wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2520,11 +2524,28 @@ func (x *SnapshotRequest) GetWhere() string {
 	return ""
 }
 
+func (x *SnapshotRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SnapshotRequest) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
+// DeadRequest lists, shows or replays dead letters. A letter is named by its offset in its stage's topic, or
+// by the place it came from. Without a stage every stage is looked at.
 type DeadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Action        string                 `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
 	Stage         string                 `protobuf:"bytes,2,opt,name=stage,proto3" json:"stage,omitempty"`
-	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"` // of list: the first one
+	Place         string                 `protobuf:"bytes,4,opt,name=place,proto3" json:"place,omitempty"`    // instead of the offset
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2578,6 +2599,13 @@ func (x *DeadRequest) GetOffset() int64 {
 		return x.Offset
 	}
 	return 0
+}
+
+func (x *DeadRequest) GetPlace() string {
+	if x != nil {
+		return x.Place
+	}
+	return ""
 }
 
 type NodesRequest struct {
@@ -2903,15 +2931,18 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\fTableRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x14\n" +
 	"\x05table\x18\x02 \x01(\tR\x05table\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x03R\aversion\"U\n" +
+	"\aversion\x18\x03 \x01(\x03R\aversion\"y\n" +
 	"\x0fSnapshotRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x14\n" +
 	"\x05table\x18\x02 \x01(\tR\x05table\x12\x14\n" +
-	"\x05where\x18\x03 \x01(\tR\x05where\"S\n" +
+	"\x05where\x18\x03 \x01(\tR\x05where\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x12\n" +
+	"\x04wait\x18\x05 \x01(\bR\x04wait\"i\n" +
 	"\vDeadRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x14\n" +
 	"\x05stage\x18\x02 \x01(\tR\x05stage\x12\x16\n" +
-	"\x06offset\x18\x03 \x01(\x03R\x06offset\"\x0e\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x14\n" +
+	"\x05place\x18\x04 \x01(\tR\x05place\"\x0e\n" +
 	"\fNodesRequest\"I\n" +
 	"\rNodesResponse\x128\n" +
 	"\n" +
