@@ -103,6 +103,8 @@ func gauges() []gauge {
 		counter("deltas_total", "Deltas made.", func(s *delta.Stats) uint64 { return s.Deltas }),
 		counter("dead_rows_total", "Rows that could not be evaluated and went to the dead topic.", func(s *delta.Stats) uint64 { return s.DeadRows }),
 		counter("null_keys_total", "Rows that belong to no entity: a key is NULL.", func(s *delta.Stats) uint64 { return s.NullKeys }),
+		counter("awaited_total", "Rows that came in part and wait for the snapshot that is being taken.", func(s *delta.Stats) uint64 { return s.Awaited }),
+		counter("skipped_total", "Changes of views that stand still.", func(s *delta.Stats) uint64 { return s.Skipped }),
 		counter("expiries_total", "Entities that passed their ttl.", func(s *delta.Stats) uint64 { return s.Expiries }),
 		counter("rebuilds_total", "Tiles computed anew from rows.", func(s *delta.Stats) uint64 { return s.Rebuilds }),
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -340,6 +343,56 @@ func (w *world) values(name string, partitions int) []string {
 		}
 	}
 	return out
+}
+
+// Every figure of capture's is shown by a process that captures, with a node or without.
+func TestCaptureMetrics(t *testing.T) {
+	w := newWorld(t, itemsTable, "")
+	w.up()
+	w.exec("insert into public.items values (1000, 'a', 1, '2013-01-01'), (1001, 'a', 1, '294276-12-31 23:59:59.999999+00')")
+	w.must("snapshot", "run", "public.items")
+	w.until("an insert", "dead", "list")
+	get := func(path string) (string, int) {
+		t.Helper()
+		r, err := http.Get("http://" + w.sys.web.Addr().String() + path) //nolint:noctx // only a test's
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b), r.StatusCode
+	}
+	body, _ := get("/metrics")
+	for _, f := range captureFigures() {
+		unbounded := f.name == "slot_safe_bytes" || f.name == "slot_left_seconds"
+		if strings.Contains(body, "\n"+captureSpace+f.name+" ") == unbounded {
+			t.Errorf("%s: is it there?", f.name)
+		}
+	}
+	for _, want := range []string{
+		"freshet_capture_dead_total 2", "freshet_capture_ready 1", "freshet_capture_slot_active 1", "freshet_capture_slot_stage 0",
+		`freshet_capture_first_snapshot_rows{table="public.items"} 100`, `freshet_capture_first_snapshot_done{table="public.items"} 1`,
+		`freshet_capture_snapshots{status="done"} 1`, `freshet_capture_snapshots{status="running"} 0`, "freshet_partition_ready",
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %q in\n%s", want, body)
+		}
+	}
+	alone := httptest.NewServer(w.sys.captureHTTP())
+	defer alone.Close()
+	for path, want := range map[string]string{"/livez": "ok", "/readyz": "ok", "/metrics": "freshet_capture_changes_total"} {
+		r, err := alone.Client().Get(alone.URL + path) //nolint:noctx // only a test's
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r.Body)
+		if r.Body.Close(); err != nil || r.StatusCode != http.StatusOK || !strings.Contains(string(b), want) {
+			t.Errorf("%s: %d %s", path, r.StatusCode, b)
+		}
+	}
 }
 
 func TestSlotByHand(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -66,11 +67,12 @@ type system struct {
 	scorer   *scoring.Scorer
 	graphs   map[string]*scheduled
 	lookups  *featurestore.Server
+	metrics  *prometheus.Registry
 	grpcAddr string
 
 	jobs    sync.Mutex // one pipeline, merge or scoring by hand at a time
 	listen  net.Listener
-	web     net.Listener // nil: no lookups here
+	web     net.Listener
 	closers []func()
 }
 
@@ -87,7 +89,7 @@ func open(ctx context.Context, file string, r roles, log *slog.Logger) (*system,
 	if err != nil {
 		return nil, err
 	}
-	s := &system{cfg: cfg, log: log, roles: r, graphs: map[string]*scheduled{}}
+	s := &system{cfg: cfg, log: log, roles: r, graphs: map[string]*scheduled{}, metrics: prometheus.NewRegistry()}
 	for _, step := range []func(context.Context) error{s.openSource, s.openTopics, s.openCapture, s.openNode, s.openListener} {
 		if err := step(ctx); err != nil {
 			s.close()
@@ -206,13 +208,16 @@ func (s *system) openCapture(ctx context.Context) error {
 	if err := s.wanted.complete(ctx, c); err != nil {
 		return err
 	}
-	src := s.cfg.Source
+	src, told := s.cfg.Source, &watched{}
 	s.runner, err = capture.New(capture.Options{
 		Name: s.cfg.Name, Source: s.source, Clock: src.Clock, Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
 		Dir: filepath.Join(s.cfg.DataDir, "spool"), SpoolBytes: int64(src.Spool), Workers: src.Snapshot.Workers, ChunkBytes: int64(src.Snapshot.Chunk),
 		Tables: s.wanted.tables, Guard: limits(src.SlotGuard), Heartbeat: time.Duration(src.Heartbeat),
-		NewSnapshot: s.roles.newSnapshot, Events: captureEvents(s.log), Point: crashPoint(),
+		NewSnapshot: s.roles.newSnapshot, Events: told.over(captureEvents(s.log)), Point: crashPoint(),
 	}, tables.raw)
+	if err == nil {
+		s.metrics.MustRegister(&captureMetrics{told, s.runner})
+	}
 	return err
 }
 
@@ -255,10 +260,9 @@ func (s *system) openListener(ctx context.Context) error {
 	}
 	s.listen, s.grpcAddr = l, l.Addr().String()
 	s.onClose(func() { l.Close() }) //nolint:errcheck // the server has closed it by then
-	if s.node == nil {
-		return nil
+	if s.node != nil {
+		s.lookups = featurestore.New(featurestore.Options{Node: s.node, Name: s.cfg.Name, Topics: s.topics, Registry: s.registry, Metrics: s.metrics})
 	}
-	s.lookups = featurestore.New(featurestore.Options{Node: s.node, Name: s.cfg.Name, Topics: s.topics, Registry: s.registry})
 	w, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Listen.HTTP)
 	if err != nil {
 		return fault.Wrap(fault.Usage, err, "cannot listen at %s", s.cfg.Listen.HTTP).At("listen.http").
@@ -280,9 +284,7 @@ func (s *system) run(ctx context.Context) error {
 		g.Go(func() error { return s.recover(ctx) })
 	}
 	g.Go(func() error { return s.serve(ctx) })
-	if s.web != nil {
-		g.Go(func() error { return s.serveHTTP(ctx) })
-	}
+	g.Go(func() error { return s.serveHTTP(ctx) })
 	return g.Wait()
 }
 
@@ -302,9 +304,13 @@ func (s *system) serve(ctx context.Context) error {
 	return nil
 }
 
-// serveHTTP answers /livez, /readyz, /metrics and a schema registry's read calls.
+// serveHTTP answers /livez, /readyz, /metrics and, with a node, a schema registry's read calls.
 func (s *system) serveHTTP(ctx context.Context) error {
-	srv := &http.Server{Handler: s.lookups.HTTP(), ReadHeaderTimeout: 10 * time.Second}
+	handler := s.captureHTTP()
+	if s.lookups != nil {
+		handler = s.lookups.HTTP()
+	}
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	if err := srv.Serve(s.web); err != nil && ctx.Err() == nil {
