@@ -2,6 +2,7 @@ package delta
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -49,7 +50,7 @@ func (f *fold) completeDimension(s *shape, ch *change.Change, oldPK []byte) ([]f
 	for i, col := range s.table.Columns {
 		switch {
 		case !ch.IsUnchanged(i):
-		case old != nil:
+		case i < len(old):
 			row[i] = old[i]
 		case !f.joinsColumn(s, i):
 		case f.reading(s.name): // the snapshot brings it
@@ -75,11 +76,23 @@ func (f *fold) joinsColumn(s *shape, column int) bool {
 	return false
 }
 
-// dimension gives a dimension's row, or nil.
+// dimension gives a dimension's row, or nil. A row stored when the table had fewer columns has no more
+// than those: they were the first ones (feature.Pin).
 func (f *fold) dimension(t *feature.Table, pk []byte) ([]feature.Value, error) {
 	b, err := f.batch.Get(keyOf(spaceDimension, t.FullName(), pk))
-	if err != nil || b == nil {
+	if err != nil || len(b) == 0 {
 		return nil, err
 	}
-	return decodeInputs(b, len(t.Columns))
+	if b[0] != rowVersion {
+		return nil, errors.New("stored row of a dimension: unknown version")
+	}
+	row := make([]feature.Value, 0, len(t.Columns))
+	for b = b[1:]; len(b) > 0 && len(row) < len(t.Columns); {
+		var v feature.Value
+		if v, b, err = feature.DecodeValue(b); err != nil {
+			return nil, fmt.Errorf("stored row of a dimension: %w", err)
+		}
+		row = append(row, v)
+	}
+	return row, nil
 }
