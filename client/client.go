@@ -109,6 +109,7 @@ type Row struct {
 	EventTime  time.Time
 	CommitTime time.Time
 	LogTime    time.Time
+	Reason     string // why it is Unavailable, and how to mend that
 }
 
 // Get looks up to 1,000 keys up. The rows are in the order of the keys, with a row per view for each.
@@ -163,7 +164,7 @@ func rows(out *freshetv1.GetResponse, keys []Key) ([]Row, error) {
 		c := out.Columns[i%views]
 		all[i] = Row{
 			View: c.View, Key: keys[i/views], Status: Status(r.Status), Columns: c.Names, Version: r.Version, Position: r.Position,
-			EventTime: optionalTime(r.EventTime), CommitTime: optionalTime(r.CommitTime), LogTime: optionalTime(r.LogTime),
+			EventTime: optionalTime(r.EventTime), CommitTime: optionalTime(r.CommitTime), LogTime: optionalTime(r.LogTime), Reason: r.Reason,
 		}
 		if r.Status != freshetv1.Status_PRESENT {
 			continue
@@ -182,6 +183,9 @@ func rows(out *freshetv1.GetResponse, keys []Key) ([]Row, error) {
 // Value gives a feature of a row, nil for NULL. A row that is not Present, a feature it does not have and
 // a value of another type are errors.
 func Value[T any](r Row, feature string) (*T, error) {
+	if r.Status == Unavailable {
+		return nil, fault.New(fault.Failed, "the entity cannot be answered for in view %s: %s", r.View, r.Reason)
+	}
 	if r.Status != Present {
 		return nil, fault.New(fault.NotFound, "the entity is %s in view %s", r.Status, r.View)
 	}

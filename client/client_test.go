@@ -103,10 +103,10 @@ func TestGet(t *testing.T) {
 	us := int64(2_000_000)
 	s := &server{answer: &freshetv1.GetResponse{Columns: []*freshetv1.Columns{columns()}, Rows: []*freshetv1.Row{
 		{Status: freshetv1.Status_PRESENT, Values: wire(), Version: 3, Position: "1:0/5:1", EventTime: &us, CommitTime: &us},
-		{Status: freshetv1.Status_EXPIRED, Version: 4},
+		{Status: freshetv1.Status_EXPIRED, Version: 4}, {Status: freshetv1.Status_UNAVAILABLE, Reason: "view v stands still"},
 	}}}
 	c := dial(t, s)
-	keys := []Key{{"a", 1, int64(2), Date(3), UUID{4}}, {"b"}}
+	keys := []Key{{"a", 1, int64(2), Date(3), UUID{4}}, {"b"}, {"c"}}
 	rows, err := c.Get(t.Context(), Query{View: "v", Features: []string{"f"}, After: "0/1", MaxAge: time.Second, Stale: true}, keys...)
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestGet(t *testing.T) {
 		Keys: []*freshetv1.Key{{Values: []*freshetv1.Value{
 			{Kind: &freshetv1.Value_String_{String_: "a"}}, {Kind: &freshetv1.Value_Int64{Int64: 1}}, {Kind: &freshetv1.Value_Int64{Int64: 2}},
 			{Kind: &freshetv1.Value_Date{Date: 3}}, {Kind: &freshetv1.Value_Uuid{Uuid: append([]byte{4}, make([]byte, 15)...)}},
-		}}, {Values: []*freshetv1.Value{{Kind: &freshetv1.Value_String_{String_: "b"}}}}},
+		}}, {Values: []*freshetv1.Value{{Kind: &freshetv1.Value_String_{String_: "b"}}}}, {Values: []*freshetv1.Value{{Kind: &freshetv1.Value_String_{String_: "c"}}}}},
 	}
 	if !proto.Equal(s.asked, want) {
 		t.Errorf("asked %v", s.asked)
@@ -124,6 +124,12 @@ func TestGet(t *testing.T) {
 	a, b := rows[0], rows[1]
 	if a.View != "v" || !reflect.DeepEqual(a.Key, keys[0]) || !reflect.DeepEqual(a.Values, own()) || a.Version != 3 || !a.EventTime.Equal(time.Unix(2, 0)) || !a.LogTime.IsZero() {
 		t.Errorf("row %+v", a)
+	}
+	if c := rows[2]; c.Status != Unavailable || c.Reason != "view v stands still" || c.Values != nil {
+		t.Errorf("row %+v", c)
+	}
+	if _, err := Value[int64](rows[2], "int"); fault.ClassOf(err) != fault.Failed || !strings.Contains(err.Error(), "view v stands still") {
+		t.Error(err)
 	}
 	if b.Status != Expired || b.Status.String() != "EXPIRED" || b.Values != nil || !reflect.DeepEqual(b.Key, keys[1]) {
 		t.Errorf("row %+v", b)
