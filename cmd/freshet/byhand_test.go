@@ -354,7 +354,7 @@ func TestCaptureMetrics(t *testing.T) {
 	w.until("an insert", "dead", "list")
 	get := func(path string) (string, int) {
 		t.Helper()
-		r, err := http.Get("http://" + w.sys.web.Addr().String() + path) //nolint:noctx // only a test's
+		r, err := http.Get("http://" + w.sys.web.Addr().String() + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -384,7 +384,7 @@ func TestCaptureMetrics(t *testing.T) {
 	alone := httptest.NewServer(w.sys.captureHTTP())
 	defer alone.Close()
 	for path, want := range map[string]string{"/livez": "ok", "/readyz": "ok", "/metrics": "freshet_capture_changes_total"} {
-		r, err := alone.Client().Get(alone.URL + path) //nolint:noctx // only a test's
+		r, err := alone.Client().Get(alone.URL + path)
 		if err != nil {
 			t.Fatal(err)
 		}

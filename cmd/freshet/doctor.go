@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/freshet-io/freshet/internal/config"
 	"github.com/freshet-io/freshet/internal/doctor"
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/feature/definitions"
 )
 
@@ -27,7 +29,7 @@ func doctorCommand() *cobra.Command {
 				return err
 			}
 			defs, defsErr := definitions.Load(os.DirFS(cfg.Definitions), cfg.Definitions)
-			checks := doctor.Run(c.Context(), cfg, defs)
+			checks := examine(c.Context(), cfg, defs)
 			if defsErr != nil {
 				checks = append(checks, doctor.Check{Name: "definitions", Status: doctor.Fail, What: defsErr.Error()})
 			}
@@ -58,4 +60,22 @@ func doctorCommand() *cobra.Command {
 	c.Flags().StringVarP(&file, "config", "c", "freshet.yaml", "the configuration")
 	c.Flags().StringVarP(&output, "output", "o", "table", "table, json or jsonl")
 	return c
+}
+
+// examine makes the checks; defs is nil where they cannot be read.
+func examine(ctx context.Context, cfg *config.Config, defs *feature.Definitions) []doctor.Check {
+	o := doctor.Options{Config: cfg, Guard: limits(cfg.Source.SlotGuard)}
+	if defs == nil {
+		return doctor.Run(ctx, o)
+	}
+	w, err := wants(cfg, defs)
+	if err != nil {
+		return append(doctor.Run(ctx, o), doctor.Failed("source.tables", err))
+	}
+	o.Definitions = defs
+	for _, t := range w.published() {
+		of := w.tables[t.Name]
+		o.Tables = append(o.Tables, doctor.Table{PublishedTable: t, Filter: of.Filter, Secret: of.Secret, Keys: w.keys[t.Name]})
+	}
+	return doctor.Run(ctx, o)
 }

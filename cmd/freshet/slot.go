@@ -159,16 +159,9 @@ func reportOf(ctx context.Context, c *pgx.Conn, slot string, st pgwire.SlotState
 		return nil, err
 	}
 	for _, f := range slotguard.Failover(p, nil) {
-		r.Advice = append(r.Advice, advice{f.Where + ": " + f.What, mendOf(f)})
+		r.Advice = append(r.Advice, advice{f.Where + ": " + f.What, doctor.Mend(f)})
 	}
 	return r, nil
-}
-
-func mendOf(f slotguard.Finding) string {
-	if f.Statement != "" && f.How != "" {
-		return f.Statement + "; " + f.How
-	}
-	return f.Statement + f.How
 }
 
 func (r *slotReport) print(out io.Writer) error {

@@ -6,7 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/freshet-io/freshet/capture/filter"
+	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/capture/slotguard"
 	"github.com/freshet-io/freshet/internal/config"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -30,10 +34,30 @@ type Check struct {
 	Mend   string `json:"mend,omitempty"`
 }
 
+// longOpen is from when on a transaction that is open is worth a warning.
+const longOpen = 15 * time.Minute
+
+// Options say what is checked.
+type Options struct {
+	Config      *config.Config
+	Definitions *feature.Definitions // nil: they could not be read, and the tables are not checked
+	Tables      []Table              // that definitions and configuration want
+	Guard       slotguard.Limits
+	Patience    time.Duration    // with transactions that are open; 0: 15 min
+	Now         func() time.Time // of the slot's measurement; nil: time.Now
+}
+
+// Table is what is wanted of a table of the source.
+type Table struct {
+	pgwire.PublishedTable
+	Filter *filter.Config // nil: everything leaves the source
+	Secret []byte         // of its hashes
+	Keys   []string       // columns that say which entity a row is of
+}
+
 // report collects checks in the order they are made.
 type report struct {
-	cfg    *config.Config
-	defs   *feature.Definitions // nil: they could not be read
+	Options
 	checks []Check
 }
 
@@ -44,19 +68,28 @@ func (r *report) add(name string, s Status, mend, what string, args ...any) {
 }
 
 // fail adds an error with the mend that it names.
-func (r *report) fail(name string, err error) {
+func (r *report) fail(name string, err error) { r.checks = append(r.checks, Failed(name, err)) }
+
+// Failed makes a check of an error, with the mend that it names.
+func Failed(name string, err error) Check {
 	c := Check{Name: name, Status: Fail, What: err.Error()}
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		plain := *f
 		plain.Mend = ""
 		c.What, c.Mend = plain.Error(), f.Mend
 	}
-	r.checks = append(r.checks, c)
+	return c
 }
 
-// Run makes every check. Without definitions the tables are not checked.
-func Run(ctx context.Context, cfg *config.Config, defs *feature.Definitions) []Check {
-	r := &report{cfg: cfg, defs: defs}
+// Run makes every check.
+func Run(ctx context.Context, o Options) []Check {
+	if o.Now == nil {
+		o.Now = time.Now //nolint:forbidigo // a measurement's time, for people
+	}
+	if o.Patience == 0 {
+		o.Patience = longOpen
+	}
+	r := &report{Options: o}
 	r.source(ctx)
 	r.kafka(ctx)
 	r.storage(ctx)
