@@ -25,6 +25,12 @@ test-kafka: ## what speaks Kafka, on a real Apache Kafka (needs Java 17; Maven t
 	go build -o bin/realkafka ./internal/testkit/realkafka
 	bin/realkafka -- go test -count=1 -p 1 ./internal/topic ./delta ./integration
 
+test-debezium: ## Kafka Connect, Debezium and confluent-kafka read our envelope (Java 17, Maven, Python)
+	mvn -q -B -f capture/debezium/testdata/java/pom.xml org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/bin/debezium
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet -r capture/debezium/testdata/requirements.txt
+	FRESHET_DEBEZIUM_CLASSPATH='$(CURDIR)/bin/debezium/*' FRESHET_DEBEZIUM_PYTHON=$(CURDIR)/.venv/bin/python go test -count=1 -run TestRead ./capture/debezium
+
 lint: $(GOLANGCI) ## linters and formatting (.golangci.yml), go.mod tidy
 	$(GOLANGCI) config verify
 	$(GOLANGCI) run
@@ -56,4 +62,4 @@ bench-%: build ## one benchmark of `freshet bench`, by name
 clean: ## what the targets above have made
 	rm -rf bin demo-data .venv
 
-.PHONY: help build demo test test-readers test-kafka lint layering generate check-generated fuzz clean
+.PHONY: help build demo test test-readers test-kafka test-debezium lint layering generate check-generated fuzz clean

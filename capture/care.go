@@ -12,8 +12,11 @@ import (
 	"github.com/freshet-io/freshet/internal/position"
 )
 
-// defaultHeartbeat is how often a message is written into the source's log.
-const defaultHeartbeat = 30 * time.Second
+const (
+	defaultHeartbeat = 30 * time.Second // how often a message is written into the source's log
+	defaultMeasure   = time.Second      // how often the slot is measured
+	nudgeBytes       = 1 << 20          // of log that is kept though everything is confirmed
+)
 
 // care watches what the slot costs the server, and writes heartbeats into the source's log where that is
 // permitted: they show that everything up to the answers is alive, and let a source without writes of
@@ -23,9 +26,13 @@ func (s *session) care(ctx context.Context, conn *pgx.Conn) error {
 	if every == 0 {
 		every = defaultHeartbeat
 	}
+	measure := s.o.GuardEvery
+	if measure == 0 {
+		measure = defaultMeasure
+	}
 	var beaten time.Time
 	g := slotguard.Guard{
-		Slot: s.o.Source.Slot, Limits: s.o.Guard, Every: s.o.GuardEvery,
+		Slot: s.o.Source.Slot, Limits: s.o.Guard, Every: measure,
 		Read: func(ctx context.Context) (slotguard.Measure, error) {
 			now := s.o.Now()
 			if every > 0 && now.Sub(beaten) >= every && !s.mute {
@@ -37,7 +44,11 @@ func (s *session) care(ctx context.Context, conn *pgx.Conn) error {
 					}
 				}
 			}
-			return s.measure(ctx, conn)
+			m, err := s.measure(ctx, conn)
+			if err == nil && m.Retained > nudgeBytes && m.Current-m.Confirmed < nudgeBytes {
+				s.nudge(ctx, conn)
+			}
+			return m, err
 		},
 		Tell: s.guarded,
 	}
@@ -46,6 +57,17 @@ func (s *session) care(ctx context.Context, conn *pgx.Conn) error {
 		err = fault.New(fault.Unreachable, "the connection beside the stream broke")
 	}
 	return err
+}
+
+// nudge lets the server forget log that nobody needs: restart_lsn only moves where the server has logged
+// its running transactions, which it does every 15 s and at checkpoints, whatever is confirmed. From
+// version 16 on it can be asked to, by those who may.
+func (s *session) nudge(ctx context.Context, conn *pgx.Conn) {
+	if s.still {
+		return
+	}
+	_, err := conn.Exec(ctx, "select pg_log_standby_snapshot()")
+	s.still = err != nil && ctx.Err() == nil
 }
 
 func (s *session) measure(ctx context.Context, conn *pgx.Conn) (slotguard.Measure, error) {

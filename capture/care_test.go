@@ -23,7 +23,6 @@ func TestAnIdleSlotHoldsLittle(t *testing.T) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		w.exec(c, "checkpoint") // otherwise the server lets go only every 15 s
 		if r := w.runner.Guarded(); r != nil {
 			st, err := w.source.SlotState(t.Context(), c)
 			if err != nil {

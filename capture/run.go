@@ -82,6 +82,7 @@ type session struct {
 	p     *publisher
 	h     history
 	began bool  // the slot was streamed once: p knows where it is
+	still bool  // the server may not be asked to log its running transactions
 	given error // why the slot was given up for the server's sake
 	mute  bool  // heartbeats may not be written into the source's log
 	steps chan *step

@@ -40,7 +40,7 @@ type Options struct {
 	Tables map[string]TableOptions
 	// Guard are the limits of what the slot may cost its server; GuardEvery is how often it is measured.
 	Guard      slotguard.Limits
-	GuardEvery time.Duration // 0: 10 s
+	GuardEvery time.Duration // 0: 1 s
 	// Heartbeat is how often a message is written into the source's log. 0: 30 s; below 0: never.
 	Heartbeat time.Duration
 	// NewSnapshot begins a new epoch with a new snapshot, whatever there is.
