@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/freshet-io/freshet/internal/fault"
 )
@@ -55,7 +57,7 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 		if err := mendIndexes(store); err != nil {
 			return nil, err
 		}
-		return kfake.NewCluster(
+		cluster, err := kfake.NewCluster(
 			kfake.NumBrokers(1),
 			kfake.ClusterID("freshet-embedded"),
 			kfake.DataDir(store),
@@ -63,6 +65,10 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 			kfake.ListenFn(func(network, _ string) (net.Listener, error) { return listenAs(network, listen) }),
 			kfake.WithLogger(kafkaLogger{o.Warn}),
 		)
+		if err == nil {
+			BoundFetches(cluster)
+		}
+		return cluster, err
 	}
 	var cluster *kfake.Cluster
 	if o.Settle == nil {
@@ -74,6 +80,19 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 		return nil, errors.Join(startFault("Kafka", err, o.Dir, listen), lock.Close())
 	}
 	return &Kafka{cluster: cluster, lock: lock, brokers: cluster.ListenAddrs()}, nil
+}
+
+// BoundFetches makes fetches end at the bounds of their partitions only. Where the broker ends one at
+// the bound of the whole, it leaves out which transactions of the last partition were aborted, and a
+// reader of committed records gets records that are not.
+func BoundFetches(cluster *kfake.Cluster) {
+	cluster.ControlKey(int16(kmsg.Fetch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if fetch, ok := r.(*kmsg.FetchRequest); ok {
+			fetch.MaxBytes = math.MaxInt32
+		}
+		return nil, nil, false
+	})
 }
 
 // settle starts the broker and ends what a killed process left open; if there was any, the broker is

@@ -118,6 +118,7 @@ func Kafka(t testing.TB) []string {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
+	embedded.BoundFetches(cluster)
 	return cluster.ListenAddrs()
 }
 
