@@ -133,7 +133,7 @@ func (w *world) startPostgres(ctx context.Context, port int) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
-	pg, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: w.pgDir, Port: port, Settings: map[string]string{
+	pg, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: w.pgDir, Port: port, Major: testkit.PostgresMajor(), Settings: map[string]string{
 		"logical_decoding_work_mem": "64kB", "max_wal_size": "4GB", "max_connections": "60",
 	}})
 	if err != nil {

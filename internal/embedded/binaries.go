@@ -21,7 +21,7 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 )
 
-// PostgresVersion is the version of the embedded PostgreSQL.
+// PostgresVersion is the version of the embedded PostgreSQL. Tests can have others, see [PostgresOptions].
 const PostgresVersion = "17.11.0"
 
 const (
@@ -30,25 +30,51 @@ const (
 	maxExtracted = 1 << 30   // bytes of all files of a jar
 )
 
-// digests are the SHA-256 of the jars of PostgresVersion by platform.
+// digests are the SHA-256 of the jars by version and platform. Versions beside PostgresVersion are for
+// tests, on the platforms where those run.
 //
 //nolint:gochecknoglobals // a table of constants
-var digests = map[string]string{
-	"linux-amd64":        "0dd7b72b6f335b8ecfb355fa24c5781e8a93edd09880bb77eb52ebbf29b3e96d",
-	"linux-arm64v8":      "8b042e0ea418b1927d95399207950da0734d27fe01e29503ade3bdc464ad4c2b",
-	"linux-amd64-alpine": "ace9a6f95b1c98ce84c9841267cd04ebee5d7de5dc7b8fea148ead44f145afbd",
-	"darwin-amd64":       "d464ff178e9860ba204662ac23fa547504b7fd392392ff2fb92e3fd73b5bdb64",
-	"darwin-arm64v8":     "a1c2786acb0c398f9b2d76806fc52f5dc8b222cbc8e9383a9b9702084daaf3a5",
+var digests = map[string]map[string]string{
+	PostgresVersion: {
+		"linux-amd64":        "0dd7b72b6f335b8ecfb355fa24c5781e8a93edd09880bb77eb52ebbf29b3e96d",
+		"linux-arm64v8":      "8b042e0ea418b1927d95399207950da0734d27fe01e29503ade3bdc464ad4c2b",
+		"linux-amd64-alpine": "ace9a6f95b1c98ce84c9841267cd04ebee5d7de5dc7b8fea148ead44f145afbd",
+		"darwin-amd64":       "d464ff178e9860ba204662ac23fa547504b7fd392392ff2fb92e3fd73b5bdb64",
+		"darwin-arm64v8":     "a1c2786acb0c398f9b2d76806fc52f5dc8b222cbc8e9383a9b9702084daaf3a5",
+	},
+	"14.24.0": {"linux-amd64": "2722d05eb22c671104c9918d59d8ba9f5656898f5452a0207bb4cce21eef5dc4"},
+	"15.19.0": {"linux-amd64": "95f0b66fe72d4ca66c815773c44cb1196ea38552463e89a35f18114b3ed1565f"},
+	"16.15.0": {"linux-amd64": "653abc065c682b85d3da50168fb95dc524bd85426cdec9ce3695a550ef431df2"},
+	"18.4.0":  {"linux-amd64": "401d4e69baba9072d3772607710df0d47b39a7632c6b01b2a5f5d85a9514e212"},
+}
+
+// versionOf gives the version of a major version, "" being that of PostgresVersion.
+func versionOf(major string) (string, error) {
+	if major == "" {
+		return PostgresVersion, nil
+	}
+	for version := range digests {
+		if majorOf(version) == major {
+			return version, nil
+		}
+	}
+	return "", fault.New(fault.Usage, "there is no embedded PostgreSQL %s", major).ToMend("choose one of 14 to 18")
+}
+
+func majorOf(version string) string {
+	major, _, _ := strings.Cut(version, ".")
+	return major
 }
 
 // archive is one jar with the binaries of one platform.
 type archive struct {
+	version  string
 	platform string
 	digest   string // SHA-256, hexadecimal
 }
 
 func (a archive) name() string {
-	return "embedded-postgres-binaries-" + a.platform + "-" + PostgresVersion + ".jar"
+	return "embedded-postgres-binaries-" + a.platform + "-" + a.version + ".jar"
 }
 
 func (a archive) url() string {
@@ -57,11 +83,11 @@ func (a archive) url() string {
 		repository = strings.TrimRight(r, "/")
 	}
 	return fmt.Sprintf("%s/io/zonky/test/postgres/embedded-postgres-binaries-%s/%s/%s",
-		repository, a.platform, PostgresVersion, a.name())
+		repository, a.platform, a.version, a.name())
 }
 
 // archiveFor gives the jar for an operating system and architecture as Go names them.
-func archiveFor(goos, arch string, alpine bool) (archive, error) {
+func archiveFor(version, goos, arch string, alpine bool) (archive, error) {
 	if arch == "arm64" {
 		arch = "arm64v8"
 	}
@@ -69,19 +95,19 @@ func archiveFor(goos, arch string, alpine bool) (archive, error) {
 	if alpine {
 		platform += "-alpine"
 	}
-	digest, ok := digests[platform]
+	digest, ok := digests[version][platform]
 	if !ok {
-		return archive{}, fault.New(fault.Unreachable, "there is no embedded PostgreSQL for %s", platform).
+		return archive{}, fault.New(fault.Unreachable, "there is no embedded PostgreSQL %s for %s", version, platform).
 			ToMend("run a PostgreSQL 14 or later of your own and use `freshet up -c FILE` with source.postgres.url")
 	}
-	return archive{platform: platform, digest: digest}, nil
+	return archive{version: version, platform: platform, digest: digest}, nil
 }
 
 // binaries gives the directory that holds bin, lib and share of PostgreSQL, and fetches it first if
 // it is not in the cache.
-func binaries(ctx context.Context, progress func(step string, done, total int64)) (string, error) {
+func binaries(ctx context.Context, version string, progress func(step string, done, total int64)) (string, error) {
 	_, alpineErr := os.Stat("/etc/alpine-release")
-	a, err := archiveFor(runtime.GOOS, runtime.GOARCH, alpineErr == nil)
+	a, err := archiveFor(version, runtime.GOOS, runtime.GOARCH, alpineErr == nil)
 	if err != nil {
 		return "", err
 	}
@@ -89,7 +115,7 @@ func binaries(ctx context.Context, progress func(step string, done, total int64)
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cache, "postgres-"+PostgresVersion+"-"+a.platform)
+	dir := filepath.Join(cache, "postgres-"+a.version+"-"+a.platform)
 	if present(dir) {
 		return dir, nil
 	}
@@ -162,7 +188,7 @@ func diskFault(err error, cache string) error {
 // download writes the jar to path and checks its digest.
 func download(ctx context.Context, a archive, path string, progress func(string, int64, int64)) error {
 	unreachable := func(err error) error {
-		return fault.Wrap(fault.Unreachable, err, "cannot download PostgreSQL %s from %s", PostgresVersion, a.url()).
+		return fault.Wrap(fault.Unreachable, err, "cannot download PostgreSQL %s from %s", a.version, a.url()).
 			ToMend("let this machine reach it, or set FRESHET_MAVEN to a mirror of Maven Central, or put the file (sha256 %s) into %s",
 				a.digest, filepath.Dir(filepath.Dir(path)))
 	}

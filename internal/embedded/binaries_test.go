@@ -19,7 +19,7 @@ import (
 
 func TestArchiveForPlatforms(t *testing.T) {
 	t.Setenv("FRESHET_MAVEN", "")
-	a, err := archiveFor("linux", "arm64", false)
+	a, err := archiveFor(PostgresVersion, "linux", "arm64", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func TestArchiveForPlatforms(t *testing.T) {
 	if !strings.HasPrefix(a.url(), "http://mirror.example/m/io/zonky/") {
 		t.Errorf("url %s", a.url())
 	}
-	if _, err := archiveFor("plan9", "mips", false); fault.ClassOf(err) != fault.Unreachable || !strings.Contains(err.Error(), "plan9-mips") {
+	if _, err := archiveFor(PostgresVersion, "plan9", "mips", false); fault.ClassOf(err) != fault.Unreachable || !strings.Contains(err.Error(), "plan9-mips") {
 		t.Errorf("unsupported platform: %v", err)
 	}
 }
@@ -66,7 +66,7 @@ func TestFetchRefuses(t *testing.T) {
 			cache := t.TempDir()
 			dir := filepath.Join(cache, "postgres")
 			sum := sha256.Sum256(jar)
-			err := fetchInto(t.Context(), archive{"linux-amd64", hex.EncodeToString(sum[:])}, cache, dir, nil)
+			err := fetchInto(t.Context(), archive{PostgresVersion, "linux-amd64", hex.EncodeToString(sum[:])}, cache, dir, nil)
 			if err == nil || !strings.Contains(err.Error(), c.want) || fault.ClassOf(err) != c.class {
 				t.Errorf("class %d: %v", fault.ClassOf(err), err)
 			}
@@ -81,7 +81,7 @@ func TestFetchRefuses(t *testing.T) {
 		s.Close() // nobody listens there any more
 		t.Setenv("FRESHET_MAVEN", s.URL)
 		cache := t.TempDir()
-		err := fetchInto(t.Context(), archive{"linux-amd64", "ab"}, cache, filepath.Join(cache, "postgres"), nil)
+		err := fetchInto(t.Context(), archive{PostgresVersion, "linux-amd64", "ab"}, cache, filepath.Join(cache, "postgres"), nil)
 		if fault.ClassOf(err) != fault.Unreachable || !strings.Contains(err.Error(), "FRESHET_MAVEN") || !strings.Contains(err.Error(), "into "+cache) {
 			t.Errorf("%v", err)
 		}
@@ -93,7 +93,7 @@ func TestFetchTakesAFileThatIsThere(t *testing.T) {
 	t.Setenv("FRESHET_MAVEN", "http://127.0.0.1:1")
 	jar := zipped(t, "x.txt", nil)
 	sum := sha256.Sum256(jar)
-	a := archive{"linux-amd64", hex.EncodeToString(sum[:])}
+	a := archive{PostgresVersion, "linux-amd64", hex.EncodeToString(sum[:])}
 	cache := t.TempDir()
 	if err := os.WriteFile(filepath.Join(cache, a.name()), jar, 0o600); err != nil {
 		t.Fatal(err)

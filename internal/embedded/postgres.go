@@ -32,6 +32,8 @@ type PostgresOptions struct {
 	Port     int    // on 127.0.0.1; 0: a free one
 	Database string // created if it is not there; "": freshet
 	Password string // of the superuser freshet, fixed when Dir is first used; "": freshet
+	// Major is the major version, from 14 to 18; "" is that of PostgresVersion. Others are for tests.
+	Major string
 	// Settings are server settings (postgresql.conf) beyond or instead of ours.
 	Settings map[string]string
 	// Fsync makes commits survive a crash of the machine. Without it they survive a crash of the
@@ -45,6 +47,7 @@ type PostgresOptions struct {
 // Postgres is a running PostgreSQL server, a child of this process.
 type Postgres struct {
 	options PostgresOptions
+	version string
 	port    int
 	cmd     *exec.Cmd
 	lock    *Lock
@@ -63,7 +66,11 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 	if err != nil {
 		return nil, err
 	}
-	bin, err := binaries(ctx, o.Progress)
+	version, err := versionOf(o.Major)
+	if err != nil {
+		return nil, err
+	}
+	bin, err := binaries(ctx, version, o.Progress)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +78,7 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Postgres{options: o, lock: lock}
+	p := &Postgres{options: o, version: version, lock: lock}
 	if err := p.start(ctx, bin); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -221,8 +228,10 @@ func (p *Postgres) initialise(ctx context.Context, bin string) error {
 	}
 	args := []string{
 		"--pgdata", fresh, "--username", postgresUser, "--pwfile", pwfile, "--auth", "scram-sha-256",
-		"--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
-		"--no-instructions",
+		"--encoding", "UTF8", "--locale", "C", "--no-instructions",
+	}
+	if majorOf(p.version) >= "17" {
+		args = append(args, "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8")
 	}
 	if !o.Fsync {
 		args = append(args, "--no-sync")
@@ -246,9 +255,8 @@ func (p *Postgres) sameMajor() error {
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	major, _, _ := strings.Cut(PostgresVersion, ".")
-	if got := strings.TrimSpace(string(b)); got != major {
-		return fault.New(fault.Failed, "%s was made by PostgreSQL %s, this is %s", p.data(), got, PostgresVersion).
+	if got := strings.TrimSpace(string(b)); got != majorOf(p.version) {
+		return fault.New(fault.Failed, "%s was made by PostgreSQL %s, this is %s", p.data(), got, p.version).
 			ToMend("use another directory, or pg_upgrade this one")
 	}
 	return nil

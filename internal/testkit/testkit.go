@@ -2,7 +2,8 @@
 // at its end, and seeded randomness. Only tests import it.
 //
 // FRESHET_TEST_KAFKA (brokers, separated by commas) makes tests run on a real Kafka instead; then
-// topics are kept apart by [Prefix].
+// topics are kept apart by [Prefix]. FRESHET_TEST_POSTGRES (14, 15, 16, 17 or 18) is the major version of
+// the PostgreSQL that they run against.
 package testkit
 
 import (
@@ -42,7 +43,7 @@ func PostgresWith(t testing.TB, settings map[string]string) *embedded.Postgres {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startMax)
 	defer cancel()
-	p, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: Dir(t), Settings: settings})
+	p, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: Dir(t), Settings: settings, Major: PostgresMajor()})
 	if err != nil {
 		Unavailable(t, err)
 	}
@@ -55,6 +56,9 @@ func PostgresWith(t testing.TB, settings map[string]string) *embedded.Postgres {
 	})
 	return p
 }
+
+// PostgresMajor is the major version of PostgreSQL that tests want; "" is the embedded one's.
+func PostgresMajor() string { return os.Getenv("FRESHET_TEST_POSTGRES") }
 
 // Unavailable ends a test that could not start something: where it can't be had from here, by a skip,
 // which in CI would hide that nothing was tested, so there and for any other reason by a failure.
