@@ -87,7 +87,14 @@ func (s *session) initialDone(ctx context.Context) error {
 	}
 	p.beat.logTime, p.beat.resume = p.logTime, resume
 	s.h.Done = true
-	return s.save(ctx, s.h)
+	if err := s.save(ctx, s.h); err != nil {
+		return err
+	}
+	// One that was taken over meanwhile is fenced here, and not refused by the slot.
+	if err := p.beatNow(ctx); err != nil {
+		return err
+	}
+	return p.commit(ctx)
 }
 
 // canFinish tells whether a first snapshot that was cut off can be finished while the stream goes on: its

@@ -56,7 +56,10 @@ func (r *Runner) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		if !s.began || fault.ClassOf(err) != fault.Unreachable || p.writer.Failed() != nil {
+		if failed := p.writer.Failed(); failed != nil { // whatever else ended with it: it is the cause
+			return failed
+		}
+		if !s.began || fault.ClassOf(err) != fault.Unreachable {
 			return err
 		}
 		if streamed {
@@ -203,9 +206,13 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 	if err != nil {
 		return 0, err
 	}
-	if !found || s.o.NewSnapshot || !h.Done && !s.canFinish(slot, state, rest) {
+	// The registry cannot fence: one that was taken over may have written there after its successor. The
+	// topics can, and an epoch that they have left is over.
+	over := h.Epoch < state.last.Epoch
+	if !found || s.o.NewSnapshot || over || !h.Done && !s.canFinish(slot, state, rest) {
 		p.logTime = state.logTime
-		return s.initial(ctx, conn, history{Epoch: h.Epoch + 1, System: id.System, Timeline: id.Timeline})
+		epoch := max(h.Epoch, state.last.Epoch) + 1
+		return s.initial(ctx, conn, history{Epoch: epoch, System: id.System, Timeline: id.Timeline})
 	}
 	state.token = max(state.token, h.Consistent)
 	if err := gap(h, id, slot, state, s.o.Source.Slot); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -132,8 +133,8 @@ func (w *world) fenced(ctx context.Context, c *captor) {
 	case <-limited.Done():
 		w.t.Fatalf("it goes on though another has taken over:\n%s", w.quit(c))
 	}
-	if code := c.cmd.ProcessState.ExitCode(); code == 0 || c.killed() {
-		w.t.Errorf("exit %d:\n%s", code, c.log)
+	if code := c.cmd.ProcessState.ExitCode(); code == 0 || c.killed() || !strings.Contains(c.lastLine(), "another process took over") {
+		w.t.Errorf("exit %d, and it does not say that it was fenced:\n%s", code, c.log)
 	}
 }
 

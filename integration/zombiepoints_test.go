@@ -38,7 +38,7 @@ func TestAZombieAtEveryPoint(t *testing.T) {
 		passage int
 	}{
 		{"capture.before-commit", 1}, {"capture.before-commit", 2}, {"capture.before-commit", 3}, {"capture.before-commit", 5},
-		{"capture.after-commit", 1}, {"capture.after-commit", 2}, {"capture.after-commit", 5},
+		{"capture.after-commit", 1}, {"capture.after-commit", 2}, {"capture.after-commit", 3}, {"capture.after-commit", 5},
 		{"capture.cut-in-registry", 3},
 	} {
 		t.Run(fmt.Sprint(at.point, " ", at.passage), func(t *testing.T) { newHalting(t, pg, brokers).run(at.point, at.passage) })
