@@ -108,7 +108,9 @@ func (w *Writer) fail(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) || errors.Is(err, kerr.TransactionalIDNotFound) {
+	// The last: our transaction was ended, which a successor does before its epoch is the one in force.
+	if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) || errors.Is(err, kerr.TransactionalIDNotFound) ||
+		errors.Is(err, kerr.InvalidTxnState) {
 		err = fmt.Errorf("%w: %w", ErrFenced, err)
 	}
 	w.mu.Lock()
