@@ -286,6 +286,7 @@ type resumeState struct {
 	token      position.LSN
 	logTime    int64
 	commitTime int64
+	cut        string // the record of the cut at the end of the topics, if there is one
 }
 
 // tails reads the last record of every partition. The writer must be initialised before.
@@ -334,6 +335,9 @@ func (r *resumeState) add(ctx context.Context, registry *topic.Registry, value [
 			return fmt.Errorf("%w", err)
 		}
 		pos = c.Position
+		if c.Kind == change.Cut && pos.After(r.last) {
+			r.cut = c.Detail
+		}
 		r.token = max(r.token, c.Resume)
 		r.logTime, r.commitTime = max(r.logTime, c.LogTime), max(r.commitTime, c.CommitTime)
 	} else {

@@ -108,7 +108,9 @@ func (l *loop) reached(ctx context.Context, lsn position.LSN) error {
 	return l.put(ctx)
 }
 
-// put writes the cut: first into the registry, then into every partition.
+// put writes the cut into every partition, all or none, and then its record into the registry. In this
+// order, as the registry cannot fence: a record there is of a cut that is in the topics. A takeover that
+// finds a cut at their ends writes the record again.
 func (l *loop) put(ctx context.Context) error {
 	if err := l.p.closeCell(ctx); err != nil {
 		return err
@@ -131,11 +133,17 @@ func (l *loop) put(ctx context.Context) error {
 		return fmt.Errorf("cut %s: %w", rec.ID, err)
 	}
 	l.p.at("capture.before-cut")
-	if err := l.o.Registry.Put(ctx, rec.Key(), b); err != nil {
+	err = l.p.control(ctx, change.Control{
+		Kind: change.Cut, ID: rec.ID, Position: rec.Position, CommitTime: l.p.commitTime, LogTime: rec.LogTime, Resume: l.p.whole, Detail: string(b),
+	})
+	if err != nil {
 		return err
 	}
-	l.p.at("capture.cut-in-registry")
-	if err := l.p.emit(ctx, rec); err != nil {
+	if err := l.p.commit(ctx); err != nil {
+		return err
+	}
+	l.p.at("capture.cut-in-topics")
+	if err := l.o.Registry.Put(ctx, rec.Key(), b); err != nil {
 		return err
 	}
 	c := l.cut
@@ -147,29 +155,18 @@ func (l *loop) put(ctx context.Context) error {
 	return nil
 }
 
-// emit puts a cut's copies into every partition, all or none.
-func (p *publisher) emit(ctx context.Context, rec change.CutRecord) error {
-	err := p.control(ctx, change.Control{
-		Kind: change.Cut, ID: rec.ID, Position: rec.Position, CommitTime: p.commitTime, LogTime: rec.LogTime, Resume: p.whole,
-	})
+// cutRecord writes the record of a cut that is in the topics and not in the registry, because capture
+// ended in between.
+func (s *session) cutRecord(ctx context.Context, state resumeState) error {
+	if state.cut == "" {
+		return nil
+	}
+	rec, err := change.ParseCut([]byte(state.cut))
 	if err != nil {
 		return err
 	}
-	return p.commit(ctx)
-}
-
-// unfinishedCuts puts the cuts that the registry has and the changes topics do not have yet.
-func (r *Runner) unfinishedCuts(ctx context.Context, p *publisher) error {
-	for _, kv := range r.o.Registry.List(change.CutPrefix) {
-		rec, err := change.ParseCut(kv.Value)
-		if err != nil {
-			return err
-		}
-		if rec.Position.Epoch == p.last.Epoch && rec.Position.After(p.last) {
-			if err := p.emit(ctx, rec); err != nil {
-				return err
-			}
-		}
+	if b, ok := s.o.Registry.Get(rec.Key()); ok && string(b) == state.cut {
+		return nil
 	}
-	return nil
+	return s.o.Registry.Put(ctx, rec.Key(), []byte(state.cut))
 }

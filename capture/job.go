@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/freshet-io/freshet/internal/fault"
-	"github.com/freshet-io/freshet/internal/topic"
 )
 
 // JobStatus is what a snapshot beside the stream is doing.
@@ -63,26 +62,26 @@ func (j *Job) number() uint32 { return j.Starts<<chunkBits | j.Chunk }
 
 // jobs are the snapshots of one slot. Safe for concurrent use; what it gives are copies.
 type jobs struct {
-	registry *topic.Registry
-	prefix   string
+	ledger *ledger
+	prefix string
 
 	mu    sync.Mutex
 	all   map[string]*Job
 	moved chan struct{} // closed and replaced when a job changes
 }
 
-func newJobs(registry *topic.Registry, slot string) *jobs {
-	return &jobs{registry: registry, prefix: "snapshot/" + slot + "/", all: map[string]*Job{}, moved: make(chan struct{})}
+func newJobs(kept *ledger, slot string) *jobs {
+	return &jobs{ledger: kept, prefix: "snapshot/" + slot + "/", all: map[string]*Job{}, moved: make(chan struct{})}
 }
 
 // load reads what the registry has.
 func (js *jobs) load() error {
 	js.mu.Lock()
 	defer js.mu.Unlock()
-	for _, kv := range js.registry.List(js.prefix) {
+	for key, value := range js.ledger.list(js.prefix) {
 		j := &Job{}
-		if err := json.Unmarshal(kv.Value, j); err != nil {
-			return fmt.Errorf("registry entry %s: %w", kv.Key, err)
+		if err := json.Unmarshal(value, j); err != nil {
+			return fmt.Errorf("registry entry %s: %w", key, err)
 		}
 		js.all[j.ID] = j
 	}
@@ -109,7 +108,7 @@ func (js *jobs) put(ctx context.Context, j *Job) error {
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", j.ID, err)
 	}
-	if err := js.registry.Put(ctx, js.prefix+j.ID, b); err != nil {
+	if err := js.ledger.put(ctx, js.prefix+j.ID, b); err != nil {
 		return err
 	}
 	js.all[j.ID] = j

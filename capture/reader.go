@@ -61,7 +61,9 @@ func (r *reader) message(ctx context.Context, m *pgwire.Message) error {
 		r.piece = 0
 		return nil
 	case pgwire.StreamAbort:
-		r.spool.AbortSub(m.XID, m.SubXID)
+		if r.spool != nil { // some servers tell of aborts though nothing comes in pieces
+			r.spool.AbortSub(m.XID, m.SubXID)
+		}
 		return nil
 	case pgwire.StreamCommit:
 		return r.replay(ctx, m)

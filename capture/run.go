@@ -172,6 +172,9 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 	if err := s.o.Registry.Refresh(ctx); err != nil {
 		return 0, err
 	}
+	if err := s.ledger.claim(ctx, s.p.writer, s.key(), s.jobs.prefix); err != nil {
+		return 0, err
+	}
 	h, found, err := s.load()
 	if err != nil {
 		return 0, err
@@ -224,7 +227,7 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 	if s.o.Events.Taken != nil {
 		s.o.Events.Taken(state.last, false)
 	}
-	if err := s.unfinishedCuts(ctx, p); err != nil {
+	if err := s.cutRecord(ctx, state); err != nil {
 		return 0, err
 	}
 	if !h.Done {

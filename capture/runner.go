@@ -72,16 +72,17 @@ type Events struct {
 
 // Runner is one capture process of one source.
 type Runner struct {
-	o     Options
-	known map[string]*known
-	cuts  chan *cutRequest
-	kick  chan bool
-	jobs  *jobs
-	watch watch
-	guard atomic.Pointer[slotguard.Report]
-	shed  atomic.Bool // optional work stops
-	drop  chan slotguard.Action
-	spool atomic.Pointer[spool.Spool] // of the latest connection; nil before
+	o      Options
+	known  map[string]*known
+	cuts   chan *cutRequest
+	kick   chan bool
+	ledger *ledger
+	jobs   *jobs
+	watch  watch
+	guard  atomic.Pointer[slotguard.Report]
+	shed   atomic.Bool // optional work stops
+	drop   chan slotguard.Action
+	spool  atomic.Pointer[spool.Spool] // of the latest connection; nil before
 }
 
 // Spooled says what waits for the end of its transaction on our disk.
@@ -113,7 +114,8 @@ func New(o Options, shapes []*feature.Table) (*Runner, error) {
 	if o.Now == nil {
 		o.Now = time.Now //nolint:forbidigo // goes to the server's statistics only
 	}
-	r := &Runner{o: o, known: map[string]*known{}, jobs: newJobs(o.Registry, o.Source.Slot), drop: make(chan slotguard.Action, 1), cuts: make(chan *cutRequest), kick: make(chan bool, 1)}
+	kept := &ledger{registry: o.Registry}
+	r := &Runner{o: o, known: map[string]*known{}, ledger: kept, jobs: newJobs(kept, o.Source.Slot), drop: make(chan slotguard.Action, 1), cuts: make(chan *cutRequest), kick: make(chan bool, 1)}
 	clockTable, clockColumn := splitClock(o.Clock)
 	for _, s := range shapes {
 		k := &known{raw: s, shape: s, routes: o.Catalog.Routes(s.FullName()), more: o.Tables[s.FullName()]}
@@ -172,7 +174,7 @@ type Gap struct {
 func (r *Runner) key() string { return "source/" + r.o.Source.Slot }
 
 func (r *Runner) load() (h history, found bool, err error) {
-	b, ok := r.o.Registry.Get(r.key())
+	b, ok := r.ledger.get(r.key())
 	if !ok {
 		return h, false, nil
 	}
@@ -187,5 +189,5 @@ func (r *Runner) save(ctx context.Context, h history) error {
 	if err != nil {
 		return fmt.Errorf("registry entry %s: %w", r.key(), err)
 	}
-	return r.o.Registry.Put(ctx, r.key(), b)
+	return r.ledger.put(ctx, r.key(), b)
 }

@@ -196,13 +196,13 @@ func (k *killer) kill(ctx context.Context, when string) {
 		wait += time.Duration(k.r.IntN(1000)) * time.Millisecond // it starts first
 	}
 	point, passage := "capture.before-commit", 1+k.r.IntN(12)
-	switch all := []string{point, "capture.after-commit", "capture.before-cut", "capture.cut-in-registry"}; {
+	switch all := []string{point, "capture.after-commit", "capture.before-cut", "capture.cut-in-topics"}; {
 	case when == "":
 		point = all[k.r.IntN(len(all))]
 	case k.r.IntN(2) == 0:
 		point = all[1]
 	}
-	if point == "capture.before-cut" || point == "capture.cut-in-registry" {
+	if point == "capture.before-cut" || point == "capture.cut-in-topics" {
 		passage = 1 + passage%2
 	}
 	switch kind {

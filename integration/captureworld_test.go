@@ -363,8 +363,9 @@ func whole(ctx context.Context, t *testing.T, registry *topic.Registry, slot str
 		var source struct {
 			Done bool `json:"done"`
 		}
-		text, ok := registry.Get("source/" + slot)
-		if ok {
+		var text []byte
+		if terms := registry.List("source/" + slot + "@"); len(terms) > 0 { // the last term counts
+			text = terms[len(terms)-1].Value
 			if err := json.Unmarshal(text, &source); err != nil {
 				t.Fatal(err)
 			}

@@ -10,15 +10,15 @@ import (
 	"github.com/freshet-io/freshet/internal/change"
 )
 
-// TestACutThatWasCutOffIsPutAtTakeover: capture ends between the cut's record in the registry and its
-// first copy. The next capture puts it at its position, before anything that was committed later.
-func TestACutThatWasCutOffIsPutAtTakeover(t *testing.T) {
+// TestACutThatWasCutOffIsRecordedAtTakeover: capture ends between the cut's copies, which are in the topics
+// all at once, and its record in the registry. The next capture writes the record.
+func TestACutThatWasCutOffIsRecordedAtTakeover(t *testing.T) {
 	s := newSystem(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	r := must(capture.New(capture.Options{
 		Name: "test", Source: s.source, Clock: "public.clock.now", Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
 		Point: func(at string) {
-			if at == "capture.cut-in-registry" {
+			if at == "capture.cut-in-topics" {
 				cancel()
 			}
 		},
@@ -31,11 +31,9 @@ func TestACutThatWasCutOffIsPutAtTakeover(t *testing.T) {
 	if err := <-ended; err != nil && ctx.Err() == nil {
 		t.Fatal(err)
 	}
-	all := s.registry.List(change.CutPrefix)
-	if len(all) != 1 {
-		t.Fatalf("%d cuts are in the registry, want the one that was cut off", len(all))
+	if all := s.registry.List(change.CutPrefix); len(all) != 0 {
+		t.Fatalf("%d cuts are in the registry", len(all))
 	}
-	cut := must(change.ParseCut(all[0].Value))(t)
 	write(t.Context(), t, s.url, rand.New(rand.NewPCG(1, 1)), 20)
 	_, endCapture := s.capture()
 	defer endCapture()
@@ -43,7 +41,14 @@ func TestACutThatWasCutOffIsPutAtTakeover(t *testing.T) {
 	defer endNode()
 	limited, stop := context.WithTimeout(t.Context(), 30*time.Second)
 	defer stop()
-	for _, info := range must(n.WaitCut(limited, "tail", cut.ID))(t) {
+	infos := must(n.WaitCut(limited, "tail", "cut-1"))(t)
+	must(0, s.registry.Refresh(limited))(t)
+	all := s.registry.List(change.CutPrefix)
+	if len(all) != 1 {
+		t.Fatalf("%d cuts are in the registry, want the one that was cut off", len(all))
+	}
+	cut := must(change.ParseCut(all[0].Value))(t)
+	for _, info := range infos {
 		if info.Position != cut.Position || info.LogTime > cut.LogTime {
 			t.Errorf("%s is at %s with log time %d; the registry says %s, %d", cut.ID, info.Position, info.LogTime, cut.Position, cut.LogTime)
 		}

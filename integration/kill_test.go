@@ -21,7 +21,7 @@ var points = []struct {
 	name string
 	most int
 }{
-	{"capture.before-commit", 12}, {"capture.after-commit", 12}, {"capture.before-cut", 2}, {"capture.cut-in-registry", 2},
+	{"capture.before-commit", 12}, {"capture.after-commit", 12}, {"capture.before-cut", 2}, {"capture.cut-in-topics", 2},
 	{"delta.before-apply", 60}, {"delta.after-apply", 60}, {"publish.before-commit", 12}, {"publish.after-commit", 12},
 	{"merge.staged", 4}, {"merge.before-history", 4}, {"merge.after-history", 4}, {"merge.after-current", 4}, {"merge.trimmed", 4},
 	{"score.staged", 1}, {"score.before-commit", 1}, {"score.after-commit", 1},

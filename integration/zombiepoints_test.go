@@ -39,7 +39,7 @@ func TestAZombieAtEveryPoint(t *testing.T) {
 	}{
 		{"capture.before-commit", 1}, {"capture.before-commit", 2}, {"capture.before-commit", 3}, {"capture.before-commit", 5},
 		{"capture.after-commit", 1}, {"capture.after-commit", 2}, {"capture.after-commit", 3}, {"capture.after-commit", 5},
-		{"capture.cut-in-registry", 3},
+		{"capture.before-cut", 3}, {"capture.cut-in-topics", 3},
 	} {
 		t.Run(fmt.Sprint(at.point, " ", at.passage), func(t *testing.T) { newHalting(t, pg, brokers).run(at.point, at.passage) })
 	}

@@ -55,6 +55,16 @@ func (c *Client) NewWriter(ctx context.Context, transactionalID string) (*Writer
 	return &Writer{kafka: k, id: transactionalID}, nil
 }
 
+// Identity gives the producer id and epoch that Kafka knows the writer by: among writers of one
+// transactional id, a later one has a higher epoch, or another, higher id.
+func (w *Writer) Identity(ctx context.Context) (id int64, epoch int16, err error) {
+	id, epoch, err = w.kafka.ProducerID(ctx)
+	if err != nil {
+		return 0, 0, w.fail(err)
+	}
+	return id, epoch, nil
+}
+
 // Begin starts a transaction.
 func (w *Writer) Begin() error {
 	if err := w.failed(); err != nil {
