@@ -274,6 +274,15 @@ insert into public.extra values (1, 2, 'good', 'sesame'), (2, -2, 'bad', 'sesame
 	w.up()
 	w.exec("insert into public.items values (-10, 'account x', 1), (1010, 'account x', 1)")
 	w.exec("delete from public.extra where a < 0")
+	reports, err := w.sys.verify(t.Context(), nil, func(string) {})
+	if err != nil || len(reports) == 0 {
+		t.Fatal(err)
+	}
+	for _, r := range reports {
+		if r.DifferenceCount != 0 || !strings.Contains(r.Error, "source.tables leaves rows of public.items out") {
+			t.Errorf("%+v", r)
+		}
+	}
 	w.exec("insert into public.items values (1011, 'account y', 1)")
 	if _, err := w.sys.runner.Cut(t.Context(), false); err != nil {
 		t.Fatal(err)

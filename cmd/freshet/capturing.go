@@ -83,6 +83,25 @@ func filterOf(t config.Table) *filter.Config {
 	return f
 }
 
+// altered says why the source's own rows are not those that a view is computed from; "" where they are.
+func (w *wanted) altered(v *feature.View) string {
+	tables := []string{v.Source.FullName()}
+	for _, j := range v.Joins {
+		tables = append(tables, j.Table.FullName())
+	}
+	for _, name := range tables {
+		f := w.tables[name].Filter
+		switch {
+		case f == nil:
+		case f.Where != nil:
+			return "source.tables leaves rows of " + name + " out"
+		case len(f.Mask)+len(f.Hash)+len(f.Truncate) > 0:
+			return "source.tables hides values of " + name
+		}
+	}
+	return ""
+}
+
 // published is what the publication has to have.
 func (w *wanted) published() []pgwire.PublishedTable {
 	out := make([]pgwire.PublishedTable, len(w.names))
