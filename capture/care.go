@@ -44,6 +44,7 @@ func (s *session) care(ctx context.Context, conn *pgx.Conn) error {
 					}
 				}
 			}
+			s.bury(ctx, conn)
 			m, err := s.measure(ctx, conn)
 			if err == nil && m.Retained > nudgeBytes && m.Current-m.Confirmed < nudgeBytes {
 				s.nudge(ctx, conn)
@@ -57,6 +58,28 @@ func (s *session) care(ctx context.Context, conn *pgx.Conn) error {
 		err = fault.New(fault.Unreachable, "the connection beside the stream broke")
 	}
 	return err
+}
+
+// ended asks what became of a transaction of the stream, whose id is of 32 bits: the one nearest to now.
+const ended = `select coalesce(pg_xact_status(((x - (x - $1::int8 + 2147483648) % 4294967296) + 2147483648)::text::xid8) = 'aborted', false)
+	from (select pg_snapshot_xmax(pg_current_snapshot())::text::int8 as x) now`
+
+// bury looks after the transaction that has been in the spool for longest: PostgreSQL 18 stops to stream
+// one that it finds rolled back, and does not always say so.
+func (s *session) bury(ctx context.Context, conn *pgx.Conn) {
+	oldest := s.Spooled().Oldest
+	if oldest == 0 || oldest != s.oldest { // only what was the oldest the last time, too
+		s.oldest = oldest
+		return
+	}
+	var aborted bool
+	if err := conn.QueryRow(ctx, ended, int64(oldest)).Scan(&aborted); err != nil || !aborted {
+		return // too old to be known, or it runs: the spool's bound is there for those
+	}
+	select {
+	case s.dead <- oldest:
+	default:
+	}
 }
 
 // nudge lets the server forget log that nobody needs: restart_lsn only moves where the server has logged

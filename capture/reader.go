@@ -26,6 +26,7 @@ type reader struct {
 	spool   *spool.Spool // nil: the server sends whole transactions only
 	decoder *decoder
 	source  pgwire.Source // says what is not known
+	dead    <-chan uint32 // transactions that were rolled back though the stream did not say so
 	queue   chan<- []event
 	room    *semaphore.Weighted // bytes of the queue
 	wake    func(reply bool)
@@ -47,6 +48,10 @@ func (r *reader) run(ctx context.Context) error {
 		}
 		if err := r.message(ctx, m); err != nil {
 			return err
+		}
+		if len(r.dead) > 0 && r.spool != nil {
+			xid := <-r.dead
+			r.spool.AbortSub(xid, xid)
 		}
 	}
 }

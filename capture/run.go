@@ -39,7 +39,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		return err
 	}
 	defer p.writer.Close()
-	s := &session{Runner: r, p: p, steps: make(chan *step)}
+	s := &session{Runner: r, p: p, steps: make(chan *step), dead: make(chan uint32, 1)}
 	wait := firstWait
 	for {
 		streamed, err := s.run(ctx)
@@ -82,13 +82,15 @@ func (r *Runner) Run(ctx context.Context) error {
 // session is what lives on from one connection to the source to the next.
 type session struct {
 	*Runner
-	p     *publisher
-	h     history
-	began bool  // the slot was streamed once: p knows where it is
-	still bool  // the server may not be asked to log its running transactions
-	given error // why the slot was given up for the server's sake
-	mute  bool  // heartbeats may not be written into the source's log
-	steps chan *step
+	p      *publisher
+	h      history
+	began  bool        // the slot was streamed once: p knows where it is
+	oldest uint32      // in the spool, the last time
+	dead   chan uint32 // transactions that were rolled back, whatever the stream says
+	still  bool        // the server may not be asked to log its running transactions
+	given  error       // why the slot was given up for the server's sake
+	mute   bool        // heartbeats may not be written into the source's log
+	steps  chan *step
 	// whole: the spool was full once, and since then the server keeps transactions until they are
 	// committed, on its own disk.
 	whole bool
@@ -310,7 +312,7 @@ func (s *session) follow(outer context.Context, conn *pgx.Conn, d *decoder, from
 	room := semaphore.NewWeighted(queueBytes)
 	g.Go(func() error {
 		defer close(queue)
-		in := &reader{stream: stream, spool: held, decoder: d, source: s.o.Source, queue: queue, room: room, wake: s.wake}
+		in := &reader{stream: stream, spool: held, decoder: d, source: s.o.Source, dead: s.dead, queue: queue, room: room, wake: s.wake}
 		return in.run(ctx)
 	})
 	g.Go(func() error {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -300,4 +301,22 @@ func TestPoison(t *testing.T) {
 	if n := len(w.read(w.topics.Tables()+".public.extra", 1)); n != 7 {
 		t.Errorf("%d records of the good rows", n)
 	}
+}
+
+// TestWhatIsRolledBackLeavesTheSpool: also where the server does not say that it was.
+func TestWhatIsRolledBackLeavesTheSpool(t *testing.T) {
+	w := newWorld(t, nil)
+	w.options = func(o *capture.Options) { o.GuardEvery = 50 * time.Millisecond }
+	w.start()
+	w.began()
+	c := w.connect()
+	w.exec(c, "begin; insert into public.items select i, 'account ' || i % 13, i, 'x' from generate_series(1, 20000) i; savepoint a; insert into public.items select -i, 'account ' || i % 13, i, 'x' from generate_series(1, 20000) i; rollback")
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for s := w.runner.Spooled(); s.Appended == 0 || s.Transactions > 0; s = w.runner.Spooled() {
+		<-tick.C
+		w.exec(c, "select pg_logical_emit_message(false, 'x', '')")
+	}
+	w.compare()
+	w.end()
 }
