@@ -76,7 +76,7 @@ func TestADimensionRowInPart(t *testing.T) {
 	s.commit(planesNow, inserted(aPlane("A", 10)))
 	s.commit(planesNow, part([]feature.Value{feature.OfString("A"), {}}, "B"), part(nil, "B"))
 	s.commit(planesNow, part(nil, "C"))
-	s.commit(tripsNow, inserted(aTrip(1, "A", 1)), inserted(aTrip(2, "B", 1)), inserted(aTrip(3, "C", 1)))
+	s.commit(tripsNow, inserted(aTrip(1, "A")), inserted(aTrip(2, "B")), inserted(aTrip(3, "C")))
 	for plane, want := range map[string][2]int64{"A": {1, 0}, "B": {1, 10}, "C": {1, 0}} {
 		if got := s.served(plane); got != want {
 			t.Errorf("%s: %v, want %v", plane, got, want)

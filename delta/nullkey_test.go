@@ -33,12 +33,12 @@ func TestANullInAnyKeyColumnIsNoEntity(t *testing.T) {
 	l.commit(1000*day, []*change.Change{
 		insert(row(1, a, seven)), insert(row(2, a, seven)), insert(row(3, a, null)), insert(row(4, null, seven)), insert(row(5, null, null)),
 	}, trip)
-	l.control(change.Cut, "inserted", 1000*day)
+	l.cut("inserted", 1000*day)
 	l.commit(1000*day, []*change.Change{
 		{Op: change.Update, Before: row(1, a, seven), After: row(1, a, null)},
 		{Op: change.Update, Before: row(3, a, null), After: row(3, a, feature.OfInt(8))},
 	}, trip)
-	l.control(change.Cut, "moved", 1000*day)
+	l.cut("moved", 1000*day)
 	p := open(t, c, filepath.Join(t.TempDir(), "p"))
 	if err := p.Fold(t.Context(), l.records); err != nil {
 		t.Fatal(err)

@@ -183,9 +183,9 @@ func (l *log) commit(now int64, changes []*change.Change, schema func(int) uint3
 	}
 }
 
-func (l *log) control(kind change.ControlKind, id string, now int64) {
+func (l *log) cut(id string, now int64) {
 	l.ordinal++
-	c := &change.Control{Kind: kind, ID: id, Position: l.last.Control(l.ordinal), LogTime: now, CommitTime: now}
+	c := &change.Control{Kind: change.Cut, ID: id, Position: l.last.Control(l.ordinal), LogTime: now, CommitTime: now}
 	l.put(3, change.AppendControl(nil, c))
 }
 
@@ -222,7 +222,7 @@ func history(r *rand.Rand, steps int) (*log, map[string]map[string][]feature.Val
 		if r.IntN(3) == 0 {
 			m.now += r.Int64N(day)
 			id := fmt.Sprintf("c%d", s)
-			l.control(change.Cut, id, m.now)
+			l.cut(id, m.now)
 			cuts[id] = m.features()
 		}
 	}

@@ -158,7 +158,7 @@ func TestAColumnThatIsNotUsedMayChange(t *testing.T) {
 // A weaker identity stops the view at the first old image that does not tell where a row was.
 func TestAnIdentityThatBecameWeaker(t *testing.T) {
 	s := newStage(t, catalog(t))
-	s.commit(tripsWeaker, inserted(aTrip(1, "A", 1)))
+	s.commit(tripsWeaker, inserted(aTrip(1, "A")))
 	s.wantStopped()
 	s.commit(tripsWeaker, &change.Change{Op: change.Delete, Before: []feature.Value{feature.OfInt(1), {}, {}, {}}})
 	if got := s.wantStopped(tripsTable); !strings.Contains(got.Reason, "do not carry the old value of plane any more") {

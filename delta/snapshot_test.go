@@ -71,7 +71,7 @@ func rereadHistory(r *rand.Rand, steps int, reshape bool) *reread {
 func (h *reread) cut() {
 	id := fmt.Sprintf("c%d", len(h.cuts))
 	h.now = h.source.now
-	h.l.control(change.Cut, id, h.source.now)
+	h.l.cut(id, h.source.now)
 	h.cuts[id] = h.shown()
 	if len(h.runs) > 0 {
 		h.count["cut inside"]++

@@ -55,8 +55,8 @@ func (s *stage) finish(table, begun, detail string) {
 	s.fold()
 }
 
-func aTrip(id int64, plane string, delay int64) []feature.Value {
-	return []feature.Value{feature.OfInt(id), feature.OfString(plane), feature.OfMicros(1000 * day), feature.OfInt(delay)}
+func aTrip(id int64, plane string) []feature.Value {
+	return []feature.Value{feature.OfInt(id), feature.OfString(plane), feature.OfMicros(1000 * day), feature.OfInt(1)}
 }
 
 func aPlane(name string, seats int64) []feature.Value {
@@ -100,9 +100,9 @@ const (
 // sees nothing unfit makes it go on, and then it shows everything that happened meanwhile.
 func TestAViewStopsAndGoesOn(t *testing.T) {
 	s := newStage(t, catalog(t))
-	s.commit(tripsNow, inserted(aTrip(1, "A", 1)))
+	s.commit(tripsNow, inserted(aTrip(1, "A")))
 	// What is in the cell before the change that does not fit is still shown.
-	mixed := []*change.Change{inserted(aTrip(8, "D", 1)), inserted(aTrip(2, "A", 1))}
+	mixed := []*change.Change{inserted(aTrip(8, "D")), inserted(aTrip(2, "A"))}
 	s.l.commit(s.now, mixed, func(i int) uint32 { return []uint32{tripsNow, tripsRenamed}[i] })
 	s.fold()
 	first := s.wantStopped(tripsTable)
@@ -115,9 +115,9 @@ func TestAViewStopsAndGoesOn(t *testing.T) {
 	deltas := s.p.Meta().Sequences["delays"]
 
 	// Nothing of the view moves: not by changes that fit, not by time, not by a snapshot in part.
-	s.commit(tripsNow, inserted(aTrip(3, "A", 1)), inserted(aTrip(4, "B", 1)))
+	s.commit(tripsNow, inserted(aTrip(3, "A")), inserted(aTrip(4, "B")))
 	s.now += 5 * day
-	s.l.control(change.Cut, "c", s.now)
+	s.l.cut("c", s.now)
 	s.fold()
 	s.begin(tripsTable, where)
 	s.finish(tripsTable, where, "")
@@ -141,12 +141,12 @@ func TestAViewStopsAndGoesOn(t *testing.T) {
 	// Snapshots that are cancelled, replaced by one in part, or see something unfit, mend nothing.
 	s.begin(tripsTable, "")
 	s.finish(tripsTable, "", cancelled)
-	s.commit(tripsNow, inserted(aTrip(7, "B", 1)))
+	s.commit(tripsNow, inserted(aTrip(7, "B")))
 	s.begin(tripsTable, "")
 	s.begin(tripsTable, where)
 	s.finish(tripsTable, where, "")
 	s.begin(tripsTable, "")
-	s.commit(tripsRetyped, inserted(aTrip(5, "B", 1)))
+	s.commit(tripsRetyped, inserted(aTrip(5, "B")))
 	s.finish(tripsTable, "", "")
 	if again := s.wantStopped(tripsTable); again.Position != first.Position || !strings.Contains(again.Reason, "is string now and was int64") {
 		t.Errorf("stopped %+v", again)
@@ -157,11 +157,11 @@ func TestAViewStopsAndGoesOn(t *testing.T) {
 
 	s.begin(tripsTable, "")
 	s.now = 1000 * day
-	fresh := aTrip(6, "C", 1)
+	fresh := aTrip(6, "C")
 	fresh[2] = feature.OfMicros(1005 * day)
 	s.commit(tripsAdded, inserted(fresh))
 	for i, plane := range []string{"B", "C"} {
-		row := aTrip(int64(4+i), plane, 1)
+		row := aTrip(int64(4+i), plane)
 		row[2] = feature.OfMicros(1005 * day)
 		s.l.snapshotOf(tripsAdded, tripsTable, 1, uint64(i+1), row, true, 1005*day)
 	}
@@ -194,7 +194,7 @@ func (s *stage) timersDue() int {
 func TestADimensionThatDoesNotFit(t *testing.T) {
 	s := newStage(t, catalog(t))
 	s.commit(planesNow, inserted(aPlane("A", 10)))
-	s.commit(tripsNow, inserted(aTrip(1, "A", 1)))
+	s.commit(tripsNow, inserted(aTrip(1, "A")))
 	s.begin(planesTable, "")
 	s.commit(planesText, inserted(aPlane("A", 20)))
 	key := keyOf(spaceDimension, planesTable, feature.AppendKey(nil, feature.OfString("A")))
@@ -213,8 +213,8 @@ func TestADimensionThatDoesNotFit(t *testing.T) {
 	s.finish(planesTable, "", "")
 	s.wantStopped(tripsTable)
 	s.begin(tripsTable, "")
-	s.l.snapshotOf(tripsNow, tripsTable, 1, 1, aTrip(2, "A", 1), true, s.now)
-	s.l.snapshotOf(tripsNow, tripsTable, 1, 2, aTrip(3, "B", 1), true, s.now)
+	s.l.snapshotOf(tripsNow, tripsTable, 1, 1, aTrip(2, "A"), true, s.now)
+	s.l.snapshotOf(tripsNow, tripsTable, 1, 2, aTrip(3, "B"), true, s.now)
 	s.fold()
 	s.finish(tripsTable, "", "")
 	s.wantStopped()
@@ -230,16 +230,16 @@ func TestADimensionThatDoesNotFit(t *testing.T) {
 func TestANewEpochEndsAStop(t *testing.T) {
 	s := newStage(t, catalog(t))
 	s.l.snapshotControl(change.SnapshotBegin, "one", 1, 1)
-	s.l.snapshotRow("one", 1, 1, aTrip(1, "A", 1))
-	s.l.snapshotRow("one", 2, 1, aTrip(2, "B", 1))
+	s.l.snapshotRow("one", 1, 1, aTrip(1, "A"))
+	s.l.snapshotRow("one", 2, 1, aTrip(2, "B"))
 	s.l.snapshotControl(change.SnapshotEnd, "one", 1, 2)
 	s.l.lsn = 1000
-	s.commit(tripsRenamed, inserted(aTrip(3, "C", 1)))
+	s.commit(tripsRenamed, inserted(aTrip(3, "C")))
 	s.wantStopped(tripsTable)
 	s.begin(tripsTable, "")
-	s.commit(tripsNow, &change.Change{Op: change.Delete, Before: aTrip(2, "B", 1)}) // folded, not shown
+	s.commit(tripsNow, &change.Change{Op: change.Delete, Before: aTrip(2, "B")}) // folded, not shown
 	s.l.snapshotControl(change.SnapshotBegin, "two", 2, 1)
-	s.l.snapshotRow("two", 1, 2, aTrip(1, "A", 1))
+	s.l.snapshotRow("two", 1, 2, aTrip(1, "A"))
 	s.l.snapshotControl(change.SnapshotEnd, "two", 2, 2)
 	s.fold()
 	s.wantStopped()

@@ -270,7 +270,7 @@ func (v *View) resolveFeature(fd FeatureDef) ([]Feature, error) {
 		}
 		f.Of, f.OfType = ref, col.Type
 		if f.Type, ok = resultType(agg, col.Type); !ok {
-			return nil, refuse(d, "feature %s: %s of %s (%s) is not possible", fd.Name, fd.Agg, fd.Of, col.Source)
+			return nil, refuse(d, "feature %s: %s of %s (%s) is not possible", fd.Name, fd.Agg, fd.Of, col.Source).ToMend("%s", way(col.Type))
 		}
 	}
 	if len(fd.Windows) == 0 {
