@@ -62,6 +62,9 @@ func writeTable(out io.Writer, b []byte) error {
 	if err := d.Decode(&rows); err != nil {
 		return err
 	}
+	if len(rows) == 0 {
+		return nil
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	var names []string
 	for _, r := range rows {

@@ -29,7 +29,7 @@ type snapshotRow struct {
 	Status   string `json:"status"`
 	Rows     uint64 `json:"rows"` // published
 	Read     uint64 `json:"read"`
-	Estimate int64  `json:"estimate"`
+	Estimate *int64 `json:"estimate"` // of the table's rows; null: not known
 	Where    string `json:"where,omitempty"`
 	Why      string `json:"why,omitempty"`
 	Initial  string `json:"initial,omitempty"`
@@ -37,10 +37,14 @@ type snapshotRow struct {
 }
 
 func rowOf(j capture.Job) snapshotRow {
-	return snapshotRow{
-		ID: j.ID, Table: j.Table, Status: string(j.Status), Rows: j.Rows, Read: j.Read, Estimate: j.Estimate,
+	r := snapshotRow{
+		ID: j.ID, Table: j.Table, Status: string(j.Status), Rows: j.Rows, Read: j.Read,
 		Where: j.Where, Why: j.Why, Initial: j.Initial, Error: j.Error,
 	}
+	if j.Estimate > 0 {
+		r.Estimate = &j.Estimate
+	}
+	return r
 }
 
 // needsCapture refuses what only the process that captures can do.

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/url"
 	"os"
@@ -249,6 +250,17 @@ func TestSource(t *testing.T) {
 		defer w.set("synchronized_standby_slots", "")
 		w.want("failover", Fail, "capture gets nothing", "pg_create_physical_replication_slot('gone')")
 	})
+	each("several hosts", func(w *world) {
+		u := *w.url
+		u.Host = "127.0.0.1:1," + u.Host
+		q := u.Query()
+		q.Set("target_session_attrs", "read-write")
+		u.RawQuery = q.Encode()
+		w.o.Config.Source.Postgres.URL = u.String()
+		w.want("source", OK, "it answers", "")
+		w.want("host 127.0.0.1:1", Warn, "no PostgreSQL server answers", "start it")
+		w.want("failover", OK, "the server has no standby", "")
+	})
 	each("slot", func(w *world) {
 		slot := w.o.Config.Source.Postgres.Slot
 		slotOf := func(how string) func() {
@@ -406,4 +418,32 @@ func TestAround(t *testing.T) {
 	w.want("listen.http", OK, "is free", "")
 	w.want("disk", Warn, "transactions that are not committed yet may take", "source: {spool: ")
 	w.want("data_dir", OK, "is made at the first start", "")
+}
+
+func TestHosts(t *testing.T) {
+	for address, want := range map[string]string{
+		"postgres://u@a/d": "",
+		"postgres://u:p@a:1,b:2/d?target_session_attrs=read-write&sslmode=require": "a:1 a 1 any require p;b:2 b 2 any require p;",
+		"host=a,b port=1,2 user=u dbname=d target_session_attrs=primary":           "a:1 a 1 any prefer ;b:2 b 2 any prefer ;",
+		"::": "",
+	} {
+		got := ""
+		for name, one := range hosts(address) {
+			c, err := pgx.ParseConfig(one)
+			if err != nil {
+				t.Fatal(err)
+			}
+			attrs, mode := "any", "prefer"
+			if c.ValidateConnect != nil {
+				attrs = "not any"
+			}
+			if c.TLSConfig != nil && len(c.Fallbacks) == 0 {
+				mode = "require"
+			}
+			got += fmt.Sprintf("%s %s %d %s %s %s;", name, c.Host, c.Port, attrs, mode, c.Password)
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", address, got, want)
+		}
+	}
 }

@@ -3,6 +3,11 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"iter"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,7 +68,69 @@ func or(s, otherwise string) string {
 	return s
 }
 
-// failover tells whether the slot would be there after a failover, by what the primary knows.
+// standbys asks the standbys among several hosts of the address.
+func (r *report) standbys(ctx context.Context) []slotguard.Standby {
+	var out []slotguard.Standby
+	for name, address := range hosts(r.Config.Source.Postgres.URL) {
+		one := func() (s slotguard.Standby, err error) {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			c, err := pgwire.Source{URL: address}.Connect(ctx)
+			if err != nil {
+				return s, err
+			}
+			defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+			return slotguard.ReadStandby(ctx, c, r.Config.Source.Postgres.Slot, name)
+		}
+		s, err := one()
+		switch {
+		case err != nil:
+			k := Failed("host "+name, err)
+			k.Status, k.Mend = Warn, or(k.Mend, "start it, or take it out of source.postgres.url")
+			r.checks = append(r.checks, k)
+		case s.InRecovery: // the other one is the primary
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// hosts gives an address for each host of one that has several.
+func hosts(address string) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		cfg, err := pgx.ParseConfig(address)
+		if err != nil {
+			return
+		}
+		type host struct {
+			name string
+			port uint16
+		}
+		all := []host{{cfg.Host, cfg.Port}}
+		for _, f := range cfg.Fallbacks {
+			if h := (host{f.Host, f.Port}); !slices.Contains(all, h) {
+				all = append(all, h)
+			}
+		}
+		for _, h := range all {
+			one := fmt.Sprintf("%s host='%s' port=%d target_session_attrs=any", address, h.name, h.port) // of keywords the last one counts
+			if u, err := url.Parse(address); err == nil && u.Scheme != "" {
+				q := u.Query()
+				q.Set("host", h.name)
+				q.Set("port", strconv.Itoa(int(h.port)))
+				q.Set("target_session_attrs", "any")
+				u.RawQuery = q.Encode()
+				one = u.String()
+			}
+			if len(all) > 1 && !yield(net.JoinHostPort(h.name, strconv.Itoa(int(h.port))), one) {
+				return
+			}
+		}
+	}
+}
+
+// failover tells whether the slot would be there after a failover, by what the primary knows and, where
+// the address has several hosts, what the standbys say.
 func (r *report) failover(ctx context.Context, c *pgx.Conn) {
 	const name = "failover"
 	p, err := slotguard.ReadPrimary(ctx, c, r.Config.Source.Postgres.Slot)
@@ -71,7 +138,7 @@ func (r *report) failover(ctx context.Context, c *pgx.Conn) {
 		r.fail(name, err)
 		return
 	}
-	found := slotguard.Failover(p, nil)
+	found := slotguard.Failover(p, r.standbys(ctx))
 	for _, f := range found {
 		status := Warn
 		if f.Severe && f.Where == "synchronized_standby_slots" { // capture gets nothing
