@@ -344,6 +344,36 @@ func tables(t *testing.T, each func(string, func(*world))) {
 		w.exec("create publication p for table public.items where (id > 5)")
 		w.want("publication", Fail, "has only rows of table public.items where (id > 5)", "ALTER PUBLICATION")
 	})
+	each("publication that cannot be made", func(w *world) {
+		before := w.everything()
+		w.o.Tables[0].Where = "no such"
+		w.want("publication", Fail, "it cannot be made: syntax error", "correct where in source.tables")
+		w.o.Tables[0].Where = "account <> 'b'"
+		w.want("publication", OK, "capture makes it", "")
+		if after := w.everything(); after != before {
+			w.t.Errorf("before\n%s\nafter\n%s", before, after)
+		}
+		w.exec("alter table public.items replica identity default")
+		c := w.want("publication", Fail, "the server would refuse its updates and deletes", `ALTER TABLE "public"."items" REPLICA IDENTITY FULL;`)
+		w.exec(c.Mend)
+		w.want("publication", OK, "capture makes it", "")
+		w.exec("begin; lock table public.items")
+		defer w.exec("rollback")
+		w.want("publication", OK, "capture makes it", "")
+	})
+	each("rows of a version that cannot leave any out", func(w *world) {
+		r := &report{Options: w.o}
+		shapes, err := pgwire.Describe(w.t.Context(), w.conn, []string{"public.items"})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		want := w.o.Tables[0]
+		want.Where = "id > 1"
+		if r.table(shapes[0], want, rights{usage: true, selects: true}, &server{number: 140000}) != nil || len(r.checks) != 1 ||
+			r.checks[0].What != "a where needs PostgreSQL 15: version 14 publishes all rows" {
+			w.t.Errorf("%+v", r.checks)
+		}
+	})
 	each("publication by leaves", func(w *world) {
 		w.exec("create table public.parts (id int primary key) partition by range (id); create table public.part1 partition of public.parts for values from (0) to (10)")
 		w.exec("create publication p for table public.items, public.parts")

@@ -2,17 +2,23 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/freshet-io/freshet/capture/filter"
 	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 )
+
+// rowFiltersSince is the first server_version_num whose publications have row filters.
+const rowFiltersSince = 150000
 
 // rights is what the role may do with a table, and how the table lies.
 type rights struct {
@@ -127,6 +133,10 @@ func (r *report) table(t *feature.Table, want Table, may rights, sv *server) *fe
 	case t.Identity == feature.IdentityNothing:
 		r.add(n, Fail, "ALTER TABLE "+table+" REPLICA IDENTITY FULL;", "its replica identity is NOTHING: the server refuses updates as soon as it is published")
 	}
+	if want.Where != "" && sv.number < rowFiltersSince {
+		r.add(n, Fail, fmt.Sprintf("use PostgreSQL %d or newer, or take where out of source.tables", rowFiltersSince/10000),
+			"a where needs PostgreSQL %d: version %d publishes all rows", rowFiltersSince/10000, sv.number/10000)
+	}
 	if want.Filter != nil {
 		f, err := filter.Compile(t, *want.Filter, filter.Options{Secret: want.Secret, Keys: want.Keys})
 		if err != nil {
@@ -219,8 +229,45 @@ func (r *report) unpublished(ctx context.Context, c *pgx.Conn, s pgwire.Source, 
 	case len(others) > 0:
 		r.add(name, Fail, "let the tables' owner run: "+create+";", "%s is not there, and this role does not own %s", s.Publication, strings.Join(others, ", "))
 	default:
+		if err := tried(ctx, c, create, tables); err != nil {
+			r.fail(name, err)
+			return
+		}
 		r.ok(name, "%s is not there; capture makes it", s.Publication)
 	}
+}
+
+// tried makes the publication in a transaction that is rolled back, and sees whether the source's own updates
+// and deletes would go on: the server refuses them at the write, not when the publication is made.
+func tried(ctx context.Context, c *pgx.Conn, create string, tables []pgwire.PublishedTable) error {
+	tx, err := c.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("publication: %w", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is to be kept
+	statements := []string{"set local lock_timeout = '2s'", create}
+	for _, t := range tables {
+		statements = append(statements, "explain delete from "+quoted(t.Name)+" where (select false)") // refused like the statement, without being one
+	}
+	for i, sql := range statements {
+		_, err := tx.Exec(ctx, sql)
+		pg, ok := errors.AsType[*pgconn.PgError](err)
+		switch {
+		case err == nil:
+		case ok && pg.Code == "55P03": // somebody has a lock: not now
+			return nil
+		case ok && i > 1 && pg.Code == "42501": // an owner that took the right from itself
+			return nil
+		case ok && i > 1:
+			return fault.New(fault.Usage, "table %s cannot be published so: the server would refuse its updates and deletes: %s", tables[i-2].Name, or(pg.Detail, pg.Message)).
+				ToMend("ALTER TABLE %s REPLICA IDENTITY FULL;", quoted(tables[i-2].Name))
+		case ok:
+			return fault.New(fault.Usage, "it cannot be made: %s", pg.Message).ToMend("correct where in source.tables; the statement was: %s", create)
+		default:
+			return fmt.Errorf("publication: %w", err)
+		}
+	}
+	return nil
 }
 
 // createSQL is the statement with which capture would make the publication.
