@@ -24,6 +24,8 @@ source:
     publication: freshet
   clock: commit                   # log time is the time of each commit
   timezone: UTC
+  # slot_guard: {warn: 5GiB, shed: 10GiB, page: 20GiB}                 # of log that the slot makes the server keep
+  # tables: {public.orders: {columns: {exclude: ['card_*']}}}          # freshet config explain source.tables
 
 # Left out, Kafka is embedded and durable in data_dir, for one process ("freshet up").
 # kafka: {brokers: [localhost:9092], replication: 1, retention: 7d}
