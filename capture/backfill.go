@@ -18,8 +18,12 @@ import (
 	"github.com/freshet-io/freshet/internal/position"
 )
 
-// fenceLimit bounds the wait for transactions that ran before a snapshot beside the stream.
-const fenceLimit = 10 * time.Minute
+// windowPause is between two looks at what the source shows.
+const windowPause = 20 * time.Millisecond
+
+// fenceLimit bounds the wait for transactions that ran before a snapshot beside the stream. Then it begins
+// anew, so that somebody who pauses or cancels it is heard.
+const fenceLimit = time.Minute
 
 // step is work that the publisher does between two commits, once every commit below high is published.
 type step struct {
@@ -61,7 +65,10 @@ func (s *session) backfill(ctx context.Context) error {
 			return err
 		default: // the stream goes on without it
 			failed := s.jobs.change(ctx, j.ID, func(j *Job) error {
-				j.Status, j.Error = JobFailed, err.Error()
+				j.Error = err.Error()
+				if j.Status == JobRunning && fault.ClassOf(err) != fault.Timeout { // somebody's transaction will end
+					j.Status = JobFailed
+				}
 				return nil
 			})
 			if failed != nil {
@@ -103,6 +110,11 @@ func (b *backfill) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer b.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	defer func() {
+		if err != nil && b.conn.IsClosed() && fault.ClassOf(err) != fault.Unreachable {
+			err = fault.Wrap(fault.Unreachable, err, "the connection that reads a snapshot broke")
+		}
+	}()
 	if b.table, err = b.known.table(b.known.raw); err != nil {
 		return err
 	}
@@ -111,6 +123,9 @@ func (b *backfill) run(ctx context.Context) (err error) {
 	}
 	if err := b.plan(ctx, j); err != nil {
 		return err
+	}
+	if !named(b.known.raw) {
+		return unnamed(b.known.raw)
 	}
 	b.reader = &initial.Reader{Key: b.key, Where: both(b.known.where(), j.Where)}
 	defer b.unwatch(ctx)
@@ -125,10 +140,12 @@ func (b *backfill) run(ctx context.Context) (err error) {
 	for {
 		j := b.jobs.get(b.id)
 		switch {
-		case j.Status == JobPaused || j.Status == JobFailed || b.shed.Load():
+		case j.Status == JobPaused || j.Status == JobFailed:
 			return nil
 		case j.Status == JobCancelled || j.Ended && len(j.Again) == 0:
 			return b.end(ctx, j.Status == JobCancelled)
+		case b.shed.Load():
+			return nil
 		}
 		if err := b.chunk(ctx, j); err != nil {
 			return err
@@ -167,16 +184,20 @@ func (b *backfill) plan(ctx context.Context, j Job) error {
 	if err != nil || !whole {
 		return err
 	}
-	b.chunks = from(all, j.Leaf, j.Block)
+	b.chunks = from(all, j.Leaf, j.File, j.Block)
 	return nil
 }
 
-// from leaves out the chunks, or the part of one, that lie before a block of a leaf.
-func from(all []initial.Chunk, leaf string, block uint32) []initial.Chunk {
+// from leaves out the chunks, or the part of one, that lie before a block of a leaf. A leaf that has been
+// rewritten since begins at its first block.
+func from(all []initial.Chunk, leaf string, file, block uint32) []initial.Chunk {
 	if leaf == "" {
 		return all
 	}
 	for i, c := range all {
+		if c.Leaf.FullName() == leaf && c.Leaf.File != file {
+			block = 0
+		}
 		if name := c.Leaf.FullName(); name > leaf || name == leaf && (c.To > block || c.To == 0 && block != ^uint32(0)) {
 			out := append([]initial.Chunk(nil), all[i:]...)
 			if name == leaf {
@@ -198,14 +219,19 @@ func (b *backfill) begin(ctx context.Context) error {
 			w.Covered(j.Again)
 		}
 		l.windows[b.known.raw.FullName()] = &window{Window: w, job: b.id}
+		starts := j.Starts // numbers rise over all tables of one snapshot
+		for _, other := range b.jobs.list() {
+			if j.Initial != "" && other.Initial == j.Initial {
+				starts = max(starts, other.Starts)
+			}
+		}
 		if !j.Begun && j.Initial == "" {
 			if err := l.snapshotControl(ctx, change.SnapshotBegin, j, map[string]any{"where": j.Where}); err != nil {
 				return err
 			}
 		}
 		return b.jobs.change(ctx, b.id, func(j *Job) error {
-			j.Begun, j.Chunk = true, 0
-			j.Starts++
+			j.Begun, j.Chunk, j.Starts = true, 0, starts+1
 			return nil
 		})
 	})
@@ -243,7 +269,7 @@ func (b *backfill) read(ctx context.Context, j Job) (batch *initial.Batch, asked
 func (b *backfill) chunk(ctx context.Context, j Job) error {
 	batch, asked, err := b.read(ctx, j)
 	if errors.Is(err, initial.ErrRewritten) { // from the first block on
-		if err := b.jobs.change(ctx, b.id, func(j *Job) error { j.Leaf, j.Block = "", 0; return nil }); err != nil {
+		if err := b.jobs.change(ctx, b.id, func(j *Job) error { j.Leaf, j.File, j.Block = "", 0, 0; return nil }); err != nil {
 			return err
 		}
 		return b.plan(ctx, b.jobs.get(b.id))
@@ -258,6 +284,8 @@ func (b *backfill) chunk(ctx context.Context, j Job) error {
 		open = !ok || w.Full()
 		return err
 	})
+	pause := time.NewTicker(windowPause)
+	defer pause.Stop()
 	for err == nil && open {
 		var now initial.Snapshot
 		if now, err = initial.Current(ctx, b.conn); err != nil {
@@ -269,6 +297,9 @@ func (b *backfill) chunk(ctx context.Context, j Job) error {
 			open = w.Full()
 			return nil
 		})
+		if open { // a commit is published that nobody sees yet
+			<-pause.C
+		}
 	}
 	return err
 }
@@ -282,10 +313,15 @@ func (b *backfill) publish(ctx context.Context, l *loop, w *window, j Job, batch
 	rows := uint64(0)
 	ok, err := batch.Publish(w.Window, func(n int64, t *pgwire.Tuple) error {
 		rows++
-		return in.row(b.table, j.number(), uint64(n), t)
+		return in.row(ctx, b.table, j.number(), uint64(n), t)
 	})
 	if err != nil || !ok {
 		return ok, err
+	}
+	w.asked = len(asked)
+	defer func() { w.asked = 0 }()
+	if err := l.again(ctx); err != nil { // also when no row is published
+		return true, err
 	}
 	if err := l.p.closeCell(ctx); err != nil {
 		return true, err
@@ -321,7 +357,7 @@ func (b *backfill) advance(j *Job, batch *initial.Batch, asked [][]byte) {
 		j.Ended = batch.End
 	default:
 		c := &b.chunks[0]
-		j.Leaf, j.Block = c.Leaf.FullName(), batch.To
+		j.Leaf, j.File, j.Block = c.Leaf.FullName(), c.Leaf.File, batch.To
 		if !batch.End {
 			c.From = batch.To
 			return
@@ -338,6 +374,8 @@ func (b *backfill) advance(j *Job, batch *initial.Batch, asked [][]byte) {
 type window struct {
 	*initial.Window
 	job string
+	// asked are how many keys at the beginning of the job's Again are being read: they are about to go.
+	asked int
 }
 
 // again makes the keys of rows that must be read again durable, before what makes it necessary is
@@ -351,7 +389,7 @@ func (l *loop) again(ctx context.Context) error {
 		err := l.jobs.change(ctx, w.job, func(j *Job) error {
 			all := append([][]byte(nil), j.Again...)
 			for _, k := range keys {
-				if !slices.ContainsFunc(all, func(x []byte) bool { return string(x) == k }) {
+				if !slices.ContainsFunc(all[w.asked:], func(x []byte) bool { return string(x) == k }) {
 					all = append(all, []byte(k))
 				}
 			}
@@ -414,10 +452,19 @@ func (s *session) newcomers(ctx context.Context, rest []*table) error {
 	}
 	for _, t := range rest {
 		name := t.raw.FullName()
-		if slices.ContainsFunc(s.jobs.list(), func(j Job) bool { return j.Table == name && j.Where == "" && j.Status != JobCancelled }) {
+		if slices.ContainsFunc(s.jobs.list(), func(j Job) bool {
+			return j.Table == name && (j.Where == "" && j.Status != JobCancelled || j.Status == JobRunning || j.Status == JobPaused)
+		}) {
 			continue
 		}
-		if _, err := s.SnapshotRun(ctx, name, ""); err != nil {
+		if len(t.raw.KeyColumns()) == 0 {
+			return fault.New(fault.Usage, "table %s is new and has no primary key, so it cannot be read while streaming goes on", name).
+				ToMend("ALTER TABLE %s ADD PRIMARY KEY (…), or begin a new epoch: freshet capture --new-snapshot", name)
+		}
+		if !named(t.raw) {
+			return unnamed(t.raw)
+		}
+		if _, err := s.jobs.add(ctx, Job{Table: name, Rank: s.rank(t)}); err != nil {
 			return err
 		}
 	}

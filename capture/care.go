@@ -34,6 +34,13 @@ func (s *session) care(ctx context.Context, conn *pgx.Conn) error {
 	g := slotguard.Guard{
 		Slot: s.o.Source.Slot, Limits: s.o.Guard, Every: measure,
 		Read: func(ctx context.Context) (slotguard.Measure, error) {
+			if conn.IsClosed() { // also after a measurement that took too long
+				next, err := s.o.Source.Connect(ctx)
+				if err != nil {
+					return slotguard.Measure{}, err
+				}
+				conn = next
+			}
 			now := s.o.Now()
 			if every > 0 && now.Sub(beaten) >= every && !s.mute {
 				beaten = now
@@ -53,11 +60,8 @@ func (s *session) care(ctx context.Context, conn *pgx.Conn) error {
 		},
 		Tell: s.guarded,
 	}
-	err := g.Run(ctx)
-	if conn.IsClosed() && ctx.Err() == nil {
-		err = fault.New(fault.Unreachable, "the connection beside the stream broke")
-	}
-	return err
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	return g.Run(ctx)
 }
 
 // ended asks what became of a transaction of the stream, whose id is of 32 bits: the one nearest to now.
@@ -125,6 +129,9 @@ func (s *session) guarded(r slotguard.Report) {
 			}
 		}
 	}
+	if r.Err == nil && r.State.Stage < slotguard.Shed && s.shed.CompareAndSwap(true, false) {
+		s.jobs.wake() // a guard that began anew does not know of it
+	}
 	s.guard.Store(&r)
 	if s.o.Events.Guard != nil {
 		s.o.Events.Guard(r)
@@ -141,8 +148,9 @@ func (s *session) dropped(ctx, outer context.Context) error {
 		return ctx.Err()
 	}
 	ctx = outer
-	s.h.Gap = &Gap{From: a.Gap.From, To: a.Gap.To}
-	if err := s.save(ctx, s.h); err != nil {
+	h := s.h
+	h.Gap = &Gap{From: a.Gap.From, To: a.Gap.To}
+	if err := s.save(ctx, h); err != nil {
 		return err
 	}
 	conn, err := s.o.Source.Connect(ctx)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/freshet-io/freshet/capture/dead"
 	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/position"
 	"github.com/freshet-io/freshet/internal/topic"
@@ -44,7 +45,9 @@ type publisher struct {
 	}
 
 	rows      []event // of the open cell
+	held      int     // bytes of rows
 	inside    bool    // a transaction has begun and its end has not come
+	part      bool    // the last transaction may be published in part, and has not come again
 	inKafka   bool    // a Kafka transaction is open
 	bytes     int     // in it
 	confirmed atomic.Uint64
@@ -77,6 +80,17 @@ func (p *publisher) row(ctx context.Context, e event) error {
 			return err
 		}
 	}
+	return p.add(ctx, e)
+}
+
+// add takes a row into the open cell, which ends before it holds too many bytes.
+func (p *publisher) add(ctx context.Context, e event) error {
+	if p.held += e.bytes; p.held > groupBytes && len(p.rows) > 0 {
+		if err := p.closeCell(ctx); err != nil {
+			return err
+		}
+		p.held = e.bytes
+	}
 	p.rows = append(p.rows, e)
 	return nil
 }
@@ -99,6 +113,7 @@ func (p *publisher) closeCell(ctx context.Context) error {
 			last[place{p.rows[i].table.routes[t.route].group, t.partition}] = i
 		}
 	}
+	snapshot := false
 	for i := range p.rows {
 		e := &p.rows[i]
 		for _, t := range e.targets {
@@ -108,8 +123,10 @@ func (p *publisher) closeCell(ctx context.Context) error {
 			}
 		}
 		if e.dead != nil {
-			if err := p.putDead(ctx, e); err != nil {
-				return err
+			if len(e.targets) == 0 { // else it was written where the change would have been
+				if err := p.putDead(ctx, e); err != nil {
+					return err
+				}
 			}
 		} else if e.table.output != nil {
 			if err := p.putOutput(ctx, e); err != nil {
@@ -118,13 +135,21 @@ func (p *publisher) closeCell(ctx context.Context) error {
 		}
 		if e.change.Op != change.Snapshot { // a snapshot's rows stand at the position of what precedes them
 			p.last = e.change.Position
+		} else {
+			snapshot = true
 		}
 		p.logTime, p.commitTime = max(p.logTime, e.change.LogTime), e.change.CommitTime
 	}
 	p.whole = max(p.whole, p.last.LSN)
 	p.stats.Changes += uint64(len(p.rows))
 	p.stats.Cells++
-	p.rows = p.rows[:0]
+	clear(p.rows) // they hold on to their values
+	p.rows, p.held = p.rows[:0], 0
+	if snapshot && p.beat.resume > p.last.LSN { // the tails must not hide how far the slot is confirmed
+		if err := p.beatNow(ctx); err != nil {
+			return err
+		}
+	}
 	if p.bytes >= groupBytes {
 		return p.commit(ctx)
 	}
@@ -143,6 +168,9 @@ func (p *publisher) put(ctx context.Context, e *event, t target) error {
 		route.id = id + 1
 	}
 	value := codec.Append(change.AppendFrame(make([]byte, 0, 64+e.bytes), route.id-1), e.change)
+	if len(value)+len(t.key) > topic.MaxValue {
+		return p.tooLong(ctx, e, len(value))
+	}
 	rec := topic.Record{Topic: name, Partition: t.partition, Value: value, Position: e.change.Position.String()}
 	if t.key != "" {
 		rec.Key = []byte(t.key)
@@ -151,6 +179,21 @@ func (p *publisher) put(ctx context.Context, e *event, t target) error {
 	p.bytes += len(value)
 	p.stats.Records++
 	return nil
+}
+
+// tooLong makes a dead letter, without the row, of a change that no record can hold.
+func (p *publisher) tooLong(ctx context.Context, e *event, bytes int) error {
+	if e.dead != nil { // for another partition
+		return nil
+	}
+	letter, err := dead.Of(&dead.Row{
+		Position: e.change.Position, SnapshotID: e.change.SnapshotID, Chunk: e.change.Chunk, N: e.change.N, Table: e.table.raw, Form: dead.Message,
+	}, fault.New(fault.Failed, "the change takes %d bytes, and a record of Kafka %d: leave a column out (source.tables), or cut it short", bytes, topic.MaxValue))
+	if err != nil {
+		return err
+	}
+	e.dead = letter
+	return p.putDead(ctx, e)
 }
 
 // putDead writes a dead letter into the topic of capture's.
@@ -302,7 +345,7 @@ func tails(ctx context.Context, topics *topic.Client, registry *topic.Registry, 
 			if err != nil {
 				return r, fmt.Errorf("tail of %s/%d: header %s: %w", name, rec.Partition, change.Header, err)
 			}
-			r.reached(pos)
+			r.reached(pos, 0)
 		}
 	}
 	for _, g := range groups {
@@ -329,16 +372,16 @@ func (r *resumeState) add(ctx context.Context, registry *topic.Registry, value [
 		return fmt.Errorf("%w", err)
 	}
 	var pos position.Position
+	var resume position.LSN
 	if isControl(subject) {
 		c, err := change.DecodeControl(payload)
 		if err != nil {
 			return fmt.Errorf("%w", err)
 		}
-		pos = c.Position
+		pos, resume = c.Position, c.Resume
 		if c.Kind == change.Cut && pos.After(r.last) {
 			r.cut = c.Detail
 		}
-		r.token = max(r.token, c.Resume)
 		r.logTime, r.commitTime = max(r.logTime, c.LogTime), max(r.commitTime, c.CommitTime)
 	} else {
 		t, err := change.TableOf(schema)
@@ -352,12 +395,19 @@ func (r *resumeState) add(ctx context.Context, registry *topic.Registry, value [
 		pos = ch.Position
 		r.logTime, r.commitTime = max(r.logTime, ch.LogTime), max(r.commitTime, ch.CommitTime)
 	}
-	r.reached(pos)
+	r.reached(pos, resume)
 	return nil
 }
 
-func (r *resumeState) reached(pos position.Position) {
-	r.token = max(r.token, pos.LSN)
+// reached takes a tail in. Those of earlier epochs say nothing: their log may have been another one.
+func (r *resumeState) reached(pos position.Position, resume position.LSN) {
+	switch {
+	case pos.Epoch < r.last.Epoch:
+		return
+	case pos.Epoch > r.last.Epoch:
+		r.token = 0
+	}
+	r.token = max(r.token, pos.LSN, resume)
 	if pos.After(r.last) {
 		r.last = pos
 	}

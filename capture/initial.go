@@ -103,7 +103,7 @@ func (s *session) canFinish(slot pgwire.SlotState, state resumeState, rest []*ta
 	if !slot.Exists || s.h.Snapshot == "" || state.last.Epoch != s.h.Epoch {
 		return false
 	}
-	return !slices.ContainsFunc(rest, func(t *table) bool { return s.rank(t) == 0 || len(t.raw.KeyColumns()) == 0 })
+	return !slices.ContainsFunc(rest, func(t *table) bool { return s.rank(t) < 2 || len(t.raw.KeyColumns()) == 0 || !named(t.raw) })
 }
 
 // rest gives the tables that the first snapshot has not read whole, in order.
@@ -123,9 +123,9 @@ func (s *session) finish(ctx context.Context, rest []*table) error {
 		if slices.ContainsFunc(known, func(j Job) bool { return j.Table == name && j.Initial == s.h.Snapshot }) {
 			continue
 		}
-		j := Job{Table: name, Initial: s.h.Snapshot, LogTime: s.p.logTime}
+		j := Job{Table: name, Initial: s.h.Snapshot, Rank: s.rank(t), LogTime: s.p.logTime}
 		if s.h.Table == name {
-			j.Leaf, j.Block = s.h.Leaf, s.h.Block
+			j.Leaf, j.File, j.Block = s.h.Leaf, s.h.File, s.h.Block
 		}
 		if _, err := s.jobs.add(ctx, j); err != nil {
 			return err
@@ -137,13 +137,13 @@ func (s *session) finish(ctx context.Context, rest []*table) error {
 // progress notes a chunk of the first snapshot that is committed.
 func (s *session) progress(ctx context.Context, c initial.Chunk, last bool) error {
 	h := &s.h
-	h.Table, h.Leaf, h.Block = c.Table.FullName(), c.Leaf.FullName(), c.To
+	h.Table, h.Leaf, h.File, h.Block = c.Table.FullName(), c.Leaf.FullName(), c.Leaf.File, c.To
 	if c.To == 0 {
 		h.Block = ^uint32(0)
 	}
 	if last {
 		h.Tables = append(h.Tables, h.Table)
-		h.Table, h.Leaf, h.Block = "", "", 0
+		h.Table, h.Leaf, h.File, h.Block = "", "", 0, 0
 	}
 	return s.save(ctx, *h)
 }
@@ -166,10 +166,19 @@ func (r *Runner) snapshotOrder() ([]*table, error) {
 	return out, nil
 }
 
-// rank is 1 of a table that is the source of a view, and 0 of one that is only joined, or not used.
+// rank is 2 of a table that is the source of a view, 1 of one that is also joined, and 0 of one that is only
+// joined, or not used.
 func (r *Runner) rank(t *table) int {
-	if slices.ContainsFunc(r.o.Catalog.Views, func(v *feature.View) bool { return v.Source.FullName() == t.raw.FullName() }) {
+	name, source, joined := t.raw.FullName(), false, false
+	for _, v := range r.o.Catalog.Views {
+		source = source || v.Source.FullName() == name
+		joined = joined || slices.ContainsFunc(v.Joins, func(j feature.Join) bool { return j.Table.FullName() == name })
+	}
+	switch {
+	case source && joined:
 		return 1
+	case source:
+		return 2
 	}
 	return 0
 }
@@ -249,7 +258,7 @@ type chunkReader struct {
 
 func (c *chunkReader) chunk(ctx context.Context, t *table, chunk initial.Chunk, rows *initial.Rows) error {
 	for rows.Next() {
-		if err := c.row(t, chunk.Number, uint64(rows.N()), rows.Tuple()); err != nil {
+		if err := c.row(ctx, t, chunk.Number, uint64(rows.N()), rows.Tuple()); err != nil {
 			return err
 		}
 		if len(c.p.rows) < snapshotCell {
@@ -268,13 +277,13 @@ func (c *chunkReader) chunk(ctx context.Context, t *table, chunk initial.Chunk, 
 	return c.p.commit(ctx)
 }
 
-func (c *chunkReader) row(t *table, chunk uint32, n uint64, in *pgwire.Tuple) error {
+func (c *chunkReader) row(ctx context.Context, t *table, chunk uint32, n uint64, in *pgwire.Tuple) error {
 	ch := &change.Change{
 		Position: c.at, Op: change.Snapshot, CommitTime: c.commitTime, LogTime: c.logTime, SnapshotID: c.snapshot, Chunk: chunk, N: n,
 	}
 	row, _, err := values(t.raw, in, nil)
 	if err != nil {
-		return c.poison(t, ch, in, err)
+		return c.poison(ctx, t, ch, in, err)
 	}
 	ch.After = row
 	if t.filter != nil {
@@ -282,24 +291,23 @@ func (c *chunkReader) row(t *table, chunk uint32, n uint64, in *pgwire.Tuple) er
 	}
 	e := event{kind: evRow, table: t, change: ch, bytes: size(in)}
 	if e.targets, err = t.route(ch, nil); err != nil {
-		return c.poison(t, ch, in, err)
+		return c.poison(ctx, t, ch, in, err)
 	}
 	if len(e.targets) > 0 || t.output != nil {
-		c.p.rows = append(c.p.rows, e)
+		return c.p.add(ctx, e)
 	}
 	return nil
 }
 
 // poison makes a dead letter of a row that cannot be decoded or routed.
-func (c *chunkReader) poison(t *table, ch *change.Change, in *pgwire.Tuple, cause error) error {
+func (c *chunkReader) poison(ctx context.Context, t *table, ch *change.Change, in *pgwire.Tuple, cause error) error {
 	letter, err := dead.Of(&dead.Row{
 		Position: ch.Position, SnapshotID: ch.SnapshotID, Chunk: ch.Chunk, N: ch.N, Table: t.raw, Form: dead.CopyText, Raw: copyText(in),
 	}, cause)
 	if err != nil {
 		return err
 	}
-	c.p.rows = append(c.p.rows, event{kind: evRow, table: t, change: ch, dead: letter})
-	return nil
+	return c.p.add(ctx, event{kind: evRow, table: t, change: ch, dead: letter, bytes: size(in)})
 }
 
 // copyText writes a row as COPY does.

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
 )
 
 // JobStatus is what a snapshot beside the stream is doing.
@@ -47,15 +49,18 @@ type Job struct {
 	// Leaf and Block are where it is when it goes by blocks.
 	Leaf  string `json:"leaf,omitempty"`
 	Block uint32 `json:"block,omitempty"`
+	File  uint32 `json:"file,omitempty"`  // of Leaf, when it was read
 	Ended bool   `json:"ended,omitempty"` // all is read, but for Again
 	Rows  uint64 `json:"rows"`            // published
 	Read  uint64 `json:"read"`
 	// Estimate is how many rows the table has, by the planner's statistics; 0: not known.
 	Estimate int64 `json:"estimate,omitempty"`
-	LogTime  int64 `json:"log_time,omitempty"` // when it was asked for, microseconds
+	// Rank orders jobs: what others join comes first.
+	Rank    int   `json:"rank,omitempty"`
+	LogTime int64 `json:"log_time,omitempty"` // when it was asked for, microseconds
 }
 
-const chunkBits = 20 // chunks of one start
+const chunkBits = 16 // chunks of one start
 
 // number is the next chunk's.
 func (j *Job) number() uint32 { return j.Starts<<chunkBits | j.Chunk }
@@ -201,7 +206,9 @@ func (js *jobs) wait(ctx context.Context, may func() bool) (Job, error) {
 		js.mu.Lock()
 		moved := js.moved
 		js.mu.Unlock()
-		for _, j := range js.list() {
+		all := js.list()
+		slices.SortStableFunc(all, func(a, b Job) int { return cmp.Compare(a.Rank, b.Rank) })
+		for _, j := range all {
 			if j.Status == JobRunning && may() || j.Status == JobCancelled && j.Begun {
 				return j, nil
 			}
@@ -225,7 +232,23 @@ func (r *Runner) SnapshotRun(ctx context.Context, table, where string) (Job, err
 		return Job{}, fault.New(fault.Usage, "table %s has no primary key, so it cannot be read while streaming goes on", table).
 			ToMend("ALTER TABLE %s ADD PRIMARY KEY (…), or begin a new epoch: freshet capture --new-snapshot", table)
 	}
+	if !r.ready.Load() {
+		return Job{}, fault.New(fault.Usage, "capture has not begun, or takes its first snapshot").ToMend("ask again when it streams")
+	}
+	if !named(k.raw) {
+		return Job{}, unnamed(k.raw)
+	}
 	return r.jobs.add(ctx, Job{Table: table, Where: strings.TrimSpace(where)})
+}
+
+// named tells whether the stream names a table's rows by their primary key.
+func named(t *feature.Table) bool {
+	return t.Identity == feature.IdentityFull || !slices.ContainsFunc(t.Columns, func(c feature.Column) bool { return c.Key && !c.InIdentity })
+}
+
+func unnamed(t *feature.Table) error {
+	return fault.New(fault.Usage, "the replica identity of %s leaves its primary key out, so it cannot be read while streaming goes on", t.FullName()).
+		ToMend("ALTER TABLE %s REPLICA IDENTITY FULL", t.FullName())
 }
 
 func (r *Runner) tableNames() []string {

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/freshet-io/freshet/capture/initial"
 	"github.com/freshet-io/freshet/internal/position"
 )
 
@@ -95,6 +96,9 @@ func (l *loop) event(ctx context.Context, e *event) error {
 		if e.touched != nil {
 			if w := l.windows[e.table.raw.FullName()]; w != nil {
 				e.touched.tell(w.Window, e.xid)
+				if err := l.bound(ctx, w); err != nil {
+					return err
+				}
 			}
 		}
 		return l.p.row(ctx, *e)
@@ -118,7 +122,7 @@ func (l *loop) event(ctx context.Context, e *event) error {
 	case evShape:
 		return l.p.shape(ctx, e)
 	case evCommit:
-		l.boundary, l.p.inside = true, false
+		l.boundary, l.p.inside, l.p.part = true, false, false
 		l.logTime = max(l.logTime, e.logTime)
 		if len(l.p.rows) >= cellChanges {
 			return l.p.closeCell(ctx)
@@ -130,7 +134,7 @@ func (l *loop) event(ctx context.Context, e *event) error {
 		if l.p.inside || e.lsn <= l.p.last.LSN {
 			return nil
 		}
-		l.boundary = true
+		l.boundary, l.p.part = true, false
 		l.walEnd = max(l.walEnd, e.lsn)
 		return l.reached(ctx, e.lsn)
 	case evNothing:
@@ -171,6 +175,35 @@ func (l *loop) reread(ctx context.Context, tables []*table) error {
 		}
 	}
 	return nil
+}
+
+// bound keeps a window within its bytes: with a fresh snapshot it forgets what everybody sees by now, and
+// the chunk under way is read again. Publishing waits meanwhile.
+func (l *loop) bound(ctx context.Context, w *window) error {
+	if !w.Full() {
+		return nil
+	}
+	conn, err := l.o.Source.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	pause := time.NewTicker(windowPause)
+	defer pause.Stop()
+	for {
+		now, err := initial.Current(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if w.Open(now); !w.Full() {
+			return nil
+		}
+		select { // a commit is published that nobody sees yet
+		case <-pause.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // begun takes a step up: it is done now, or when everything below its high watermark is published.

@@ -108,6 +108,7 @@ func (s *session) run(ctx context.Context) (streamed bool, err error) {
 		return false, err
 	}
 	s.began = true
+	s.ready.Store(true)
 	d := &decoder{epoch: s.h.Epoch, tables: s.newTables(), watch: &s.watch, clock: s.o.Clock != "", logTime: s.p.logTime}
 	return true, s.follow(ctx, conn, d, from)
 }
@@ -223,6 +224,7 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 	if err := gap(h, id, slot, state, s.o.Source.Slot); err != nil {
 		return 0, err
 	}
+	p.part = !state.last.IsControl()
 	p.last, p.logTime, p.commitTime, p.whole = state.last, state.logTime, state.commitTime, state.token
 	p.beat.logTime, p.beat.resume = state.logTime, state.token
 	p.confirmed.Store(uint64(state.token))
@@ -244,7 +246,7 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 func (s *session) again(ctx context.Context, conn *pgx.Conn) (position.LSN, error) {
 	p := s.p
 	p.rows = p.rows[:0]
-	if !p.inside {
+	if !p.inside && !p.part {
 		if err := p.beatNow(ctx); err != nil {
 			return 0, err
 		}
@@ -293,6 +295,10 @@ func gap(h history, id pgwire.Identity, slot pgwire.SlotState, s resumeState, na
 // follow streams from a position on: a reader, a publisher, and status updates beside them.
 func (s *session) follow(outer context.Context, conn *pgx.Conn, d *decoder, from position.LSN) error {
 	g, ctx := errgroup.WithContext(outer)
+	select { // what an earlier connection was told is old by now
+	case <-s.drop:
+	default:
+	}
 	pieces := s.o.Dir != "" && !s.whole
 	var held *spool.Spool
 	if pieces {

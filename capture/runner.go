@@ -83,6 +83,7 @@ type Runner struct {
 	shed   atomic.Bool // optional work stops
 	drop   chan slotguard.Action
 	spool  atomic.Pointer[spool.Spool] // of the latest connection; nil before
+	ready  atomic.Bool                 // the jobs are read, and the first snapshot's are among them
 }
 
 // Spooled says what waits for the end of its transaction on our disk.
@@ -161,6 +162,7 @@ type history struct {
 	Table  string   `json:"table,omitempty"`
 	Leaf   string   `json:"leaf,omitempty"`
 	Block  uint32   `json:"block,omitempty"`
+	File   uint32   `json:"file,omitempty"`
 	// Gap is what was given up when the slot was dropped.
 	Gap *Gap `json:"gap,omitempty"`
 }

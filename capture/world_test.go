@@ -29,6 +29,7 @@ type world struct {
 	registry *topic.Registry
 	tables   []string
 	options  func(*capture.Options)
+	views    []feature.FeatureView // beside the one of public.items
 
 	mu     sync.Mutex
 	runner *capture.Runner
@@ -123,7 +124,8 @@ func (w *world) start() {
 	}
 	running, stop := context.WithCancel(ctx)
 	w.runner, w.stop, w.done = r, stop, make(chan error, 1)
-	go func() { w.done <- r.Run(running) }()
+	done := w.done // of this one: another may be started while it runs
+	go func() { done <- r.Run(running) }()
 	w.t.Cleanup(stop)
 }
 
@@ -144,6 +146,7 @@ func (w *world) catalog(shapes []*feature.Table) *feature.Catalog {
 			Features: []feature.FeatureDef{{Name: "n", Agg: "count"}},
 		}},
 	}
+	d.Views = append(d.Views, w.views...)
 	var lent []*feature.Table
 	for _, s := range shapes { // tests need no column of their own for it
 		if s.Index("at") < 0 {

@@ -210,7 +210,7 @@ func (s Source) Identify(ctx context.Context) (Identity, error) {
 	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
 	r, err := pglogrepl.IdentifySystem(ctx, c)
 	if err != nil {
-		return Identity{}, fmt.Errorf("identify system: %w", err)
+		return Identity{}, broken(err, "identify system")
 	}
 	return Identity{r.SystemID, r.Timeline, r.DBName, position.LSN(r.XLogPos)}, nil
 }

@@ -56,6 +56,17 @@ type slotRow struct {
 	InactiveSince *time.Time `json:"inactive_since"`
 }
 
+// broken gives the class of what went wrong with a query: a server that went away may come back.
+func broken(err error, what string) error {
+	if err == nil {
+		return nil
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && !passing(pg.Code) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return fault.Wrap(fault.Unreachable, err, "%s", what)
+}
+
 // SlotState looks the slot up, on a primary or a standby.
 func (s Source) SlotState(ctx context.Context, c *pgx.Conn) (SlotState, error) {
 	var text string
@@ -71,7 +82,7 @@ func (s Source) SlotState(ctx context.Context, c *pgx.Conn) (SlotState, error) {
 		st, err = slotState([]byte(text))
 	}
 	if err != nil {
-		return SlotState{}, fmt.Errorf("slot %s: %w", s.Slot, err)
+		return SlotState{}, broken(err, "slot "+s.Slot)
 	}
 	if retained != nil {
 		st.Retained = *retained
@@ -113,13 +124,15 @@ func (s Source) Terminate(ctx context.Context, c *pgx.Conn) error {
 		if err != nil || st.ActivePID == 0 {
 			return err
 		}
-		if _, err := c.Exec(ctx, "select pg_terminate_backend($1)", st.ActivePID); err != nil {
+		if _, err := c.Exec(ctx, "select pg_terminate_backend($1)", st.ActivePID); fault.ClassOf(broken(err, "")) == fault.Unreachable {
+			return broken(err, "ending who reads slot "+s.Slot)
+		} else if err != nil {
 			return fault.Wrap(fault.Permission, err, "slot %s is read by process %d of the server and may not be taken over", s.Slot, st.ActivePID).
 				ToMend("stop the other capture, or GRANT pg_signal_backend to this user")
 		}
 		// The wait is the server's: pg_sleep ends when the query is cancelled.
 		if _, err := c.Exec(ctx, "select pg_sleep(0.02)"); err != nil {
-			return fmt.Errorf("waiting for slot %s: %w", s.Slot, err)
+			return broken(err, "waiting for slot "+s.Slot)
 		}
 	}
 }

@@ -142,6 +142,9 @@ func (s *Stream) start(sql string) error {
 
 func startFault(code, text string) error {
 	e := fault.New(fault.Failed, "the server does not stream: %s (%s)", text, code).At("source.postgres.slot")
+	if passing(code) {
+		e.Class = fault.Unreachable
+	}
 	switch code {
 	case "42704":
 		return e.ToMend("create what is missing, or correct source.postgres.slot and source.postgres.publication")

@@ -20,7 +20,11 @@ const (
 	// committed after it; a takeover ends it at once.
 	transactionTimeout = 60 * time.Second
 	maxRecordBytes     = 8 << 20
+	recordOverhead     = 4 << 10 // of a batch and of a record besides key and value
 )
+
+// MaxValue bounds key and value of a record together, in bytes.
+const MaxValue = maxRecordBytes - recordOverhead
 
 // Writer writes inside Kafka transactions under one fixed transactional id. It is not for
 // concurrent use. After any error it is dead: every later call fails and the process must end.
