@@ -31,6 +31,9 @@ test-debezium: ## Kafka Connect, Debezium and confluent-kafka read our envelope 
 	.venv/bin/pip install --quiet -r capture/debezium/testdata/requirements.txt
 	FRESHET_DEBEZIUM_CLASSPATH='$(CURDIR)/bin/debezium/*' FRESHET_DEBEZIUM_PYTHON=$(CURDIR)/.venv/bin/python go test -count=1 -run TestRead ./capture/debezium
 
+test-versions: ## capture on PostgreSQL 14 to 18
+	@set -e; for v in 14 15 16 17 18; do echo "PostgreSQL $$v"; FRESHET_TEST_POSTGRES=$$v go test -count=1 ./capture; done
+
 lint: $(GOLANGCI) ## linters and formatting (.golangci.yml), go.mod tidy
 	$(GOLANGCI) config verify
 	$(GOLANGCI) run
@@ -62,4 +65,4 @@ bench-%: build ## one benchmark of `freshet bench`, by name
 clean: ## what the targets above have made
 	rm -rf bin demo-data .venv
 
-.PHONY: help build demo test test-readers test-kafka test-debezium lint layering generate check-generated fuzz clean
+.PHONY: help build demo test test-readers test-kafka test-debezium test-versions lint layering generate check-generated fuzz clean
