@@ -417,7 +417,7 @@ func (b *backfill) end(ctx context.Context, cancelled bool) error {
 					return err
 				}
 			}
-		} else if err := b.tableDone(ctx, l, j); err != nil {
+		} else if err := b.tableDone(ctx, j); err != nil {
 			return err
 		}
 		return b.jobs.change(ctx, b.id, func(j *Job) error {
@@ -430,7 +430,7 @@ func (b *backfill) end(ctx context.Context, cancelled bool) error {
 }
 
 // tableDone notes that a table of the first snapshot is whole; with the last one the snapshot is.
-func (b *backfill) tableDone(ctx context.Context, l *loop, j Job) error {
+func (b *backfill) tableDone(ctx context.Context, j Job) error {
 	if !slices.Contains(b.h.Tables, j.Table) {
 		b.h.Tables = append(b.h.Tables, j.Table)
 	}

@@ -33,7 +33,7 @@ func (l *ledger) claim(ctx context.Context, w *topic.Writer, prefixes ...string)
 	last := uint64(0)
 	for _, prefix := range prefixes {
 		for _, kv := range l.registry.List(prefix) {
-			_, term, _ := cutTerm(kv.Key)
+			_, term := cutTerm(kv.Key)
 			n, err := strconv.ParseUint(term[:min(len(term), 10)], 10, 64)
 			if err == nil {
 				last = max(last, n)
@@ -44,19 +44,20 @@ func (l *ledger) claim(ctx context.Context, w *topic.Writer, prefixes ...string)
 	return nil
 }
 
-func cutTerm(key string) (base, term string, ok bool) {
+// cutTerm takes the key of an entry apart; one that was written without a term has "".
+func cutTerm(key string) (base, term string) {
 	at := strings.LastIndexByte(key, '@')
 	if at < 0 {
-		return key, "", false
+		return key, ""
 	}
-	return key[:at], key[at+1:], true
+	return key[:at], key[at+1:]
 }
 
 // list gives the entries whose keys begin with a prefix, each as the highest term has it.
 func (l *ledger) list(prefix string) map[string][]byte {
 	out, terms := map[string][]byte{}, map[string]string{}
 	for _, kv := range l.registry.List(prefix) {
-		base, term, _ := cutTerm(kv.Key)
+		base, term := cutTerm(kv.Key)
 		if old, ok := terms[base]; !ok || term > old {
 			out[base], terms[base] = kv.Value, term
 		}
@@ -80,7 +81,7 @@ func (l *ledger) put(ctx context.Context, key string, value []byte) error {
 		return err
 	}
 	for _, kv := range l.registry.List(key) {
-		if base, term, _ := cutTerm(kv.Key); base == key && term < l.term {
+		if base, term := cutTerm(kv.Key); base == key && term < l.term {
 			if err := l.registry.Put(ctx, kv.Key, nil); err != nil {
 				return err
 			}

@@ -154,13 +154,13 @@ func (ts *tables) relation(s *pgwire.Shape) (changed *table, err error) {
 		}
 		shape.Columns = append(shape.Columns, col)
 	}
-	print := shape.Fingerprint()
-	t := ts.last[print]
+	fingerprint := shape.Fingerprint()
+	t := ts.last[fingerprint]
 	if t == nil {
 		if t, err = k.table(shape); err != nil {
 			return nil, err
 		}
-		ts.last[print] = t
+		ts.last[fingerprint] = t
 	}
 	ts.byOID[s.OID] = t
 	if len(t.routes) == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -44,9 +45,7 @@ type world struct {
 func newWorld(t *testing.T, settings map[string]string, more ...string) *world {
 	t.Helper()
 	all := map[string]string{"logical_decoding_work_mem": "64kB"}
-	for k, v := range settings {
-		all[k] = v
-	}
+	maps.Copy(all, settings)
 	prefix := testkit.Prefix(t)
 	w := &world{t: t, tables: []string{"public.items"}}
 	w.source = pgwire.Source{URL: testkit.PostgresWith(t, all).URL(), Slot: "s", Publication: "p"}

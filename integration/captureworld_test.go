@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -273,8 +274,8 @@ func (c *captor) cut(ctx context.Context) (string, error) {
 func (x *process) lastLine() string {
 	<-x.done
 	lines := strings.Split(strings.TrimSpace(x.log.String()), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		if strings.HasPrefix(lines[i], "freshet:") {
+	for i, line := range slices.Backward(lines) {
+		if strings.HasPrefix(line, "freshet:") {
 			return strings.Join(lines[i:], " ")
 		}
 	}

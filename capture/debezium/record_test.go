@@ -127,7 +127,7 @@ func record(t *testing.T, into, only string, options ...string) {
 	}
 	wait := startRecorder(t, jars, out, address, options)
 	awaitSlot(t, c)
-	for _, s := range strings.Split(after, ";\n") {
+	for s := range strings.SplitSeq(after, ";\n") {
 		if strings.TrimSpace(s) != "" {
 			run(s)
 		}

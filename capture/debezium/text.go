@@ -95,7 +95,7 @@ func intervalMicros(s string) (int64, error) {
 		if err != nil || len(words) < 2 {
 			return 0, bad
 		}
-		unit := int64(0)
+		var unit int64
 		switch strings.TrimSuffix(words[1], "s") {
 		case "year":
 			unit = 12 * microsPerMonth

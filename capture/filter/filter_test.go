@@ -31,8 +31,6 @@ func customers() *feature.Table {
 	}}
 }
 
-func of(s string) *string { return &s }
-
 func row(id int64, texts ...string) []feature.Value {
 	v := func(i int) feature.Value {
 		if i >= len(texts) {
@@ -51,9 +49,9 @@ func sum(s string) string {
 
 func TestRules(t *testing.T) {
 	f, err := Compile(customers(), Config{
-		Exclude: []string{"internal_*"}, Where: of(" country = 'DE' "),
+		Exclude: []string{"internal_*"}, Where: new(" country = 'DE' "),
 		Hash:     map[string]Hash{"id": {Length: 32}, "email": {}},
-		Mask:     map[string]Mask{"phone": {KeepLast: 3}, "born": {Fixed: of("hidden")}},
+		Mask:     map[string]Mask{"phone": {KeepLast: 3}, "born": {Fixed: new("hidden")}},
 		Truncate: map[string]int{"note": 3},
 	}, Options{Secret: []byte(secret), Keys: []string{"id"}})
 	if err != nil {
@@ -116,13 +114,13 @@ func TestRefusals(t *testing.T) {
 		{"too many digits", Config{Hash: map[string]Hash{"note": {Length: 65}}}, "has length 65"},
 		{"negative digits", Config{Hash: map[string]Hash{"note": {Length: -1}}}, "has length -1"},
 		{"mask of nothing", Config{Mask: map[string]Mask{"note": {}}}, "set either fixed"},
-		{"mask of both", Config{Mask: map[string]Mask{"note": {Fixed: of(""), KeepLast: 1}}}, "set either fixed"},
+		{"mask of both", Config{Mask: map[string]Mask{"note": {Fixed: new(""), KeepLast: 1}}}, "set either fixed"},
 		{"twice", Config{Mask: map[string]Mask{"note": {KeepLast: 1}}, Truncate: map[string]int{"note": 1}}, "in mask and in truncate"},
 		{"rule for what is left out", Config{Exclude: []string{"note"}, Mask: map[string]Mask{"note": {KeepLast: 1}}}, "column note is left out"},
 		{"part of a number", Config{Truncate: map[string]int{"internal_score": 1}}, "of which a part is no value"},
 		{"part of an array", Config{Truncate: map[string]int{"tags": 1}}, "of which a part is no value"},
 		{"nothing of a text", Config{Truncate: map[string]int{"note": 0}}, "has length 0"},
-		{"empty where", Config{Where: of(" ")}, "where is empty"},
+		{"empty where", Config{Where: new(" ")}, "where is empty"},
 	} {
 		_, err := Compile(customers(), c.config, Options{Secret: []byte(secret), Keys: []string{"email"}})
 		if fault.ClassOf(err) != fault.Usage || err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "table public.customers: ") {
@@ -217,7 +215,7 @@ func randomFilter(r *rand.Rand) (*feature.Table, Config, map[string]func(string)
 				return "****"
 			}
 		default:
-			config.Mask[name] = Mask{Fixed: of("x")}
+			config.Mask[name] = Mask{Fixed: new("x")}
 			model[name] = func(string) string { return "x" }
 		}
 	}

@@ -49,14 +49,10 @@ func connect(t testing.TB, s pgwire.Source) *pgx.Conn {
 	return c
 }
 
-func execute(t testing.TB, c *pgx.Conn, sql string, args ...any) {
+func execute(t testing.TB, c *pgx.Conn, sql string) {
 	t.Helper()
-	statements := []string{sql}
-	if len(args) == 0 {
-		statements = strings.Split(sql, ";\n")
-	}
-	for _, statement := range statements {
-		if _, err := c.Exec(t.Context(), statement, args...); err != nil {
+	for statement := range strings.SplitSeq(sql, ";\n") {
+		if _, err := c.Exec(t.Context(), statement); err != nil {
 			t.Fatalf("%s: %v", statement, err)
 		}
 	}

@@ -36,7 +36,7 @@ func TestKeyGolden(t *testing.T) {
 		if err != nil || !slices.Equal(back, []string{texts[1], texts[0]}) {
 			t.Errorf("%q: %q, %v", texts, back, err)
 		}
-		for n := range len(key) {
+		for n := range key {
 			if back, err := k.split(string(key[:n])); err == nil {
 				t.Errorf("%d bytes of %q were taken for %q", n, key, back)
 			}

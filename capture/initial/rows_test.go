@@ -105,7 +105,7 @@ func TestRowsAreWhatCopyWrote(t *testing.T) {
 func TestRowsCutOff(t *testing.T) {
 	rows := [][][]byte{{[]byte("a\tb"), nil}, {[]byte{}, []byte(`\N`)}, {[]byte("x\n"), []byte("y")}}
 	whole := encode(rows)
-	for n := range len(whole) {
+	for n := range whole {
 		got, err := decode(bytes.Clone(whole[:n]), 2)
 		lines := bytes.Count(whole[:n], []byte{'\n'})
 		if !same(got, rows[:lines]) || (err == nil) != (n == 0 || whole[n-1] == '\n') {
@@ -144,8 +144,8 @@ func TestRowsAllocateNothing(t *testing.T) {
 	r := &Rows{columns: 6}
 	n := testing.AllocsPerRun(10, func() {
 		copy(work, b)
-		rest, err := work, error(nil)
-		for len(rest) > 0 {
+		for rest := work; len(rest) > 0; {
+			var err error
 			if rest, err = split(&r.tuple, rest, 6); err != nil {
 				t.Fatal(err)
 			}
@@ -166,8 +166,8 @@ func BenchmarkSplit(b *testing.B) {
 	b.SetBytes(int64(len(block)))
 	for b.Loop() {
 		copy(work, block)
-		rest, err := work, error(nil)
-		for len(rest) > 0 {
+		for rest := work; len(rest) > 0; {
+			var err error
 			if rest, err = split(&tuple, rest, 6); err != nil {
 				b.Fatal(err)
 			}

@@ -132,7 +132,7 @@ func (s State) Next() *TableState {
 	return nil
 }
 
-// Pause, Resume and Cancel do what somebody asks for. What is so already stays so.
+// Pause lets a snapshot rest. What is so already stays so, for Resume and Cancel too.
 func (s State) Pause() (State, error) { return s.to(Paused) }
 
 // Resume lets a paused snapshot go on.
@@ -212,7 +212,8 @@ func (s State) Published(p Piece) (State, error) {
 			t.Last = []byte(p.Last)
 		}
 	}
-	if err := t.again(p.Again); err != nil {
+	var err error
+	if *t, err = t.again(p.Again); err != nil {
 		return s, err
 	}
 	if s.Status != Cancelled && !slices.ContainsFunc(s.Tables, func(t TableState) bool { return !t.Done() }) {
@@ -229,12 +230,14 @@ func (s State) AddAgain(table string, keys []string) (State, error) {
 		return s, nil
 	}
 	s.Tables = slices.Clone(s.Tables)
-	return s, s.Tables[i].again(keys)
+	var err error
+	s.Tables[i], err = s.Tables[i].again(keys)
+	return s, err
 }
 
-func (t *TableState) again(keys []string) error {
+func (t TableState) again(keys []string) (TableState, error) {
 	if len(keys) == 0 {
-		return nil
+		return t, nil
 	}
 	t.Again = slices.Clone(t.Again)
 	for _, key := range keys {
@@ -247,8 +250,8 @@ func (t *TableState) again(keys []string) error {
 		size += len(key)
 	}
 	if size > AgainBytes {
-		return fault.New(fault.Failed, "too many rows change their key while the table is read, and the log does not have them whole").
+		return t, fault.New(fault.Failed, "too many rows change their key while the table is read, and the log does not have them whole").
 			At("table %s", t.Table).ToMend("ALTER TABLE %s REPLICA IDENTITY FULL, at least until the snapshot is done", t.Table)
 	}
-	return nil
+	return t, nil
 }

@@ -65,7 +65,7 @@ func TestStateGolden(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(s, back) {
 		t.Errorf("%+v, %v instead of %+v", back, err, s)
 	}
-	for n := range len(b) {
+	for n := range b {
 		if _, err := DecodeState(b[:n]); err == nil {
 			t.Errorf("%d bytes of %d were taken for a state", n, len(b))
 		}

@@ -38,7 +38,8 @@ func random(r *rand.Rand) (feature.Type, string) {
 	at := time.Unix(r.Int64N(400_000_000_000)-62_135_596_800, 0).UTC()
 	switch r.IntN(4) {
 	case 0:
-		ty, text = feature.Type{Kind: feature.Int64}, fmt.Sprint(r.Int64()>>r.IntN(64)-r.Int64()>>r.IntN(64))
+		up, down := r.Int64()>>r.IntN(64), r.Int64()>>r.IntN(64)
+		ty, text = feature.Type{Kind: feature.Int64}, fmt.Sprint(up-down)
 	case 1:
 		ty, text = feature.Type{Kind: feature.Bool}, []string{"t", "f"}[r.IntN(2)]
 	case 2:

@@ -131,7 +131,7 @@ func TestEveryTruncationIsAnError(t *testing.T) {
 		if err := m.Parse(b, streamed[i]); err != nil {
 			t.Fatal(err)
 		}
-		for n := range len(b) {
+		for n := range b {
 			if err := m.Parse(b[:n], streamed[i]); err == nil {
 				t.Errorf("message %d (%c) reads without error when only %d of %d bytes are there", i, b[0], n, len(b))
 			}

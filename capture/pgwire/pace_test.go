@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"io"
 	"net"
 	"runtime"
@@ -80,7 +81,7 @@ func TestPacedReadsGiveEverything(t *testing.T) {
 			t.Error("a byte by itself is still waited for")
 		}
 		_ = theirs.Close()
-		if _, err := ours.Read(b); err != io.EOF {
+		if _, err := ours.Read(b); !errors.Is(err, io.EOF) {
 			t.Errorf("at the end: %v", err)
 		}
 	}

@@ -128,7 +128,6 @@ func (s Source) replication(ctx context.Context) (*pgconn.PgConn, error) {
 func explain(err error, cfg *pgx.ConnConfig) error {
 	where := fmt.Sprintf("source.postgres %s/%s as %s", hosts(cfg), cfg.Database, cfg.User)
 	var pg *pgconn.PgError
-	var op *net.OpError
 	switch {
 	case errors.As(err, &pg) && strings.Contains(pg.Message, "client certificate"):
 		return fault.New(fault.Permission, "the server refuses the login: %s", pg.Message).At("%s", where).
@@ -153,7 +152,7 @@ func explain(err error, cfg *pgx.ConnConfig) error {
 				ToMend("wait until one is, or correct the hosts or target_session_attrs in source.postgres.url")
 		}
 	}
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return fault.Wrap(fault.Unreachable, op, "no PostgreSQL server answers").At("%s", where).
 			ToMend("start it, or correct source.postgres.url")
 	}

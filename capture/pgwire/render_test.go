@@ -43,6 +43,7 @@ func (r *renderer) line(m *Message) string {
 		b.WriteString(" " + r.xid(m.XID))
 	}
 	switch m.Kind {
+	case Begin, Commit, StreamStop, StreamCommit, Keepalive: // that is all
 	case StreamAbort:
 		b.WriteString(" sub " + r.xid(m.SubXID))
 	case StreamStart:

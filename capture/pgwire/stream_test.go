@@ -3,6 +3,7 @@ package pgwire
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -25,9 +26,7 @@ type server struct {
 func serve(t *testing.T, settings map[string]string, tables string) *server {
 	t.Helper()
 	all := map[string]string{"wal_level": "logical", "max_replication_slots": "20"}
-	for k, v := range settings {
-		all[k] = v
-	}
+	maps.Copy(all, settings)
 	return serveURL(t, testkit.PostgresWith(t, all).URL(), tables)
 }
 

@@ -53,10 +53,10 @@ func TestTheGuardOutlivesAServerThatIsDown(t *testing.T) {
 			Every: time.Second,
 			Read: func(ctx context.Context) (Measure, error) {
 				n++
-				switch {
-				case n == 1 || n == 8 || n == 10:
+				switch n {
+				case 1, 8, 10:
 					return Measure{At: time.Now(), Slot: "s", Exists: true, Retained: 6 * gib}, nil
-				case n == 5:
+				case 5:
 					<-ctx.Done() // no answer at all
 					return Measure{}, ctx.Err()
 				}

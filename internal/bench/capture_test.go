@@ -239,7 +239,6 @@ func TestPeakIsSinceReset(t *testing.T) {
 		t.Errorf("%v MB, then %v with 67 MB more", before, peak())
 	}
 	runtime.KeepAlive(b)
-	b = nil
 	if resetPeak(); peak() > before+30 {
 		t.Errorf("%v MB, and after a reset %v", before, peak())
 	}

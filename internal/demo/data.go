@@ -43,7 +43,7 @@ type flight struct {
 	moved, announced               bool
 	operator                       string  // airline it is first scheduled with, when handed over
 	foreseen                       float64 // minutes of departure delay, when announced
-	fare, reduced                  int64 // cents at first, and after the repricing
+	fare, reduced                  int64   // cents at first, and after the repricing
 }
 
 func (f *flight) cancelled() bool { return math.IsNaN(f.depDelay) }

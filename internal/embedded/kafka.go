@@ -68,7 +68,7 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 		if err == nil {
 			BoundFetches(cluster)
 		}
-		return cluster, err
+		return cluster, err //nolint:wrapcheck // startFault does
 	}
 	var cluster *kfake.Cluster
 	if o.Settle == nil {

@@ -44,7 +44,7 @@ func Logged(ctx context.Context, c *pgx.Conn) ([]Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[Entry]) //nolint:wrapcheck // says what it was
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Entry])
 }
 
 // Seen is a change as the topics have it.
@@ -148,7 +148,7 @@ func (f *follower) add(ctx context.Context, partition int32, value []byte, cut s
 	}
 	if codec == nil {
 		c, err := change.DecodeControl(payload)
-		return err == nil && c.Kind == change.Cut && c.ID == cut, err //nolint:wrapcheck // says what it was
+		return err == nil && c.Kind == change.Cut && c.ID == cut, err
 	}
 	ch, err := codec.Decode(payload)
 	if err != nil {

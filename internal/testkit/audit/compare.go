@@ -12,7 +12,7 @@ import (
 
 func entry(c *change.Codec, ch *change.Change) Entry {
 	t := c.Table
-	e := Entry{Op: ch.Op.String(), Table: t.FullName(), Before: text(t, ch.Before, nil), After: text(t, ch.After, ch)}
+	e := Entry{Op: ch.Op.String(), Table: t.FullName(), Before: text(ch.Before, nil), After: text(ch.After, ch)}
 	row := ch.After
 	if row == nil {
 		row = ch.Before
@@ -24,7 +24,7 @@ func entry(c *change.Codec, ch *change.Change) Entry {
 }
 
 // text writes a row as PostgreSQL does, of values whose text needs no quotes but what the server quotes.
-func text(t *feature.Table, row []feature.Value, ch *change.Change) string {
+func text(row []feature.Value, ch *change.Change) string {
 	if row == nil {
 		return ""
 	}

@@ -25,7 +25,7 @@ func Rows(ctx context.Context, c *pgx.Conn, table string) (map[string]string, er
 		out[id] = row
 		return nil
 	})
-	return out, err //nolint:wrapcheck // says what it was
+	return out, err
 }
 
 // Controls gives the control records of a topic's first partition up to a cut.
@@ -244,8 +244,8 @@ func (d *decoder) decode(ctx context.Context, value []byte) (*change.Codec, *cha
 	}
 	if codec == nil {
 		control, err := change.DecodeControl(payload)
-		return nil, nil, control, err //nolint:wrapcheck // says what it was
+		return nil, nil, control, err
 	}
 	ch, err := codec.Decode(payload)
-	return codec, ch, nil, err //nolint:wrapcheck // says what it was
+	return codec, ch, nil, err
 }
