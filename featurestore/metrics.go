@@ -98,6 +98,8 @@ func gauges() []gauge {
 			}
 			return 0
 		}},
+		{"stopped_views", "Views that stand still: a change of a table does not fit them.", prometheus.GaugeValue,
+			func(m *delta.Meta, _ time.Time) float64 { return float64(len(m.Stopped)) }},
 		counter("changes_total", "Changes folded.", func(s *delta.Stats) uint64 { return s.Changes }),
 		counter("cells_total", "Cells folded, control records included.", func(s *delta.Stats) uint64 { return s.Cells }),
 		counter("deltas_total", "Deltas made.", func(s *delta.Stats) uint64 { return s.Deltas }),

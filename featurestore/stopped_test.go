@@ -2,6 +2,7 @@ package featurestore
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -67,6 +68,10 @@ func TestAViewThatStandsStill(t *testing.T) {
 	legs := w.get(&freshetv1.GetRequest{Selections: of("legs"), Keys: []*freshetv1.Key{key("A", "JFK")}})
 	if row := legs.Rows[0]; row.Status != freshetv1.Status_PRESENT || row.Values[0].GetInt64() != 2 {
 		t.Errorf("a view that does not use the column: %v", row)
+	}
+	_, metrics := fetch(t, w.http(t)+"/metrics")
+	if want := fmt.Sprintf(`freshet_partition_stopped_views{group="tail",partition="%d"} 2`, where.Number()); !strings.Contains(metrics, want) {
+		t.Errorf("/metrics lacks %s", want)
 	}
 	d := must(w.client.Describe(t.Context(), &freshetv1.DescribeRequest{}))(t)
 	for _, v := range d.Views {

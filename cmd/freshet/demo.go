@@ -370,7 +370,7 @@ func (d *showing) compare(ctx context.Context) error {
 		return err
 	}
 	d.summary(ctx, reports)
-	return judge(slices.Concat(reports, past))
+	return verify.Judge(slices.Concat(reports, past))
 }
 
 func (d *showing) compareHistory(ctx context.Context) ([]*verify.Report, error) {

@@ -105,6 +105,9 @@ func printRow(r *freshetv1.GetResponse, args []string, output string) error {
 		if row.Status == freshetv1.Status_PRESENT {
 			out["values"] = values
 		}
+		if row.Reason != "" {
+			out["reason"] = row.Reason
+		}
 		e := json.NewEncoder(os.Stdout)
 		e.SetIndent("", "  ")
 		return e.Encode([]any{out})
@@ -113,6 +116,9 @@ func printRow(r *freshetv1.GetResponse, args []string, output string) error {
 	fmt.Fprintf(w, "status\t%s\n", row.Status)
 	if row.Version > 0 {
 		fmt.Fprintf(w, "version\t%d\nposition\t%s\nlog_time\t%v\n", row.Version, row.Position, instant(row.LogTime))
+	}
+	if row.Reason != "" {
+		fmt.Fprintf(w, "reason\t%s\n", row.Reason)
 	}
 	for i, name := range columns.Names {
 		if i < len(row.Values) {
@@ -187,7 +193,16 @@ func viewsCommand() *cobra.Command {
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%v\n", v.Name, v.Group, v.Source, len(v.Columns.Names), v.Deltas, instant(&oldest))
 		}
-		return w.Flush()
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		for _, v := range r.Views {
+			if n := len(v.Stopped); n > 0 {
+				at := v.Stopped[0]
+				fmt.Printf("\n%s stands still in %d of %d partitions, in %d since %s: %s\n  to mend: %s\n", v.Name, n, v.Partitions, at.Partition, at.Position, at.Reason, at.Mend)
+			}
+		}
+		return nil
 	})
 }
 

@@ -56,6 +56,7 @@ type system struct {
 	roles    roles
 	source   pgwire.Source
 	wanted   *wanted
+	defs     *feature.Definitions
 	catalog  *feature.Catalog
 	topics   *topic.Client
 	registry *topic.Registry
@@ -90,7 +91,7 @@ func open(ctx context.Context, file string, r roles, log *slog.Logger) (*system,
 		return nil, err
 	}
 	s := &system{cfg: cfg, log: log, roles: r, graphs: map[string]*scheduled{}, metrics: prometheus.NewRegistry()}
-	for _, step := range []func(context.Context) error{s.openSource, s.openTopics, s.openCapture, s.openNode, s.openListener} {
+	for _, step := range []func(context.Context) error{s.openSource, s.openTopics, s.openCatalog, s.openCapture, s.openNode, s.openListener} {
 		if err := step(ctx); err != nil {
 			s.close()
 			return nil, err
@@ -108,12 +109,13 @@ func (s *system) close() {
 	s.closers = nil
 }
 
-// openSource takes data_dir, reads the definitions and checks them against the source's tables.
-func (s *system) openSource(ctx context.Context) error {
+// openSource takes data_dir and reads the definitions.
+func (s *system) openSource(context.Context) error {
 	defs, err := definitions.Load(os.DirFS(s.cfg.Definitions), s.cfg.Definitions)
 	if err != nil {
 		return err
 	}
+	s.defs = defs
 	lock, err := embedded.LockDir(s.cfg.DataDir)
 	if err != nil {
 		return err
@@ -121,9 +123,6 @@ func (s *system) openSource(ctx context.Context) error {
 	s.onClose(func() { lock.Close() }) //nolint:errcheck // the kernel drops it at the latest when the process ends
 	s.source = sourceOf(s.cfg)
 	if s.wanted, err = wants(s.cfg, defs); err != nil {
-		return err
-	}
-	if s.catalog, err = resolve(ctx, s.source, s.wanted, defs); err != nil {
 		return err
 	}
 	for i := range defs.Pipelines {
@@ -198,11 +197,15 @@ func (s *system) openCapture(ctx context.Context) error {
 		return err
 	}
 	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
-	if err := s.source.EnsurePublished(ctx, c, s.wanted.published()); err != nil {
-		return err
-	}
 	tables, err := s.wanted.describe(ctx, c)
 	if err != nil {
+		return err
+	}
+	// A table that is gone is no part of any publication; the views that use it stand where they are.
+	there := slices.DeleteFunc(s.wanted.published(), func(p pgwire.PublishedTable) bool {
+		return !slices.ContainsFunc(tables.raw, func(t *feature.Table) bool { return t.FullName() == p.Name })
+	})
+	if err := s.source.EnsurePublished(ctx, c, there); err != nil {
 		return err
 	}
 	if err := s.wanted.complete(ctx, c); err != nil {
@@ -319,26 +322,46 @@ func (s *system) serveHTTP(ctx context.Context) error {
 	return nil
 }
 
-// resolve reads the source's shapes and checks the definitions against them.
-func resolve(ctx context.Context, source pgwire.Source, w *wanted, defs *feature.Definitions) (*feature.Catalog, error) {
-	c, err := source.Connect(ctx)
+// openCatalog resolves the definitions against the source's tables as they were when what is kept was computed,
+// grown by what they have more since: a view that does not fit a table as it is now stands still by itself.
+// A new epoch computes everything anew, from the tables as they are.
+func (s *system) openCatalog(ctx context.Context) error {
+	tables, err := s.describe(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
-	tables, err := w.describe(ctx, c)
-	if err != nil {
-		return nil, err
+	var kept []*feature.Table
+	if !s.roles.newSnapshot {
+		if kept, err = s.registry.Shapes(); err != nil {
+			return err
+		}
 	}
-	catalog, err := feature.Resolve(defs, tables.after)
+	catalog, pinned, err := feature.ResolvePinned(s.defs, kept, tables.after)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var errs []error
 	for _, v := range catalog.Views {
 		errs = append(errs, delta.Check(v))
 	}
-	return catalog, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for name, why := range feature.Unfit(s.defs, tables.after) {
+		s.log.Warn("a view does not fit the source as it is now: it stands still from the first change on that shows it", "view", name, "error", why)
+	}
+	s.catalog = catalog
+	return s.registry.KeepShapes(ctx, pinned)
+}
+
+// describe asks the source for its tables.
+func (s *system) describe(ctx context.Context) (*described, error) {
+	c, err := s.source.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	return s.wanted.describe(ctx, c)
 }
 
 func captureEvents(log *slog.Logger) capture.Events {

@@ -100,6 +100,13 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 		if t.rows[m.View.Name] == nil {
 			continue
 		}
+		if why, err := s.standsStill(ctx, m.View, t.cut); err != nil {
+			return reports, err
+		} else if why != "" {
+			reports = append(reports, verify.PredictionsStandStill(modelOf(m), t.cut, why))
+			tell(line(reports[len(reports)-1]))
+			continue
+		}
 		if _, err := s.score(ctx, def.Name, t.cut); err != nil && fault.ClassOf(err) != fault.Held && fault.ClassOf(err) != fault.NotFound {
 			return reports, err
 		}
@@ -117,6 +124,9 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 func (s *system) verifyView(ctx context.Context, v *feature.View, t truth) ([]*verify.Report, error) {
 	if err := s.caughtUp(ctx, v, t.cut); err != nil {
 		return nil, err
+	}
+	if why, err := s.standsStill(ctx, v, t.cut); err != nil || why != "" {
+		return verify.StandsStill(v, t.cut, why), err
 	}
 	expected := t.rows[v.Name]
 	served, err := verify.ServedRows(v, t.cut, expected, func(fn func(key, values []feature.Value) error) error {
@@ -143,9 +153,25 @@ func (s *system) verifyView(ctx context.Context, v *feature.View, t truth) ([]*v
 }
 
 func (s *system) verifyModel(ctx context.Context, m *scoring.Model, cut change.CutRecord) (*verify.Report, error) {
-	return verify.Predictions(ctx, verify.Files{Store: s.store, LocalDir: s.localDir()}, &verify.Model{
-		Name: m.Name, SHA256: m.SHA256, Evaluator: m.Evaluator, Inputs: m.Inputs, Outputs: m.Outputs, View: m.View,
-	}, cut)
+	return verify.Predictions(ctx, verify.Files{Store: s.store, LocalDir: s.localDir()}, modelOf(m), cut)
+}
+
+func modelOf(m *scoring.Model) *verify.Model {
+	return &verify.Model{Name: m.Name, SHA256: m.SHA256, Evaluator: m.Evaluator, Inputs: m.Inputs, Outputs: m.Outputs, View: m.View}
+}
+
+// standsStill says why a view was not folded up to a cut somewhere; empty: it was.
+func (s *system) standsStill(ctx context.Context, v *feature.View, cut change.CutRecord) (string, error) {
+	infos, err := s.node.WaitCut(ctx, v.Group.Name, cut.ID)
+	if err != nil {
+		return "", err
+	}
+	for _, info := range infos {
+		if at, stands := info.Stopped[v.Name]; stands {
+			return at.Fault(v.Name).Error(), nil
+		}
+	}
+	return "", nil
 }
 
 // caughtUp waits until every partition of a view has folded the cut and published its deltas up to it.
@@ -223,22 +249,8 @@ func verifyCommand() *cobra.Command {
 		} else if err := showJSON(b, output); err != nil {
 			return err
 		}
-		return judge(reports)
+		return verify.Judge(reports)
 	})
-}
-
-// judge is the verdict over all places.
-func judge(reports []*verify.Report) error {
-	bad := 0
-	for _, r := range reports {
-		if !r.Equal() {
-			bad++
-		}
-	}
-	if bad > 0 {
-		return fault.New(fault.Failed, "%d of %d places differ from the source", bad, len(reports))
-	}
-	return nil
 }
 
 // receiver is the receiving half of every long call.
