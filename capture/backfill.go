@@ -457,9 +457,12 @@ func (s *session) newcomers(ctx context.Context, rest []*table) error {
 		}) {
 			continue
 		}
-		if len(t.raw.KeyColumns()) == 0 {
-			return fault.New(fault.Usage, "table %s is new and has no primary key, so it cannot be read while streaming goes on", name).
-				ToMend("ALTER TABLE %s ADD PRIMARY KEY (…), or begin a new epoch: freshet capture --new-snapshot", name)
+		if len(t.raw.KeyColumns()) == 0 { // no view can use it; its own topic begins with what comes
+			s.h.Tables = append(s.h.Tables, name)
+			if err := s.save(ctx, s.h); err != nil {
+				return err
+			}
+			continue
 		}
 		if !named(t.raw) {
 			return unnamed(t.raw)

@@ -91,7 +91,7 @@ func TestATransactionPublishedInPartIsNotCutOff(t *testing.T) {
 	w.start()
 	w.began()
 	w.exec(w.connect(), "insert into public.items select i, 'account ' || i % 13, i, repeat(chr(120), 500) from generate_series(1, 30000) i")
-	<-w.done
+	_ = <-w.done // whatever it says
 	if !ended.Load() {
 		t.Fatal("it was not published in parts")
 	}
@@ -169,7 +169,7 @@ func TestASnapshotCutOffWhileNothingElseIsWritten(t *testing.T) {
 	if _, err := w.runner.SnapshotRun(t.Context(), "public.items", ""); err != nil {
 		t.Fatal(err)
 	}
-	<-w.done
+	_ = <-w.done // whatever it says
 	w.start()
 	if err := w.goesOn(); err != nil {
 		t.Fatal(err)
@@ -200,7 +200,7 @@ func TestChunksOfSeveralTablesRise(t *testing.T) {
 		}
 	}
 	w.start()
-	<-w.done
+	_ = <-w.done // whatever it says
 	w.start()
 	w.wait("public.items#1", capture.JobDone)
 	w.wait("public.zitems#1", capture.JobDone)
@@ -325,7 +325,7 @@ func TestATableRewrittenBetweenTwoLives(t *testing.T) {
 		}
 	}
 	w.start()
-	<-w.done
+	_ = <-w.done // whatever it says
 	w.exec(c, "vacuum full public.items")
 	w.start()
 	w.wait("public.items#1", capture.JobDone)
@@ -351,7 +351,7 @@ func TestTheGuardSeesAgain(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	blind := 0
-	for i := 0; i < 150; i++ {
+	for range 150 {
 		<-tick.C
 		if r := w.runner.Guarded(); r.Err != nil {
 			blind++
@@ -449,7 +449,7 @@ func TestAFirstSnapshotAndAnotherOfTheSameTable(t *testing.T) {
 		}
 	}
 	w.start()
-	<-w.done
+	_ = <-w.done // whatever it says
 	w.options = nil
 	w.start()
 	if err := w.goesOn(); err != nil {

@@ -437,6 +437,6 @@ func (f *fold) deadRow(v *view, ch *change.Change, oldPK, newPK []byte, old, fre
 func (f *fold) letter(ch *change.Change, what, why string, key []byte) *change.Dead {
 	return &change.Dead{
 		Stage: "delta", What: what, Why: why, From: ch.Position.String(),
-		Replay: "freshet dead replay " + ch.Position.String(), Key: key, Value: f.raw,
+		Replay: "freshet dead replay --stage delta '" + ch.Position.String() + "'", Key: key, Value: f.raw,
 	}
 }

@@ -80,7 +80,9 @@ func TestEnsurePublished(t *testing.T) {
 	v := serve(t, nil, `create table a (id int primary key, x text, secret text);
 		create table keyless (a int, b int);
 		create table parts (id int, part int, primary key (id, part)) partition by list (part);
-		create table parts_1 partition of parts for values in (1)`)
+		create table parts_1 partition of parts for values in (1);
+		create table halves (id int, part int, primary key (id, part)) partition by list (part);
+		create table halves_1 partition of halves for values in (1); create table halves_2 partition of halves for values in (2)`)
 	v.exec("drop publication pieces")
 	ctx := t.Context()
 	all := []PublishedTable{{Name: "public.a", Columns: []string{"id", "x"}, Where: "id > 10"}, {Name: "public.parts"}}
@@ -100,7 +102,8 @@ func TestEnsurePublished(t *testing.T) {
 		{"a filter where there is none", "create publication pieces for table a", []PublishedTable{{Name: "public.a", Where: "id > 1"}}, "has all rows of table public.a, wanted are those where id > 1"},
 		{"a table that is absent", "create publication pieces for table a", []PublishedTable{{Name: "public.keyless"}}, `ALTER PUBLICATION "pieces" ADD TABLE "public"."keyless"`},
 		{"without truncates", "create publication pieces for table a with (publish = 'insert, update, delete')", []PublishedTable{{Name: "public.a"}}, "leaves some kinds of changes out"},
-		{"leaves", "create publication pieces for table parts", []PublishedTable{{Name: "public.parts"}}, "publishes partitions under their own names, not as table public.parts"},
+		{"leaves", "create publication pieces for table parts", []PublishedTable{{Name: "public.parts"}}, ""},
+		{"some leaves", "create publication pieces for table halves_1", []PublishedTable{{Name: "public.halves"}}, "publishes partitions under their own names, not as table public.halves"},
 		{"a leaf", "create publication pieces for table parts with (publish_via_partition_root)", []PublishedTable{{Name: "public.parts_1"}}, "it is a partition of public.parts"},
 		{"a leaf by its own name", "create publication pieces for table parts", []PublishedTable{{Name: "public.parts_1"}}, ""},
 		{"without a key", "", []PublishedTable{{Name: "public.keyless"}}, "the server would refuse its updates and deletes"},

@@ -183,7 +183,7 @@ func (s Source) fits(ctx context.Context, c *pgx.Conn, t PublishedTable, have ma
 	again := fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s; ALTER PUBLICATION %s ADD TABLE %s", pub, whole, pub, t.sql())
 	p, ok := have[t.Name]
 	if !ok {
-		return s.absent(ctx, c, t, viaRoot)
+		return s.absent(ctx, c, t, have, viaRoot)
 	}
 	want := t.Columns
 	if want == nil && p.columns != nil {
@@ -215,7 +215,7 @@ func (s Source) fits(ctx context.Context, c *pgx.Conn, t PublishedTable, have ma
 }
 
 // absent says why a table is not in an existing publication, and how it gets there.
-func (s Source) absent(ctx context.Context, c *pgx.Conn, t PublishedTable, viaRoot bool) error {
+func (s Source) absent(ctx context.Context, c *pgx.Conn, t PublishedTable, have map[string]published, viaRoot bool) error {
 	pub := pgx.Identifier{s.Publication}.Sanitize()
 	var root *string
 	var partitioned bool
@@ -228,6 +228,9 @@ func (s Source) absent(ctx context.Context, c *pgx.Conn, t PublishedTable, viaRo
 	e := fault.New(fault.Usage, "publication %s does not publish table %s", s.Publication, t.Name)
 	switch {
 	case partitioned && !viaRoot:
+		if all, err := s.byLeaves(ctx, c, t, have); all || err != nil {
+			return err
+		}
 		e.What = fmt.Sprintf("publication %s publishes partitions under their own names, not as table %s", s.Publication, t.Name)
 		return e.ToMend("ALTER PUBLICATION %s SET (publish_via_partition_root = true); then, if it is not in it: ALTER PUBLICATION %s ADD TABLE %s", pub, pub, t.sql())
 	case root != nil && viaRoot:
@@ -235,6 +238,23 @@ func (s Source) absent(ctx context.Context, c *pgx.Conn, t PublishedTable, viaRo
 		return e.ToMend("capture %s", *root)
 	}
 	return e.ToMend("ALTER PUBLICATION %s ADD TABLE %s; rows written before that are not in the log: take a new snapshot", pub, t.sql())
+}
+
+// byLeaves tells whether all leaves of a partitioned table are published under their own names.
+func (s Source) byLeaves(ctx context.Context, c *pgx.Conn, t PublishedTable, have map[string]published) (bool, error) {
+	leaves, err := Leaves(ctx, c, t.Name)
+	if err != nil {
+		return false, err
+	}
+	for _, leaf := range leaves {
+		if _, ok := have[leaf.FullName()]; !ok {
+			return false, nil
+		}
+		if err := s.fits(ctx, c, PublishedTable{Name: leaf.FullName(), Columns: t.Columns, Where: t.Where}, have, false); err != nil {
+			return false, err
+		}
+	}
+	return len(leaves) > 0, nil
 }
 
 // sameFilter tells whether the row filter there is the one that is wanted. The server writes a filter in

@@ -48,7 +48,7 @@ const PrimarySQL = `select current_setting('server_version_num')::int, s.slot_na
 	coalesce(string_to_array(nullif(replace(current_setting('synchronized_standby_slots', true), ' ', ''), ''), ','), '{}'),
 	array(select slot_name::text from pg_replication_slots where slot_type = 'physical' and active order by 1),
 	array(select slot_name::text from pg_replication_slots where slot_type = 'physical' and not active order by 1),
-	(select count(*) from pg_stat_replication r where r.state is distinct from 'backup'
+	(select count(*) from pg_stat_replication r where r.state in ('catchup', 'streaming')
 		and not exists (select from pg_replication_slots a where a.active_pid = r.pid))::int,
 	pg_is_in_recovery()
 	from (select 1) one left join pg_replication_slots s on s.slot_name = $1 and s.slot_type = 'logical'`
