@@ -91,7 +91,7 @@ func TestATransactionPublishedInPartIsNotCutOff(t *testing.T) {
 	w.start()
 	w.began()
 	w.exec(w.connect(), "insert into public.items select i, 'account ' || i % 13, i, repeat(chr(120), 500) from generate_series(1, 30000) i")
-	_ = <-w.done // whatever it says
+	w.cutOff()
 	if !ended.Load() {
 		t.Fatal("it was not published in parts")
 	}
@@ -169,7 +169,7 @@ func TestASnapshotCutOffWhileNothingElseIsWritten(t *testing.T) {
 	if _, err := w.runner.SnapshotRun(t.Context(), "public.items", ""); err != nil {
 		t.Fatal(err)
 	}
-	_ = <-w.done // whatever it says
+	w.cutOff()
 	w.start()
 	if err := w.goesOn(); err != nil {
 		t.Fatal(err)
@@ -200,7 +200,7 @@ func TestChunksOfSeveralTablesRise(t *testing.T) {
 		}
 	}
 	w.start()
-	_ = <-w.done // whatever it says
+	w.cutOff()
 	w.start()
 	w.wait("public.items#1", capture.JobDone)
 	w.wait("public.zitems#1", capture.JobDone)
@@ -325,7 +325,7 @@ func TestATableRewrittenBetweenTwoLives(t *testing.T) {
 		}
 	}
 	w.start()
-	_ = <-w.done // whatever it says
+	w.cutOff()
 	w.exec(c, "vacuum full public.items")
 	w.start()
 	w.wait("public.items#1", capture.JobDone)
@@ -449,7 +449,7 @@ func TestAFirstSnapshotAndAnotherOfTheSameTable(t *testing.T) {
 		}
 	}
 	w.start()
-	_ = <-w.done // whatever it says
+	w.cutOff()
 	w.options = nil
 	w.start()
 	if err := w.goesOn(); err != nil {

@@ -136,6 +136,13 @@ func (w *world) end() {
 	}
 }
 
+// cutOff waits for the end of a run that was stopped amid its work, whatever it says.
+func (w *world) cutOff() {
+	w.t.Helper()
+	err := <-w.done
+	w.t.Logf("cut off: %v", err)
+}
+
 func (w *world) catalog(shapes []*feature.Table) *feature.Catalog {
 	w.t.Helper()
 	d := &feature.Definitions{
