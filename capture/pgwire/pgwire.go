@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -153,6 +154,11 @@ func explain(err error, cfg *pgx.ConnConfig) error {
 		}
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
+		if cfg.TLSConfig != nil && len(cfg.TLSConfig.Certificates) > 0 && (errors.Is(op, syscall.ECONNRESET) || errors.Is(op, syscall.EPIPE)) {
+			// A refusal may be lost when the server closes at once; so may a server.
+			return fault.Wrap(fault.Unreachable, op, "the server broke the connection off").At("%s", where).
+				ToMend("look whether it runs; if it does, the server refuses our certificate: its authority (ssl_ca_file) must have signed that of sslcert in source.postgres.url")
+		}
 		return fault.Wrap(fault.Unreachable, op, "no PostgreSQL server answers").At("%s", where).
 			ToMend("start it, or correct source.postgres.url")
 	}

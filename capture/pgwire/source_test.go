@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -186,7 +187,9 @@ func TestSecuredSource(t *testing.T) {
 				},
 			} {
 				err := connect(Source{URL: c.url, Slot: "s", Publication: "p"})
-				if err == nil || fault.ClassOf(err) != c.class {
+				// The server's refusal may get lost, as it closes at once.
+				lost := err != nil && strings.Contains(err.Error(), "broke the connection off") && slices.Contains(c.want, "ssl_ca_file")
+				if err == nil || fault.ClassOf(err) != c.class && !lost {
 					t.Errorf("%s: class %d: %v", what, fault.ClassOf(err), err)
 					continue
 				}
