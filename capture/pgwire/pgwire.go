@@ -1,5 +1,5 @@
-// Package pgwire is how capture talks to PostgreSQL: the catalogue, publication and slot, the
-// logical replication stream (pgoutput protocols 1 and 2, decoded here), and COPY of whole tables.
+// Package pgwire is how capture talks to PostgreSQL: the catalogue, publication and slot, and the
+// logical replication stream (pgoutput protocols 1 and 2, decoded here).
 //
 // Values travel as PostgreSQL's text in the stream and in COPY alike, under the same pinned session
 // settings, so that a row is the same row whichever way it came.
