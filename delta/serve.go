@@ -124,7 +124,7 @@ func (f *fold) compute(v *view, entity []byte, now int64) (*Served, error) {
 		for o, p := range v.plan {
 			if p.level == i {
 				t := windows[slices.Index(l.windows, p.window)+1]
-				value, overflow := t.Accs[p.op].Result(p.agg, l.ops[p.op], t.Rows)
+				value, overflow := t.Result(l.ops, p.read, now)
 				if overflow {
 					f.stats.Overflows++
 				}

@@ -87,8 +87,7 @@ func (f *fold) put(v *view, c *contribution) error {
 func (v *view) overflows(level int, t *aggregate.Tile) string {
 	l := &v.levels[level]
 	for _, i := range l.sums {
-		op := v.plan[i].op
-		if _, overflow := t.Accs[op].Result(feature.Sum, l.ops[op], t.Rows); overflow {
+		if _, overflow := t.Result(l.ops, v.plan[i].read, 0); overflow {
 			return v.names[i]
 		}
 	}

@@ -37,9 +37,9 @@ type level struct {
 }
 
 type output struct {
-	level, op int
-	window    int64 // microseconds; 0: lifetime
-	agg       feature.Aggregate
+	level  int
+	window int64 // microseconds; 0: lifetime
+	read   aggregate.Read
 }
 
 // Check compiles every expression of a view and gives the first error with its place: what plan
@@ -140,7 +140,7 @@ func (v *view) addFeature(f feature.Feature) {
 		lv.windows = append(lv.windows, w)
 		slices.Sort(lv.windows)
 	}
-	v.plan = append(v.plan, output{level: l, op: at, window: w, agg: f.Agg})
+	v.plan = append(v.plan, output{level: l, window: w, read: aggregate.Read{Agg: f.Agg, At: at}})
 }
 
 func (v *view) column(r feature.Ref) feature.Column {

@@ -22,7 +22,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/freshet-io/freshet/internal/feature"
 )
@@ -103,11 +102,11 @@ func (a *Acc) add(op Op, v feature.Value, order []byte) error {
 		}
 	case feature.First:
 		if a.N == 1 || bytes.Compare(order, a.Order) < 0 {
-			a.Value, a.Order = v, slices.Clone(order)
+			a.Value, a.Order = v, append(a.Order[:0], order...)
 		}
 	case feature.Last:
 		if a.N == 1 || bytes.Compare(order, a.Order) > 0 {
-			a.Value, a.Order = v, slices.Clone(order)
+			a.Value, a.Order = v, append(a.Order[:0], order...)
 		}
 	default: // a count is N; a mean is made of a sum and N
 	}
@@ -168,7 +167,7 @@ func (a *Acc) retract(op Op, v feature.Value, order []byte) bool {
 	}
 	a.N--
 	if a.N == 0 {
-		*a = Acc{}
+		a.reset()
 		return true
 	}
 	switch op.Agg {
@@ -205,19 +204,88 @@ func (a *Acc) Merge(op Op, b *Acc) error {
 		return nil
 	}
 	if a.N == 0 {
-		*a = *b
+		a.N, a.Value, a.Order = b.N, b.Value, append(a.Order[:0], b.Order...)
 		return nil
 	}
 	n := a.N + b.N
-	if err := a.add(op, b.raw(op), b.Order); err != nil {
+	if err := a.add(op, b.Value, b.Order); err != nil {
 		return err
 	}
 	a.N = n
 	return nil
 }
 
-// raw gives the value in the form add takes; decimals of int64 sums stay decimals.
-func (a *Acc) raw(Op) feature.Value { return a.Value }
+// reset empties an accumulator and keeps its memory.
+func (a *Acc) reset() { a.N, a.Value, a.Order = 0, feature.Value{}, a.Order[:0] }
+
+// Invertible tells whether what was merged can be subtracted again, exactly and always.
+func (op Op) Invertible() bool {
+	return op.Agg == feature.Count || op.Agg == feature.Sum && op.Type.Kind != feature.Double
+}
+
+// Subtract is the inverse of Merge: it takes away another tile's rows, all of which are in this one.
+// It is false, and the tile is then of no use, when an op is not invertible or the rows were not in.
+func (t *Tile) Subtract(ops []Op, o *Tile) (ok bool) {
+	if o.Rows > t.Rows {
+		return false
+	}
+	t.Rows -= o.Rows
+	for i, op := range ops {
+		if !t.Accs[i].subtract(op, &o.Accs[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func (a *Acc) subtract(op Op, b *Acc) bool {
+	if !op.Invertible() || b.N > a.N {
+		return false
+	}
+	if b.N == 0 {
+		return true
+	}
+	a.N -= b.N
+	if a.N == 0 {
+		a.reset()
+		return true
+	}
+	if op.Agg == feature.Count {
+		return true
+	}
+	rest, err := feature.SumDecimals(a.Value, feature.NegDecimal(b.Value))
+	a.Value = rest
+	return err == nil
+}
+
+// Reset makes it the tile of no rows, and keeps its memory.
+func (t *Tile) Reset(ops []Op) {
+	if t.Rows = 0; len(t.Accs) != len(ops) {
+		t.Accs = make([]Acc, len(ops))
+		return
+	}
+	for i := range t.Accs {
+		t.Accs[i].reset()
+	}
+}
+
+// CopyFrom makes it another tile's equal. The two share nothing that changes.
+func (t *Tile) CopyFrom(ops []Op, o *Tile) error {
+	t.Reset(ops)
+	return t.Merge(ops, o)
+}
+
+// Read is which value is taken from a tile: an aggregate over the accumulator At.
+type Read struct {
+	Agg feature.Aggregate
+	At  int
+}
+
+// Result gives the value of one aggregate over the rows of the tile at log time now (microseconds):
+// see [Acc.Result].
+func (t *Tile) Result(ops []Op, r Read, _ int64) (v feature.Value, overflow bool) {
+	return t.Accs[r.At].Result(r.Agg, ops[r.At], t.Rows)
+}
 
 // Result gives the value of an aggregate over the rows of an accumulator: count is 0 over nothing,
 // everything else NULL. rows is the number of rows, for counts without a column. overflow tells
@@ -268,10 +336,17 @@ func (t *Tile) Append(b []byte, ops []Op) []byte {
 // Decode reads the stored form; nil is the tile of no rows.
 func Decode(ops []Op, b []byte) (*Tile, error) {
 	t := New(ops)
+	return t, t.DecodeFrom(ops, b)
+}
+
+// DecodeFrom is [Decode] into the memory of a tile, of which nothing stays. After an error the tile
+// is of no use.
+func (t *Tile) DecodeFrom(ops []Op, b []byte) error {
+	t.Reset(ops)
 	if b == nil {
-		return t, nil
+		return nil
 	}
-	bad := func(err error) (*Tile, error) { return nil, fmt.Errorf("stored tile: %w", err) }
+	bad := func(err error) error { return fmt.Errorf("stored tile: %w", err) }
 	if len(b) == 0 || b[0] != version {
 		return bad(errors.New("unknown version"))
 	}
@@ -295,12 +370,12 @@ func Decode(ops []Op, b []byte) (*Tile, error) {
 		if n, b, ok = uvarint(b); !ok || n > uint64(len(b)) {
 			return bad(feature.ErrTruncated)
 		}
-		a.Order, b = slices.Clone(b[:n]), b[n:]
+		a.Order, b = append(a.Order, b[:n]...), b[n:]
 	}
 	if len(b) > 0 {
 		return bad(fmt.Errorf("%d bytes follow", len(b)))
 	}
-	return t, nil
+	return nil
 }
 
 func uvarint(b []byte) (uint64, []byte, bool) {

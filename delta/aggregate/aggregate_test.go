@@ -156,3 +156,81 @@ func TestAnIntegerSumMayPassThroughOverflow(t *testing.T) {
 		t.Errorf("sum %v, overflow %v", v, overflow)
 	}
 }
+
+// invertible are ops that running windows may subtract.
+func invertible() []Op {
+	dec := feature.Type{Kind: feature.Decimal, Precision: 12, Scale: 2}
+	return []Op{
+		{feature.Count, -1, feature.Type{}},
+		{feature.Count, 0, feature.Type{Kind: feature.Int64}},
+		{feature.Sum, 0, feature.Type{Kind: feature.Int64}},
+		{feature.Sum, 1, dec},
+	}
+}
+
+func money(cents int64) feature.Value {
+	v := feature.Value{Kind: feature.Decimal, Scale: 2, I: cents}
+	if cents < 0 {
+		v.H = -1
+	}
+	return v
+}
+
+func TestSubtractIsTheInverseOfMerge(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		o := invertible()
+		whole, left, right := New(o), New(o), New(o)
+		for range rapid.IntRange(0, 20).Draw(t, "rows") {
+			r := Row{Inputs: []feature.Value{feature.OfInt(rapid.Int64().Draw(t, "i")), money(rapid.Int64().Draw(t, "d"))}}
+			side := left
+			if rapid.Bool().Draw(t, "right") {
+				side = right
+			}
+			for _, tile := range []*Tile{whole, side} {
+				if err := tile.Add(o, r); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if !whole.Subtract(o, left) {
+			t.Fatal("refused")
+		}
+		if got, want := whole.Append(nil, o), right.Append(nil, o); string(got) != string(want) {
+			t.Fatalf("subtracted %x, never merged %x", got, want)
+		}
+	})
+	for _, op := range ops() {
+		a, b := New([]Op{op}), New([]Op{op})
+		if ok := a.Subtract([]Op{op}, b); ok != op.Invertible() {
+			t.Errorf("%v: subtract says %v, invertible %v", op, ok, op.Invertible())
+		}
+	}
+}
+
+func TestTheHotPathDoesNotAllocate(t *testing.T) {
+	o := invertible()
+	tile, sum, back := New(o), New(o), New(o)
+	row := Row{Inputs: []feature.Value{feature.OfInt(-3), money(250)}}
+	var b []byte
+	allocs := testing.AllocsPerRun(100, func() {
+		if err := tile.Add(o, row); err != nil {
+			t.Error(err)
+		}
+		if err := sum.Merge(o, tile); err != nil {
+			t.Error(err)
+		}
+		b = tile.Append(b[:0], o)
+		if err := back.DecodeFrom(o, b); err != nil {
+			t.Error(err)
+		}
+		if !sum.Subtract(o, back) {
+			t.Error("not subtracted")
+		}
+		if ok, err := tile.Retract(o, row); !ok || err != nil {
+			t.Error(ok, err)
+		}
+	})
+	if allocs > 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+}
