@@ -162,6 +162,7 @@ func (s *system) step(ctx context.Context, r pipeline.Record, t pipeline.Task) (
 func (s *system) merge(ctx context.Context, view string, cut change.CutRecord) (*gate.Run, error) {
 	s.jobs.Lock()
 	defer s.jobs.Unlock()
+	s.keepRaw(ctx, view, cut)
 	return s.merger.Run(ctx, view, cut)
 }
 

@@ -40,6 +40,7 @@ import (
 	"github.com/freshet-io/freshet/scoring"
 	"github.com/freshet-io/freshet/snapshots/gate"
 	"github.com/freshet-io/freshet/snapshots/merge"
+	"github.com/freshet-io/freshet/snapshots/raw"
 )
 
 // roles says what a process does. up does both.
@@ -65,6 +66,7 @@ type system struct {
 	store    store.Store
 	records  gate.Records
 	merger   *merge.Merger
+	raw      map[string]*raw.Log // by group
 	scorer   *scoring.Scorer
 	graphs   map[string]*scheduled
 	lookups  *featurestore.Server
@@ -248,6 +250,7 @@ func (s *system) openNode(context.Context) error {
 		Events: merge.Events{Finished: func(r *gate.Run) { s.log.Info("merge", "run", r.ID, "outcome", r.Outcome) }},
 	})
 	s.onClose(func() { s.merger.Close() }) //nolint:errcheck // it only reads and what it wrote is synced
+	s.openRaw()
 	s.scorer = scoring.New(scoring.Options{Store: s.store, LocalDir: s.localDir(), Models: s.model, Point: crashPoint()})
 	return nil
 }

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/snapshots/raw"
+)
+
+// openRaw makes the raw logs of the groups.
+func (s *system) openRaw() {
+	s.raw = map[string]*raw.Log{}
+	for _, g := range s.catalog.Groups {
+		l := raw.New(raw.Options{
+			Group: g, Store: s.store, LocalDir: s.localDir(), Records: raw.TopicRecords(s.topics), Schemas: s.registry,
+		})
+		s.raw[g.Name] = l
+		s.onClose(func() { l.Close() }) //nolint:errcheck // it only reads and what it wrote is synced
+	}
+}
+
+// keepRaw appends the changes of a view's group up to a cut to raw/<group>. What fails is told and made
+// up for by the next append: until then the topic keeps the records, and nothing else waits for them.
+func (s *system) keepRaw(ctx context.Context, view string, cut change.CutRecord) {
+	v := s.catalog.View(view)
+	if v == nil {
+		return
+	}
+	var ends []int64
+	for _, p := range s.node.Partitions(v.Group.Name) {
+		info, err := p.WaitCut(ctx, cut.ID)
+		if err != nil {
+			s.log.Error("raw", "group", v.Group.Name, "cut", cut.ID, "error", err)
+			return
+		}
+		ends = append(ends, info.Offset)
+	}
+	got, err := s.raw[v.Group.Name].Append(ctx, cut, ends)
+	switch {
+	case errors.Is(err, context.Canceled): // the process ends
+	case err != nil:
+		s.log.Error("raw", "group", v.Group.Name, "cut", cut.ID, "error", err)
+	case got.Appended:
+		s.log.Info("raw", "group", v.Group.Name, "cut", cut.ID, "records", got.Records)
+	}
+}
