@@ -137,21 +137,28 @@ func (q Query) request(keys []Key) (*freshetv1.GetRequest, error) {
 		return nil, fault.New(fault.Usage, "a query names a view or a feature set, and not both")
 	}
 	in := &freshetv1.GetRequest{
-		FeatureSet: q.Set, MinPosition: q.After, MaxAgeUs: q.MaxAge.Microseconds(), ReturnStale: q.Stale, Keys: make([]*freshetv1.Key, len(keys)),
+		FeatureSet: q.Set, MinPosition: q.After, MaxAgeUs: q.MaxAge.Microseconds(), ReturnStale: q.Stale,
 	}
 	if q.View != "" {
 		in.Selections = []*freshetv1.Selection{{View: q.View, Features: q.Features}}
 	}
+	var err error
+	in.Keys, err = wireKeys(keys)
+	return in, err
+}
+
+func wireKeys(keys []Key) ([]*freshetv1.Key, error) {
+	out := make([]*freshetv1.Key, len(keys))
 	for i, k := range keys {
-		in.Keys[i] = &freshetv1.Key{Values: make([]*freshetv1.Value, len(k))}
+		out[i] = &freshetv1.Key{Values: make([]*freshetv1.Value, len(k))}
 		for j, v := range k {
 			var err error
-			if in.Keys[i].Values[j], err = toWire(v); err != nil {
+			if out[i].Values[j], err = toWire(v); err != nil {
 				return nil, fault.Wrap(fault.Usage, err, "key %d, value %d", i+1, j+1)
 			}
 		}
 	}
-	return in, nil
+	return out, nil
 }
 
 func rows(out *freshetv1.GetResponse, keys []Key) ([]Row, error) {

@@ -20,6 +20,11 @@ type Subscription struct {
 	// come again, since whoever stopped there may have only some of them: drop what you have by Sequence.
 	// Who resumes more than one partition gives the lowest of the last positions it has of each.
 	After string
+	// Filters; what they leave out shows as gaps in the sequence.
+	Keys     []Key    // only these entities, at most 1,000
+	Features []string // only these columns, and only deltas that change one of them, and deletions
+	Causes   []string // only these: change, retraction, entry, expiry, backfill, snapshot
+	Where    string   // an expression over the view's features: only rows that fulfil it, and deletions
 	// Started is called, if set, when it is settled where the subscription begins: every delta that is
 	// published after it will be given.
 	Started func(columns []string)
@@ -59,22 +64,25 @@ func (c *Client) Subscribe(ctx context.Context, s Subscription) iter.Seq2[Delta,
 	return func(yield func(Delta, error) bool) {
 		ctx, cancel := context.WithCancel(ctx) // stopping early ends the call
 		defer cancel()
-		stream, err := c.stub.Subscribe(ctx, &freshetv1.SubscribeRequest{
-			View: s.View, Partitions: s.Partitions, FromStart: s.FromStart, AfterPosition: s.After,
-		})
+		in, err := s.request()
+		if err != nil {
+			yield(Delta{}, err)
+			return
+		}
+		stream, err := c.stub.Subscribe(ctx, in)
 		var columns *freshetv1.Columns
 		for err == nil {
-			var in *freshetv1.SubscribeResponse
-			if in, err = stream.Recv(); err != nil {
+			var out *freshetv1.SubscribeResponse
+			if out, err = stream.Recv(); err != nil {
 				break
 			}
-			if in.Columns != nil {
-				columns = in.Columns
+			if out.Columns != nil {
+				columns = out.Columns
 				if s.Started != nil {
 					s.Started(columns.Names)
 				}
 			}
-			for _, d := range in.Deltas {
+			for _, d := range out.Deltas {
 				if !yield(delta(columns, d), nil) {
 					return
 				}
@@ -84,6 +92,14 @@ func (c *Client) Subscribe(ctx context.Context, s Subscription) iter.Seq2[Delta,
 			yield(Delta{}, err)
 		}
 	}
+}
+
+func (s Subscription) request() (*freshetv1.SubscribeRequest, error) {
+	keys, err := wireKeys(s.Keys)
+	return &freshetv1.SubscribeRequest{
+		View: s.View, Partitions: s.Partitions, FromStart: s.FromStart, AfterPosition: s.After,
+		Keys: keys, Features: s.Features, Causes: s.Causes, Where: s.Where,
+	}, err
 }
 
 // ended is failed, and io.EOF as it is.

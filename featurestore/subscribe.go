@@ -33,6 +33,7 @@ const (
 type subscription struct {
 	s      *Server
 	view   *feature.View
+	filter *filter
 	after  position.Position // zero: everything read is sent
 	shapes map[uint32]*shape
 	next   map[int32]int64 // by partition: no record before this offset is still to be read
@@ -58,6 +59,8 @@ type shape struct {
 //
 // Where the view stands still in a partition, the subscription ends with FAILED_PRECONDITION as soon as all
 // deltas of that partition have been sent: there is nothing more to wait for, and what to do is in the message.
+//
+// Filters (filter.go) choose among the deltas; what they leave out shows as gaps in the sequence.
 func (s *Server) Subscribe(in *freshetv1.SubscribeRequest, stream grpc.ServerStreamingServer[freshetv1.SubscribeResponse]) error {
 	sub, partitions, err := s.subscription(in)
 	if err != nil {
@@ -76,7 +79,7 @@ func (s *Server) Subscribe(in *freshetv1.SubscribeRequest, stream grpc.ServerStr
 		return ended(ctx, err)
 	}
 	defer r.Close()
-	if err := stream.Send(&freshetv1.SubscribeResponse{Columns: columns(sub.view, all(sub.view))}); err != nil {
+	if err := stream.Send(&freshetv1.SubscribeResponse{Columns: columns(sub.view, sub.filter.columns)}); err != nil {
 		return err //nolint:wrapcheck // gRPC's own, at the edge
 	}
 	for {
@@ -141,7 +144,7 @@ func (sub *subscription) read(ctx context.Context, partition int32, next int64, 
 	if tail == nil { // nothing was made, or nothing is kept
 		return true, nil
 	}
-	d, err := sub.decode(ctx, *tail, position.Position{})
+	d, _, err := sub.decode(ctx, *tail)
 	if err != nil {
 		return false, err
 	}
@@ -171,7 +174,11 @@ func (s *Server) subscription(in *freshetv1.SubscribeRequest) (*subscription, []
 	if v == nil {
 		return nil, nil, status.Errorf(codes.NotFound, "there is no view %q; there are: %s", in.View, names(catalog))
 	}
-	sub := &subscription{s: s, view: v, shapes: map[uint32]*shape{}}
+	f, partitions, err := newFilter(v, in)
+	if err != nil {
+		return nil, nil, err
+	}
+	sub := &subscription{s: s, view: v, filter: f, shapes: map[uint32]*shape{}}
 	if in.AfterPosition != "" {
 		if in.FromStart {
 			return nil, nil, status.Error(codes.InvalidArgument, "from_start and after_position are both set: give one of them")
@@ -182,7 +189,12 @@ func (s *Server) subscription(in *freshetv1.SubscribeRequest) (*subscription, []
 		}
 		sub.after = at
 	}
-	partitions := slices.Clone(in.Partitions)
+	if len(in.Partitions) > 0 {
+		if len(in.Keys) > 0 {
+			return nil, nil, status.Error(codes.InvalidArgument, "keys and partitions are both set: the keys say which partitions are read")
+		}
+		partitions = slices.Clone(in.Partitions)
+	}
 	if len(partitions) == 0 {
 		for i := range v.Group.Partitions {
 			partitions = append(partitions, int32(i))
@@ -235,7 +247,7 @@ func (sub *subscription) send(ctx context.Context, stream grpc.ServerStreamingSe
 		return err //nolint:wrapcheck // gRPC's own, at the edge
 	}
 	for _, r := range b.Records {
-		d, err := sub.decode(ctx, r.Record, sub.after)
+		d, err := sub.wanted(ctx, r.Record)
 		if err != nil {
 			return fmt.Errorf("%s/%d, record %d: %w", r.Topic, r.Partition, r.Offset, err)
 		}
@@ -253,21 +265,34 @@ func (sub *subscription) send(ctx context.Context, stream grpc.ServerStreamingSe
 	return flush()
 }
 
-// decode gives the delta of a record, or nil if it lies before after.
-func (sub *subscription) decode(ctx context.Context, r topic.Record, after position.Position) (*freshetv1.Delta, error) {
+// decode gives the delta of a record and how it was written.
+func (sub *subscription) decode(ctx context.Context, r topic.Record) (*change.Delta, *shape, error) {
 	id, payload, err := change.Unframe(r.Value)
 	if err != nil {
-		return nil, fmt.Errorf("%w", err)
+		return nil, nil, fmt.Errorf("%w", err)
 	}
 	sh, err := sub.shape(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	d, err := sh.codec.Decode(payload)
-	if err != nil {
+	return d, sh, err
+}
+
+// wanted gives the delta of a record as it is sent, or nil if it lies before the position asked for or the
+// filter does not want it.
+func (sub *subscription) wanted(ctx context.Context, r topic.Record) (*freshetv1.Delta, error) {
+	d, sh, err := sub.decode(ctx, r)
+	if err != nil || d.Position.Compare(sub.after) < 0 {
 		return nil, err
 	}
-	if d.Position.Compare(after) < 0 {
+	row := make([]feature.Value, len(sh.from))
+	for i, at := range sh.from {
+		if at >= 0 && d.Features != nil {
+			row[i] = d.Features[at]
+		}
+	}
+	if !sub.filter.wants(d, row) {
 		return nil, nil //nolint:nilnil // nil is the documented answer
 	}
 	return sub.delta(sh, d, r.Partition), nil
@@ -315,7 +340,8 @@ func (sub *subscription) delta(sh *shape, d *change.Delta, partition int32) *fre
 	if d.Features == nil {
 		return out
 	}
-	for _, at := range sh.from {
+	for _, column := range sub.filter.columns {
+		at := sh.from[column]
 		v := &freshetv1.Value{} // absent: the feature was not there yet
 		if at >= 0 {
 			v = ToValue(d.Features[at], sh.outputs[at].Type)

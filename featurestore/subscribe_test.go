@@ -269,6 +269,14 @@ func TestSubscribeRefuses(t *testing.T) {
 		{"a partition too many", &freshetv1.SubscribeRequest{View: "trips", Partitions: []int32{0, parts}}, codes.InvalidArgument},
 		{"a partition too few", &freshetv1.SubscribeRequest{View: "trips", Partitions: []int32{-1}}, codes.InvalidArgument},
 		{"no position", &freshetv1.SubscribeRequest{View: "trips", AfterPosition: "0/12"}, codes.InvalidArgument},
+		{"a feature that is none", &freshetv1.SubscribeRequest{View: "trips", Features: []string{"n", "nn"}}, codes.InvalidArgument},
+		{"a feature twice", &freshetv1.SubscribeRequest{View: "trips", Features: []string{"n", "n"}}, codes.InvalidArgument},
+		{"a cause that is none", &freshetv1.SubscribeRequest{View: "trips", Causes: []string{"changes"}}, codes.InvalidArgument},
+		{"a key of two parts", &freshetv1.SubscribeRequest{View: "trips", Keys: keys("A", "A")[:1], Partitions: []int32{0}}, codes.InvalidArgument},
+		{"too many keys", &freshetv1.SubscribeRequest{View: "trips", Keys: make([]*freshetv1.Key, maxFilterKeys+1)}, codes.InvalidArgument},
+		{"a condition that is none", &freshetv1.SubscribeRequest{View: "trips", Where: "n +"}, codes.InvalidArgument},
+		{"a condition over no feature", &freshetv1.SubscribeRequest{View: "trips", Where: "nn > 1"}, codes.InvalidArgument},
+		{"a condition that is a number", &freshetv1.SubscribeRequest{View: "trips", Where: "n + 1"}, codes.InvalidArgument},
 		{"two starts", &freshetv1.SubscribeRequest{View: "trips", AfterPosition: "1:0/12:1", FromStart: true}, codes.InvalidArgument},
 	} {
 		_, err := must(w.client.Subscribe(t.Context(), x.in))(t).Recv()
@@ -340,4 +348,67 @@ func TestSubscribeReadsDeltasOfAnEarlierDefinition(t *testing.T) {
 	must(0, writer.Commit(t.Context()))(t)
 	got := w.subscribe(t, &freshetv1.SubscribeRequest{View: "trips", FromStart: true}).next(1)
 	same(t, "A", ofEntity(got, "A"), []string{"upsert, change, 1, string A, int64 9, absent, decimal 1.50, string JFK"})
+}
+
+// TestSubscribeFilters compares what filters let through with what they would of all deltas.
+func TestSubscribeFilters(t *testing.T) {
+	w := fill(t)
+	w.insert(trip{id: 40, tail: "A", dest: "BOS", delay: 40}, trip{id: 41, tail: "C", dest: "BOS", delay: 2})
+	every := w.subscribe(t, &freshetv1.SubscribeRequest{View: "trips", FromStart: true}).next(8)
+	number := func(d *freshetv1.Delta, at int) float64 {
+		if len(d.Features) == 0 {
+			return 0
+		}
+		return float64(d.Features[at].GetInt64()) + d.Features[at].GetDouble()
+	}
+	deleted := func(d *freshetv1.Delta) bool { return d.Op == "delete" }
+	for _, x := range []struct {
+		in    *freshetv1.SubscribeRequest
+		wants func(d *freshetv1.Delta) bool
+		n     int
+	}{
+		{&freshetv1.SubscribeRequest{Keys: keys("A", "gone")}, func(d *freshetv1.Delta) bool {
+			return d.Key.Values[0].GetString_() == "A" || d.Key.Values[0].GetString_() == "gone"
+		}, 5},
+		{&freshetv1.SubscribeRequest{Features: []string{"dest"}}, func(d *freshetv1.Delta) bool {
+			return deleted(d) || slices.Contains(d.Changed, "dest")
+		}, 8},
+		{&freshetv1.SubscribeRequest{Features: []string{"delay", "n"}, Where: "delay >= 5"}, func(d *freshetv1.Delta) bool {
+			return deleted(d) || number(d, 1) >= 5
+		}, 6},
+		{&freshetv1.SubscribeRequest{Features: []string{"fare"}}, func(d *freshetv1.Delta) bool {
+			return deleted(d) || slices.Contains(d.Changed, "fare")
+		}, 6},
+		{&freshetv1.SubscribeRequest{Causes: []string{"retraction"}}, func(d *freshetv1.Delta) bool { return d.Cause == "retraction" }, 1},
+		{&freshetv1.SubscribeRequest{Where: "n > 1 and dest != nil", Causes: []string{"change"}}, func(d *freshetv1.Delta) bool { return number(d, 0) > 1 }, 3},
+	} {
+		x.in.View, x.in.FromStart = "trips", true
+		var want []string
+		for _, d := range every {
+			if x.wants(d) {
+				want = append(want, fmt.Sprint(d.Partition, " ", d.Sequence))
+			}
+		}
+		if len(want) != x.n {
+			t.Errorf("%v: %d deltas are wanted, not %d: %v", x.in, len(want), x.n, want)
+		}
+		s := w.subscribe(t, x.in)
+		names := x.in.Features
+		if len(names) == 0 {
+			names = []string{"n", "delay", "fare", "dest"}
+		}
+		if !slices.Equal(s.columns.Names, names) {
+			t.Errorf("%v: columns %v", x.in, s.columns)
+		}
+		var got []string
+		for _, d := range s.next(len(want)) {
+			got = append(got, fmt.Sprint(d.Partition, " ", d.Sequence))
+			if !deleted(d) && len(d.Features) != len(names) {
+				t.Errorf("%v: %v", x.in, d)
+			}
+		}
+		slices.Sort(want)
+		slices.Sort(got)
+		same(t, fmt.Sprint(x.in), got, want)
+	}
 }

@@ -932,6 +932,11 @@ type SubscribeRequest struct {
 	Partitions    []int32                `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`                    // none: all
 	FromStart     bool                   `protobuf:"varint,3,opt,name=from_start,json=fromStart,proto3" json:"from_start,omitempty"`            // else only what is new
 	AfterPosition string                 `protobuf:"bytes,4,opt,name=after_position,json=afterPosition,proto3" json:"after_position,omitempty"` // from this position on: deltas at it are sent again, drop them by sequence
+	// Filters. What they leave out shows as gaps in the sequence. Deletions are left out by keys and causes only.
+	Keys          []*Key   `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`         // only these entities, at most 1,000
+	Features      []string `protobuf:"bytes,6,rep,name=features,proto3" json:"features,omitempty"` // only these columns, and only deltas that change one of them
+	Causes        []string `protobuf:"bytes,7,rep,name=causes,proto3" json:"causes,omitempty"`     // only these: change, retraction, entry, expiry, backfill, snapshot
+	Where         string   `protobuf:"bytes,8,opt,name=where,proto3" json:"where,omitempty"`       // an expression over the view's features: only rows that fulfil it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -990,6 +995,34 @@ func (x *SubscribeRequest) GetFromStart() bool {
 func (x *SubscribeRequest) GetAfterPosition() string {
 	if x != nil {
 		return x.AfterPosition
+	}
+	return ""
+}
+
+func (x *SubscribeRequest) GetKeys() []*Key {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetFeatures() []string {
+	if x != nil {
+		return x.Features
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetCauses() []string {
+	if x != nil {
+		return x.Causes
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetWhere() string {
+	if x != nil {
+		return x.Where
 	}
 	return ""
 }
@@ -2804,7 +2837,7 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\vGetResponse\x12-\n" +
 	"\acolumns\x18\x01 \x03(\v2\x13.freshet.v1.ColumnsR\acolumns\x12#\n" +
 	"\x04rows\x18\x02 \x03(\v2\x0f.freshet.v1.RowR\x04rows\x12,\n" +
-	"\x04lags\x18\x03 \x03(\v2\x18.freshet.v1.PartitionLagR\x04lags\"\x8c\x01\n" +
+	"\x04lags\x18\x03 \x03(\v2\x18.freshet.v1.PartitionLagR\x04lags\"\xfb\x01\n" +
 	"\x10SubscribeRequest\x12\x12\n" +
 	"\x04view\x18\x01 \x01(\tR\x04view\x12\x1e\n" +
 	"\n" +
@@ -2812,7 +2845,11 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"partitions\x12\x1d\n" +
 	"\n" +
 	"from_start\x18\x03 \x01(\bR\tfromStart\x12%\n" +
-	"\x0eafter_position\x18\x04 \x01(\tR\rafterPosition\"\x98\x03\n" +
+	"\x0eafter_position\x18\x04 \x01(\tR\rafterPosition\x12#\n" +
+	"\x04keys\x18\x05 \x03(\v2\x0f.freshet.v1.KeyR\x04keys\x12\x1a\n" +
+	"\bfeatures\x18\x06 \x03(\tR\bfeatures\x12\x16\n" +
+	"\x06causes\x18\a \x03(\tR\x06causes\x12\x14\n" +
+	"\x05where\x18\b \x01(\tR\x05where\"\x98\x03\n" +
 	"\x05Delta\x12!\n" +
 	"\x03key\x18\x01 \x01(\v2\x0f.freshet.v1.KeyR\x03key\x12\x1e\n" +
 	"\n" +
@@ -3049,58 +3086,59 @@ var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	8,  // 8: freshet.v1.GetResponse.columns:type_name -> freshet.v1.Columns
 	7,  // 9: freshet.v1.GetResponse.rows:type_name -> freshet.v1.Row
 	9,  // 10: freshet.v1.GetResponse.lags:type_name -> freshet.v1.PartitionLag
-	4,  // 11: freshet.v1.Delta.key:type_name -> freshet.v1.Key
-	2,  // 12: freshet.v1.Delta.features:type_name -> freshet.v1.Value
-	8,  // 13: freshet.v1.SubscribeResponse.columns:type_name -> freshet.v1.Columns
-	12, // 14: freshet.v1.SubscribeResponse.deltas:type_name -> freshet.v1.Delta
-	8,  // 15: freshet.v1.View.columns:type_name -> freshet.v1.Columns
-	16, // 16: freshet.v1.View.stopped:type_name -> freshet.v1.StoppedView
-	15, // 17: freshet.v1.DescribeResponse.views:type_name -> freshet.v1.View
-	9,  // 18: freshet.v1.DescribeResponse.partitions:type_name -> freshet.v1.PartitionLag
-	20, // 19: freshet.v1.PlanRequest.files:type_name -> freshet.v1.File
-	22, // 20: freshet.v1.PlanResponse.changes:type_name -> freshet.v1.PlannedChange
-	20, // 21: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
-	22, // 22: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
-	9,  // 23: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
-	6,  // 24: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
-	6,  // 25: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
-	11, // 26: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
-	14, // 27: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
-	19, // 28: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
-	23, // 29: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
-	25, // 30: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
-	27, // 31: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
-	28, // 32: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
-	30, // 33: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
-	32, // 34: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
-	33, // 35: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
-	34, // 36: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
-	35, // 37: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
-	36, // 38: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
-	37, // 39: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
-	39, // 40: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
-	10, // 41: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
-	10, // 42: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
-	13, // 43: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
-	17, // 44: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
-	21, // 45: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
-	24, // 46: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
-	26, // 47: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
-	18, // 48: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
-	29, // 49: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
-	31, // 50: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
-	18, // 51: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
-	18, // 52: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
-	18, // 53: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
-	18, // 54: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
-	18, // 55: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
-	38, // 56: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
-	18, // 57: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
-	41, // [41:58] is the sub-list for method output_type
-	24, // [24:41] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	4,  // 11: freshet.v1.SubscribeRequest.keys:type_name -> freshet.v1.Key
+	4,  // 12: freshet.v1.Delta.key:type_name -> freshet.v1.Key
+	2,  // 13: freshet.v1.Delta.features:type_name -> freshet.v1.Value
+	8,  // 14: freshet.v1.SubscribeResponse.columns:type_name -> freshet.v1.Columns
+	12, // 15: freshet.v1.SubscribeResponse.deltas:type_name -> freshet.v1.Delta
+	8,  // 16: freshet.v1.View.columns:type_name -> freshet.v1.Columns
+	16, // 17: freshet.v1.View.stopped:type_name -> freshet.v1.StoppedView
+	15, // 18: freshet.v1.DescribeResponse.views:type_name -> freshet.v1.View
+	9,  // 19: freshet.v1.DescribeResponse.partitions:type_name -> freshet.v1.PartitionLag
+	20, // 20: freshet.v1.PlanRequest.files:type_name -> freshet.v1.File
+	22, // 21: freshet.v1.PlanResponse.changes:type_name -> freshet.v1.PlannedChange
+	20, // 22: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
+	22, // 23: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
+	9,  // 24: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
+	6,  // 25: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
+	6,  // 26: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
+	11, // 27: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
+	14, // 28: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
+	19, // 29: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
+	23, // 30: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
+	25, // 31: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
+	27, // 32: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
+	28, // 33: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
+	30, // 34: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
+	32, // 35: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
+	33, // 36: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
+	34, // 37: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
+	35, // 38: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
+	36, // 39: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
+	37, // 40: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
+	39, // 41: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
+	10, // 42: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
+	10, // 43: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
+	13, // 44: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
+	17, // 45: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
+	21, // 46: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
+	24, // 47: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
+	26, // 48: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
+	18, // 49: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
+	29, // 50: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
+	31, // 51: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
+	18, // 52: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
+	18, // 53: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
+	18, // 54: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
+	18, // 55: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
+	18, // 56: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
+	38, // 57: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
+	18, // 58: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
+	42, // [42:59] is the sub-list for method output_type
+	25, // [25:42] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_freshet_v1_freshet_proto_init() }
