@@ -23,46 +23,59 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/feature/definitions"
+	"github.com/freshet-io/freshet/internal/fixture"
 	"github.com/freshet-io/freshet/internal/pipeline"
 )
 
+// planOptions are the flags of freshet plan.
+type planOptions struct {
+	file, dir, output string
+	schema, record    string
+}
+
 func planCommand() *cobra.Command {
-	var file, dir, output string
+	var o planOptions
 	c := &cobra.Command{
 		Use: "plan [-f DIR] -c FILE", Short: "Check the definitions against the source, and list what they define",
-		Example: "  freshet plan -c freshet.yaml\n  freshet plan -f next/definitions -c freshet.yaml --output json", Args: cobra.NoArgs,
+		Example: "  freshet plan -c freshet.yaml\n  freshet plan -f next/definitions -c freshet.yaml --output json\n" +
+			"  freshet plan -c freshet.yaml --record-schema definitions/tests/tables.yaml\n  freshet plan -f definitions --schema definitions/tests/tables.yaml", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if !slices.Contains([]string{"table", "json", "jsonl"}, output) {
-				return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", output)
+			if err := checkOutput(o.output); err != nil {
+				return err
 			}
-			catalog, err := planned(c.Context(), file, dir)
+			catalog, err := planned(c.Context(), o)
 			if err != nil {
 				return err
 			}
 			items := planItems(catalog)
-			if output != "table" {
-				return show(nil, items, output)
+			if o.output != "table" {
+				return show(nil, items, o.output)
 			}
 			return printPlan(c.OutOrStdout(), items)
 		},
 	}
-	c.Flags().StringVarP(&file, "config", "c", "freshet.yaml", "the configuration")
-	c.Flags().StringVarP(&dir, "definitions", "f", "", "the definitions, if not those of the configuration")
-	c.Flags().StringVarP(&output, "output", "o", "table", "table, json or jsonl")
+	c.Flags().StringVarP(&o.file, "config", "c", "freshet.yaml", "the configuration")
+	c.Flags().StringVarP(&o.dir, "definitions", "f", "", "the definitions, if not those of the configuration")
+	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or jsonl")
+	c.Flags().StringVar(&o.record, "record-schema", "", "write the tables' shapes, as the definitions see them, to this file")
+	c.Flags().StringVar(&o.schema, "schema", "", "check against the tables of this file instead of the source; nothing needs to run, and no configuration")
 	return c
 }
 
 // planned resolves the definitions of a directory against the source, or gives everything that is
 // wrong with them at once.
-func planned(ctx context.Context, file, dir string) (*feature.Catalog, error) {
-	cfg, err := config.Load(file, os.LookupEnv)
+func planned(ctx context.Context, o planOptions) (*feature.Catalog, error) {
+	if o.schema != "" {
+		return plannedOffline(o)
+	}
+	cfg, err := config.Load(o.file, os.LookupEnv)
 	if err != nil {
 		return nil, err
 	}
-	if dir == "" {
-		dir = cfg.Definitions
+	if o.dir == "" {
+		o.dir = cfg.Definitions
 	}
-	defs, errs := loadAll(dir)
+	defs, errs := loadAll(o.dir)
 	if defs == nil {
 		return nil, errors.Join(errs...)
 	}
@@ -79,7 +92,36 @@ func planned(ctx context.Context, file, dir string) (*feature.Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.record != "" {
+		if err := os.WriteFile(o.record, fixture.WriteTables(tables.after), 0o644); err != nil {
+			return nil, fault.Wrap(fault.Usage, err, "--record-schema")
+		}
+	}
 	catalog, errs := resolveAll(defs, tables.after)
+	return catalog, errors.Join(errs...)
+}
+
+// plannedOffline resolves definitions against a recorded schema.
+func plannedOffline(o planOptions) (*feature.Catalog, error) {
+	if o.record != "" {
+		return nil, fault.New(fault.Usage, "--record-schema asks the source, --schema does without it").ToMend("give one of the two")
+	}
+	if o.dir == "" {
+		o.dir = "definitions"
+	}
+	text, err := os.ReadFile(o.schema)
+	if err != nil {
+		return nil, fault.Wrap(fault.Usage, err, "--schema").ToMend("freshet plan -c FILE --record-schema %s  writes one", o.schema)
+	}
+	tables, err := fixture.ReadTables(o.schema, text)
+	if err != nil {
+		return nil, err
+	}
+	defs, errs := loadAll(o.dir)
+	if defs == nil {
+		return nil, errors.Join(errs...)
+	}
+	catalog, errs := resolveAll(defs, tables)
 	return catalog, errors.Join(errs...)
 }
 

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"encoding/xml"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature/definitions"
+	"github.com/freshet-io/freshet/internal/fixture"
+)
+
+// testOptions are the flags of freshet test.
+type testOptions struct {
+	dir, run, output, junit string
+	update                  bool
+}
+
+func testCommand() *cobra.Command {
+	var o testOptions
+	c := &cobra.Command{
+		Use: "test -f DIR", Short: "Run the fixtures beside the definitions: changes in, rows out; nothing needs to run",
+		Example: "  freshet test -f definitions\n  freshet test -f definitions --run 'late|cancelled' --update\n  freshet test -f definitions --junit report.xml", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return runTests(c, o) },
+	}
+	c.Flags().StringVarP(&o.dir, "definitions", "f", "definitions", "the directory of the definitions; their fixtures are in its folder "+fixture.Folder)
+	c.Flags().StringVar(&o.run, "run", "", "only fixtures whose name matches this regular expression")
+	c.Flags().BoolVar(&o.update, "update", false, "write what is served into the files as what is expected")
+	c.Flags().StringVar(&o.junit, "junit", "", "write the results to this file too, as JUnit's XML")
+	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or jsonl")
+	return c
+}
+
+func runTests(c *cobra.Command, o testOptions) error {
+	if err := checkOutput(o.output); err != nil {
+		return err
+	}
+	var options fixture.Options
+	if o.run != "" {
+		re, err := regexp.Compile(o.run)
+		if err != nil {
+			return fault.Wrap(fault.Usage, err, "--run %q", o.run)
+		}
+		options.Run = re
+	}
+	suite, err := loadSuite(o.dir)
+	if err != nil {
+		return err
+	}
+	results, err := suite.Run(c.Context(), options)
+	if err != nil {
+		return err
+	}
+	if o.junit != "" {
+		if err := writeJUnit(o.junit, results); err != nil {
+			return err
+		}
+	}
+	if o.output != "table" {
+		if err := show(nil, results, o.output); err != nil {
+			return err
+		}
+	} else if err := printResults(c.OutOrStdout(), results); err != nil {
+		return err
+	}
+	if o.update {
+		return updateFixtures(c.OutOrStdout(), results)
+	}
+	failed := 0
+	for _, r := range results {
+		if len(r.Differences) > 0 {
+			failed++
+		}
+	}
+	if failed > 0 {
+		return fault.New(fault.Failed, "%d of %d fixtures differ", failed, len(results)).
+			ToMend("correct the definitions or what is expected; --update writes what is served as what is expected")
+	}
+	return nil
+}
+
+// loadSuite reads definitions and their fixtures.
+func loadSuite(dir string) (*fixture.Suite, error) {
+	defs, err := definitions.Load(os.DirFS(dir), dir)
+	if err != nil {
+		return nil, err
+	}
+	return fixture.Load(os.DirFS(dir), dir, defs)
+}
+
+func checkOutput(output string) error {
+	if !slices.Contains([]string{"table", "json", "jsonl"}, output) {
+		return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", output)
+	}
+	return nil
+}
+
+func printResults(out io.Writer, results []fixture.Result) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, r := range results {
+		verdict := "ok"
+		if len(r.Differences) > 0 {
+			verdict = "FAIL"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s:%d\t%d steps, %d checks\n", verdict, r.Name, r.File, r.Line, r.Steps, r.Checked)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, r := range results {
+		for _, d := range r.Differences {
+			fmt.Fprintln(out, d)
+		}
+	}
+	return nil
+}
+
+// updateFixtures writes what was served into the files.
+func updateFixtures(out io.Writer, results []fixture.Result) error {
+	files, left, err := fixture.Update(results, os.ReadFile)
+	if err != nil {
+		return err
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.FromSlash(name), text, 0o644); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "updated:", name)
+	}
+	for _, d := range left {
+		fmt.Fprintln(out, "to be written by hand:", d)
+	}
+	if len(left) > 0 {
+		return fault.New(fault.Failed, "%d differences cannot be written by --update", len(left))
+	}
+	return nil
+}
+
+// junitSuite is what build servers read.
+type junitSuite struct {
+	XMLName  xml.Name    `xml:"testsuite"`
+	Name     string      `xml:"name,attr"`
+	Tests    int         `xml:"tests,attr"`
+	Failures int         `xml:"failures,attr"`
+	Cases    []junitCase `xml:"testcase"`
+}
+
+type junitCase struct {
+	Name    string        `xml:"name,attr"`
+	Class   string        `xml:"classname,attr"`
+	File    string        `xml:"file,attr"`
+	Failure *junitFailure `xml:"failure"`
+}
+
+type junitFailure struct {
+	Message string `xml:"message,attr"`
+	Text    string `xml:",chardata"`
+}
+
+func writeJUnit(file string, results []fixture.Result) error {
+	s := junitSuite{Name: "freshet test", Tests: len(results)}
+	for _, r := range results {
+		k := junitCase{Name: r.Name, Class: r.File, File: r.File}
+		if len(r.Differences) > 0 {
+			s.Failures++
+			k.Failure = &junitFailure{Message: fmt.Sprintf("%d differences", len(r.Differences))}
+			for _, d := range r.Differences {
+				k.Failure.Text += d.String() + "\n"
+			}
+		}
+		s.Cases = append(s.Cases, k)
+	}
+	text, err := xml.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append([]byte(xml.Header), append(text, '\n')...), 0o644)
+}
