@@ -41,9 +41,11 @@ type Stats struct {
 	DeadRows  uint64 `json:"dead_rows"`
 	Overflows uint64 `json:"overflows"`
 	NotFinite uint64 `json:"not_finite"`
-	Dropped   uint64 `json:"dropped"` // already folded
-	Skipped   uint64 `json:"skipped"` // of views that stand still
-	Awaited   uint64 `json:"awaited"` // came in part before the snapshot being taken brought the row
+	Dropped   uint64 `json:"dropped"`    // already folded
+	Skipped   uint64 `json:"skipped"`    // of views that stand still
+	Awaited   uint64 `json:"awaited"`    // came in part before the snapshot being taken brought the row
+	Late      uint64 `json:"late"`       // events older than lateness
+	NotEvents uint64 `json:"not_events"` // updates, deletes and truncations of tables of events
 }
 
 // CutInfo is what a partition remembers of a cut, under 06|cut/<id>.

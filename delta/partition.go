@@ -371,7 +371,7 @@ func (f *fold) control(c *change.Control) error {
 	case change.Cut:
 		f.meta.LastCut = c.ID
 	case change.Truncate:
-		return f.truncate(c.Table)
+		return f.truncate(c.Table, c.Position)
 	case change.SchemaChange:
 		return f.schemaChange(c)
 	case change.SnapshotBegin:

@@ -148,6 +148,9 @@ func appendKey(b []byte, c feature.Column, v feature.Value) []byte {
 
 // rowChange folds one change into one view.
 func (f *fold) rowChange(v *view, ch *change.Change) error {
+	if v.Events {
+		return f.event(v, ch)
+	}
 	var oldPK, newPK []byte
 	if ch.After != nil {
 		newPK = primaryKey(v.Source, ch.After)
@@ -281,7 +284,8 @@ func (f *fold) evaluate(v *view, row []feature.Value, pk []byte) (storedRow, err
 	if p != f.partition { // nothing is kept: the row's next changes do not come here
 		return out, nil
 	}
-	if full := f.shape.codec.Table.Identity == feature.IdentityFull; !full {
+	if v.Events { // nothing is kept of an event
+	} else if full := f.shape.codec.Table.Identity == feature.IdentityFull; !full {
 		out.kept = v.needed(row)
 	} else if len(v.Joins) > 0 {
 		out.print = fingerprint(v.needed(row))

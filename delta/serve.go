@@ -103,7 +103,9 @@ func (f *fold) compute(v *view, entity []byte, now int64) (*Served, error) {
 	if err != nil || life.Rows == 0 {
 		return s, err
 	}
-	if s.EventTime, err = f.newest(v, entity); err != nil {
+	if v.Events {
+		s.EventTime = life.Accs[v.newest].Value
+	} else if s.EventTime, err = f.newest(v, entity); err != nil {
 		return nil, err
 	}
 	s.Status = Present

@@ -86,6 +86,9 @@ func (s *shape) judge(v *view, uses []int, join int) {
 // where it may have moved, its entity. (Inserts have no old image: under the identity NOTHING
 // PostgreSQL lets nothing else happen.)
 func (s *shape) judgeIdentity(v *view, join int) {
+	if v.Events && join < 0 {
+		return
+	}
 	carried := s.table.KeyColumns()
 	if join < 0 {
 		carried = append(carried, v.Key...)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/position"
 )
 
 // Snapshots come in two kinds, told apart by the table of their begin and end.
@@ -95,14 +96,18 @@ func (f *fold) snapshotBegin(c *change.Control) error {
 	f.meta.Stopped = nil
 	if f.meta.Snapshot != "" {
 		for _, v := range f.order {
-			if err := f.truncate(v.Source.FullName()); err != nil {
+			if err := f.truncateView(v); err != nil {
 				return err
 			}
 		}
 		for name := range f.dims {
-			if err := f.truncate(name); err != nil {
+			prefix := keyOf(spaceDimension, name)
+			if err := f.batch.DeleteRange(prefix, successor(prefix)); err != nil {
 				return err
 			}
+		}
+		if err := f.forgetEvents(); err != nil {
+			return err
 		}
 	}
 	f.meta.Snapshot, f.meta.Chunk, f.meta.N, f.meta.Done = c.ID, 0, 0, false
@@ -128,7 +133,7 @@ func (f *fold) besideBegin(c *change.Control) error {
 func (f *fold) snapshotEnd(c *change.Control) error {
 	if c.Table == "" {
 		f.meta.Done = f.meta.Done || c.ID == f.meta.Snapshot
-		return nil
+		return f.forgetEvents()
 	}
 	b, ok := f.meta.Beside[c.Table]
 	if !ok || b.ID != c.ID {
@@ -251,9 +256,15 @@ func (f *fold) eachUnseen(prefix []byte, table string, fn func(pk, value []byte)
 }
 
 // truncate takes back every row of a table, here and as a dimension.
-func (f *fold) truncate(table string) error {
+func (f *fold) truncate(table string, at position.Position) error {
 	for _, v := range f.order {
 		if v.Source.FullName() != table {
+			continue
+		}
+		if v.Events {
+			if err := f.noEvent(v, at, "TRUNCATE", nil); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := f.truncateView(v); err != nil {
@@ -268,6 +279,11 @@ func (f *fold) truncate(table string) error {
 }
 
 func (f *fold) truncateView(v *view) error {
+	if v.Events {
+		if err := f.touchAll(v); err != nil {
+			return err
+		}
+	}
 	prefix := keyOf(spaceRow, v.Name)
 	var rows []*contribution
 	var bad error

@@ -95,7 +95,13 @@ func (f *fold) stop(v *view, table string, at position.Position, why string) {
 	}
 	s.Mending, s.Reason = false, why
 	s.Mend = "change the definition of " + v.Name + " to what the table is now and apply it; or take the change of the table back, then: "
+	if v.Events { // what was missed cannot be told from what was folded
+		s.Mend = "change the definition of " + v.Name + " to what the table is now, then: freshet up --new-snapshot -c FILE"
+	}
 	for i, t := range s.Tables {
+		if v.Events {
+			break
+		}
 		if i > 0 {
 			s.Mend += ", then "
 		}
@@ -137,7 +143,7 @@ func (f *fold) schemaChange(c *change.Control) error {
 // mendBegin notes that a table is being read whole again, or (whole is false) not any more.
 func (f *fold) mendBegin(table string, whole bool) {
 	for name, s := range f.meta.Stopped {
-		if f.views[name].Source.FullName() == table {
+		if v := f.views[name]; v.Source.FullName() == table && !v.Events {
 			s.Mending = whole && len(s.Tables) == 1
 			f.meta.Stopped[name] = s
 		}

@@ -56,7 +56,7 @@ func (f *fold) put(v *view, c *contribution) error {
 	for i := range v.levels {
 		l := &v.levels[i]
 		start, ok := l.start(c.time)
-		if !ok {
+		if !ok || (v.Events && f.gone(l, start)) {
 			continue
 		}
 		t, err := f.tile(v, c.entity, l, start)
@@ -78,6 +78,9 @@ func (f *fold) put(v *view, c *contribution) error {
 		if err := f.setTile(v, c.entity, &v.levels[i], starts[i], t); err != nil {
 			return err
 		}
+	}
+	if v.Events {
+		return nil
 	}
 	return f.batch.Set(v.indexKey(c), encodeInputs(c.inputs))
 }

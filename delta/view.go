@@ -26,6 +26,7 @@ type view struct {
 	// joinDecides tells that where reads a dimension: then a row may have become one of the view, or
 	// none, by a join alone.
 	joinDecides bool
+	newest      int // of events: the accumulator of the newest event time in the lifetime tiles
 }
 
 // level is the tiles of one hop; hop 0 is one tile over all rows.
@@ -74,6 +75,9 @@ func compile(fv *feature.View) (*view, error) {
 	for _, f := range fv.Features {
 		v.addFeature(f)
 	}
+	if fv.Events {
+		v.addNewest()
+	}
 	for _, ref := range v.inputs {
 		if ref.Join < 0 {
 			need(ref.Column)
@@ -95,6 +99,9 @@ func compile(fv *feature.View) (*view, error) {
 // checkNamed refuses tables whose updates and deletes do not name the row by its primary key, which
 // is what rows are stored under.
 func checkNamed(v *feature.View) error {
+	if v.Events {
+		return nil // rows are not found again
+	}
 	tables := []*feature.Table{v.Source}
 	for _, j := range v.Joins {
 		tables = append(tables, j.Table)
@@ -110,14 +117,33 @@ func checkNamed(v *feature.View) error {
 	return nil
 }
 
+// addNewest has the newest event time kept in the lifetime tile: of events there are no rows to look
+// it up in.
+func (v *view) addNewest() {
+	at := v.input(feature.Ref{Join: -1, Column: v.EventTime})
+	op := aggregate.OpFor(feature.Max, at, feature.Type{Kind: feature.Timestamp})
+	life := &v.levels[0]
+	if v.newest = slices.Index(life.ops, op); v.newest < 0 {
+		v.newest = len(life.ops)
+		life.ops = append(life.ops, op)
+	}
+}
+
+// input gives the ordinal of a column among the view's inputs.
+func (v *view) input(of feature.Ref) int {
+	at := slices.Index(v.inputs, of)
+	if at < 0 {
+		at = len(v.inputs)
+		v.inputs = append(v.inputs, of)
+		v.columns = append(v.columns, v.column(of))
+	}
+	return at
+}
+
 func (v *view) addFeature(f feature.Feature) {
 	input := -1
 	if !f.CountRows {
-		if input = slices.Index(v.inputs, f.Of); input < 0 {
-			input = len(v.inputs)
-			v.inputs = append(v.inputs, f.Of)
-			v.columns = append(v.columns, v.column(f.Of))
-		}
+		input = v.input(f.Of)
 	}
 	hop := f.Hop.Microseconds()
 	l := slices.IndexFunc(v.levels, func(l level) bool { return l.hop == hop })

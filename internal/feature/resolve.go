@@ -85,8 +85,8 @@ func (c *Catalog) resolveView(d *FeatureView) (*View, error) {
 	if v.Source = c.Tables[d.Source]; v.Source == nil {
 		return nil, refuse(d, "the source has no table %q", d.Source).ToMend("name it as schema.table")
 	}
-	if d.Mode != "" && d.Mode != "rows" {
-		return nil, refuse(d, "mode %q is not supported yet: use mode: rows", d.Mode)
+	if err := v.resolveMode(); err != nil {
+		return nil, err
 	}
 	if len(v.Source.KeyColumns()) == 0 {
 		return nil, refuse(d, "table %s has no primary key, so its rows cannot be told apart", d.Source).
@@ -102,6 +102,26 @@ func (c *Catalog) resolveView(d *FeatureView) (*View, error) {
 		return nil, err
 	}
 	return v, v.checkIdentity()
+}
+
+// resolveMode tells rows, which come and go, from events, which only come.
+func (v *View) resolveMode() error {
+	d := v.Def
+	switch d.Mode {
+	case "", "rows":
+		if d.Lateness != 0 {
+			return refuse(d, "lateness is of mode: events; in mode: rows every row counts while it is visible").
+				ToMend("remove lateness, or say mode: events")
+		}
+	case "events":
+		if d.Lateness <= 0 {
+			return refuse(d, "mode: events needs lateness, the age by log time at which an event still counts").ToMend("add lateness: 1d")
+		}
+		v.Events, v.Lateness = true, time.Duration(d.Lateness)
+	default:
+		return refuse(d, "mode %q: expected rows or events", d.Mode)
+	}
+	return nil
 }
 
 func (c *Catalog) groupNames() string {
@@ -323,6 +343,9 @@ func way(t Type) string {
 // checkIdentity refuses a table whose before-images are too weak for the view: a row that moves to
 // another entity must be taken back where it was.
 func (v *View) checkIdentity() error {
+	if v.Events {
+		return nil // nothing is taken back
+	}
 	for _, k := range v.Key {
 		if !v.Source.CarriesOld(k) {
 			return refuse(v.Def, "updates and deletes of %s do not carry the old value of %s, so a row that moves to another entity could not be taken back",

@@ -88,6 +88,8 @@ type View struct {
 	Where      string
 	Joins      []Join
 	TTL        time.Duration // 0: never expires
+	Events     bool          // mode: events
+	Lateness   time.Duration // of events
 	Features   []Feature
 	Derived    []Derived
 }
