@@ -31,6 +31,12 @@ test-debezium: ## Kafka Connect, Debezium and confluent-kafka read our envelope 
 	.venv/bin/pip install --quiet -r capture/debezium/testdata/requirements.txt
 	FRESHET_DEBEZIUM_CLASSPATH='$(CURDIR)/bin/debezium/*' FRESHET_DEBEZIUM_PYTHON=$(CURDIR)/.venv/bin/python go test -count=1 -run TestRead ./capture/debezium
 
+test-examples: ## the consumers of docs/examples follow a real system (Java 17, Maven, Python)
+	mvn -q -B -f docs/examples/java/pom.xml org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/bin/examples
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet -r docs/examples/python/requirements.txt
+	FRESHET_EXAMPLES_CLASSPATH='$(CURDIR)/bin/examples/*' FRESHET_EXAMPLES_PYTHON=$(CURDIR)/.venv/bin/python go test -count=1 -run TestExamples ./integration
+
 test-versions: ## capture on PostgreSQL 14 to 18
 	@set -e; for v in 14 15 16 17 18; do echo "PostgreSQL $$v"; FRESHET_TEST_POSTGRES=$$v go test -count=1 ./capture; done
 
@@ -65,4 +71,4 @@ bench-%: build ## one benchmark of `freshet bench`, by name
 clean: ## what the targets above have made
 	rm -rf bin demo-data .venv
 
-.PHONY: help build demo test test-readers test-kafka test-debezium test-versions lint layering generate check-generated fuzz clean
+.PHONY: help build demo test test-readers test-kafka test-debezium test-examples test-versions lint layering generate check-generated fuzz clean

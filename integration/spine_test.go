@@ -55,6 +55,7 @@ from public.trips, c where tail is not null group by tail order by tail collate 
 type system struct {
 	t        *testing.T
 	url      string
+	brokers  []string
 	topics   *topic.Client
 	registry *topic.Registry
 	catalog  *feature.Catalog
@@ -77,7 +78,8 @@ func newSystem(t *testing.T) *system {
 	if err := s.source.EnsurePublication(ctx, c, names); err != nil {
 		t.Fatal(err)
 	}
-	s.topics = must(topic.Dial(ctx, topic.Config{Brokers: testkit.Kafka(t), Prefix: testkit.Prefix(t)}))(t)
+	s.brokers = testkit.Kafka(t)
+	s.topics = must(topic.Dial(ctx, topic.Config{Brokers: s.brokers, Prefix: testkit.Prefix(t)}))(t)
 	t.Cleanup(s.topics.Close)
 	s.registry = must(topic.OpenRegistry(ctx, s.topics))(t)
 	t.Cleanup(s.registry.Close)
