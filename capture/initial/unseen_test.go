@@ -28,7 +28,7 @@ func TestACommitThatIsPublishedAndNotSeen(t *testing.T) {
 	if err := Fence(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	st, err := s.Start(t.Context(), export.Consistent, time.Now)
+	st, err := s.Stream(t.Context(), export.Consistent, pgwire.StartOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

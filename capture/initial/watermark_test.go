@@ -341,7 +341,7 @@ func (l *life) live(stop func() bool) {
 	if err := l.source.Terminate(ctx, l.side); err != nil {
 		t.Fatal(err)
 	}
-	st, err := l.source.Start(ctx, l.confirmed, time.Now)
+	st, err := l.source.Stream(ctx, l.confirmed, pgwire.StartOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

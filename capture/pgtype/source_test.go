@@ -180,7 +180,7 @@ func (s *source) stream() reading {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	stream, err := src.Start(ctx, st.Confirmed, time.Now)
+	stream, err := src.Stream(ctx, st.Confirmed, pgwire.StartOptions{})
 	if err != nil {
 		s.t.Fatal(err)
 	}

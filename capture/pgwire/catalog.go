@@ -33,10 +33,10 @@ func Describe(ctx context.Context, c *pgx.Conn, names []string) ([]*feature.Tabl
 	return shapes(ctx, c, "nspname || '.' || relname = any($1) order by nspname, relname, a.attnum", names)
 }
 
-// Leaves gives the shapes of the tables that hold the rows of a table named schema.table: the leaves of a
+// leavesOf gives the shapes of the tables that hold the rows of a table named schema.table: the leaves of a
 // partitioned one, each with its columns in its own order, in the order of their names; of
 // another table itself.
-func Leaves(ctx context.Context, c *pgx.Conn, name string) ([]*feature.Table, error) {
+func leavesOf(ctx context.Context, c *pgx.Conn, name string) ([]*feature.Table, error) {
 	return shapes(ctx, c, `of.oid in (select coalesce(t.relid, r.oid)
 		from pg_class r join pg_namespace n on n.oid = r.relnamespace left join pg_partition_tree(r.oid) t on true
 		where n.nspname || '.' || r.relname = $1 and coalesce(t.isleaf, true)) order by nspname, relname, a.attnum`, name)

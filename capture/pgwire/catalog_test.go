@@ -2,11 +2,13 @@ package pgwire
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 func shapeText(tables []*feature.Table) string {
@@ -64,7 +66,7 @@ public.plain d: a*= b c
 		"public.plain":   "public.plain d: a*= b c\n",
 		"public.missing": "",
 	} {
-		leaves, err := Leaves(ctx, v.conn, name)
+		leaves, err := leavesOf(ctx, v.conn, name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +86,7 @@ func TestEnsurePublished(t *testing.T) {
 		create table halves (id int, part int, primary key (id, part)) partition by list (part);
 		create table halves_1 partition of halves for values in (1); create table halves_2 partition of halves for values in (2)`)
 	v.exec("drop publication pieces")
-	ctx := t.Context()
+	ctx, version := t.Context(), testkit.PostgresVersion(t)
 	all := []PublishedTable{{Name: "public.a", Columns: []string{"id", "x"}, Where: "id > 10"}, {Name: "public.parts"}}
 	for _, c := range []struct {
 		name   string
@@ -118,6 +120,9 @@ func TestEnsurePublished(t *testing.T) {
 				v.exec(c.there)
 			}
 		}
+		if lists := slices.ContainsFunc(c.tables, func(t PublishedTable) bool { return t.Columns != nil || t.Where != "" }); lists && version < listsSince {
+			c.want = fmt.Sprintf("PostgreSQL %d publishes whole tables only", version)
+		}
 		err := v.s.EnsurePublished(ctx, v.conn, c.tables)
 		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || fault.ClassOf(err) != fault.Usage) {
 			t.Errorf("%s: class %d, %v; want %q", c.name, fault.ClassOf(err), err, c.want)
@@ -132,18 +137,19 @@ func TestEnsurePublished(t *testing.T) {
 // TestSlotState: what the server says of a slot; a slot that stays has failover, a temporary one has not.
 func TestSlotState(t *testing.T) {
 	v := serve(t, map[string]string{"max_slot_wal_keep_size": "64MB"}, "create table a (id int primary key)")
-	ctx := t.Context()
+	ctx, version := t.Context(), testkit.PostgresVersion(t)
 	st, err := v.s.SlotState(ctx, v.conn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !st.Exists || st.Plugin != "pgoutput" || st.Temporary || st.Restart == 0 || st.Confirmed < st.Restart || st.Status != "reserved" ||
-		st.SafeWAL == nil || *st.SafeWAL <= 0 || st.TwoPhase || !st.Failover || st.Synced || st.Invalidation != "" || st.ActivePID != 0 || st.InactiveSince == 0 {
+		st.SafeWAL == nil || *st.SafeWAL <= 0 || st.TwoPhase || st.Failover != (version >= failoverSince) ||
+		st.Synced || st.Invalidation != "" || st.ActivePID != 0 || (st.InactiveSince > 0) != (version >= 17) {
 		t.Errorf("the slot is %+v", st)
 	}
 	other := v.s
-	other.Slot, other.NoFailover = "other", true
-	for temporary, want := range map[bool]bool{true: false, false: false} {
+	other.Slot = "other"
+	for temporary, want := range map[bool]bool{true: false, false: version >= failoverSince} {
 		e, err := other.CreateSlot(ctx, other.Slot, temporary)
 		if err != nil {
 			t.Fatal(err)
@@ -252,8 +258,12 @@ func TestEmitMessage(t *testing.T) {
 	if want := "[false freshet  true freshet 0001ff true end ]"; fmt.Sprint(got) != want {
 		t.Errorf("messages %v, want %s", got, want)
 	}
-	v.exec("revoke execute on function pg_logical_emit_message(boolean, text, bytea, boolean) from public")
-	if err := EmitMessage(ctx, c, false, "freshet", nil); fault.ClassOf(err) != fault.Permission || !strings.Contains(err.Error(), "GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, bytea, boolean)") {
+	function := "pg_logical_emit_message(boolean, text, bytea)"
+	if testkit.PostgresVersion(t) >= flushSince {
+		function = "pg_logical_emit_message(boolean, text, bytea, boolean)"
+	}
+	v.exec("revoke execute on function " + function + " from public")
+	if err := EmitMessage(ctx, c, false, "freshet", nil); fault.ClassOf(err) != fault.Permission || !strings.Contains(err.Error(), "GRANT EXECUTE ON FUNCTION "+function) {
 		t.Errorf("without the right: %v", err)
 	}
 }

@@ -33,8 +33,6 @@ type Source struct {
 	URL         string
 	Slot        string
 	Publication string
-	// NoFailover keeps a slot from having copies on standbys (version 17 and later).
-	NoFailover bool
 }
 
 // pinned are the settings that decide how values are written as text.

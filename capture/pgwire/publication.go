@@ -242,7 +242,7 @@ func (s Source) absent(ctx context.Context, c *pgx.Conn, t PublishedTable, have 
 
 // byLeaves tells whether all leaves of a partitioned table are published under their own names.
 func (s Source) byLeaves(ctx context.Context, c *pgx.Conn, t PublishedTable, have map[string]published) (bool, error) {
-	leaves, err := Leaves(ctx, c, t.Name)
+	leaves, err := leavesOf(ctx, c, t.Name)
 	if err != nil {
 		return false, err
 	}

@@ -173,14 +173,14 @@ const (
 
 // CreateSlot makes the source's slot, or a temporary one of another name, with an exported snapshot.
 // It waits for the transactions that run now. One that is to stay has failover, from version 17 on, if
-// the server is a primary and [Source.NoFailover] is not set.
+// the server is a primary.
 func (s Source) CreateSlot(ctx context.Context, name string, temporary bool) (*Export, error) {
 	c, err := s.replication(ctx)
 	if err != nil {
 		return nil, err
 	}
 	primary := c.ParameterStatus("in_hot_standby") != "on"
-	sql := createSQL(name, temporary, !s.NoFailover && primary, major(c.ParameterStatus("server_version")))
+	sql := createSQL(name, temporary, primary, major(c.ParameterStatus("server_version")))
 	create := func() (pglogrepl.CreateReplicationSlotResult, error) {
 		return pglogrepl.ParseCreateReplicationSlot(c.Exec(ctx, sql))
 	}

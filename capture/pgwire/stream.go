@@ -53,12 +53,6 @@ type Stream struct {
 	takes time.Duration // the longest that the socket may take to take what is written
 }
 
-// Start begins to stream whole transactions from a position the slot still has. Values of now travel
-// to the server for its statistics only.
-func (s Source) Start(ctx context.Context, from position.LSN, now func() time.Time) (*Stream, error) {
-	return s.Stream(ctx, from, StartOptions{Now: now})
-}
-
 // Stream begins to stream from a position the slot still has. When ctx ends the stream does.
 func (s Source) Stream(ctx context.Context, from position.LSN, o StartOptions) (*Stream, error) {
 	c, err := s.replication(ctx)

@@ -115,7 +115,12 @@ type together struct {
 	shapes  map[uint32]*Shape
 	aborts  int
 	whole   int // transactions that were rolled back completely
+	strays  int // aborts of what no piece has come of
 }
+
+// rolledBackSince is the first version that looks what became of a transaction before it sends a piece, and
+// sends nothing of one that is rolled back by then. It tells of aborts all the same, also in protocol 1.
+const rolledBackSince = 18
 
 type piece struct {
 	xid uint32
@@ -135,6 +140,8 @@ func (g *together) add(m *Message) {
 		}
 	case m.Kind == StreamStop:
 		g.current = 0
+	case m.Kind == StreamAbort && g.open[m.XID] == nil:
+		g.strays++
 	case m.Kind == StreamAbort && m.XID == m.SubXID:
 		g.whole++
 		delete(g.open, m.XID)
@@ -206,6 +213,9 @@ func (v *server) together(o StartOptions) *together {
 	if len(g.open) > 0 {
 		v.t.Errorf("%d transactions were begun and not ended", len(g.open))
 	}
+	if version := testkit.PostgresVersion(v.t); g.strays > 0 && version < rolledBackSince {
+		v.t.Errorf("PostgreSQL %d tells of %d aborts of what has not come", version, g.strays)
+	}
 	return g
 }
 
@@ -240,7 +250,9 @@ func TestPiecesAddUpToTheWhole(t *testing.T) {
 		v.transaction(i, random)
 	}
 	whole, pieces := v.together(StartOptions{}), v.together(StartOptions{Streaming: true})
-	if whole.pieces != 0 || pieces.pieces < 20 || pieces.aborts < 1 || pieces.whole < 1 {
+	// All is over before it is read here. What is rolled back after pieces of it came: package spool.
+	silent := testkit.PostgresVersion(t) >= rolledBackSince
+	if whole.pieces != 0 || pieces.pieces < 20 || pieces.aborts < 1 || (pieces.whole == 0) != silent {
 		t.Errorf("%d, %d pieces, %d, %d subtransactions and transactions rolled back: too few to tell", whole.pieces, pieces.pieces, pieces.aborts, pieces.whole)
 	}
 	t.Logf("%d lines, %d pieces, %d subtransactions and %d transactions rolled back", len(whole.out), pieces.pieces, pieces.aborts, pieces.whole)
@@ -300,7 +312,11 @@ func TestALargeTransactionInPieces(t *testing.T) {
 		begin; insert into a select i, 'six' from generate_series(100001, 120000) i; rollback;
 		insert into a values (0, 'seven')`)
 	whole, pieces := v.together(StartOptions{}), v.together(StartOptions{Streaming: true})
-	if pieces.pieces < 10 || pieces.aborts < 2 || pieces.whole != 1 {
+	rolledBack := 1
+	if testkit.PostgresVersion(t) >= rolledBackSince {
+		rolledBack = 0
+	}
+	if pieces.pieces < 10 || pieces.aborts < 2 || pieces.whole != rolledBack {
 		t.Errorf("%d pieces, %d and %d rolled back", pieces.pieces, pieces.aborts, pieces.whole)
 	}
 	same(t, whole.out, pieces.out)

@@ -60,6 +60,28 @@ func PostgresWith(t testing.TB, settings map[string]string) *embedded.Postgres {
 // PostgresMajor is the major version of PostgreSQL that tests want; "" is the embedded one's.
 func PostgresMajor() string { return os.Getenv("FRESHET_TEST_POSTGRES") }
 
+// PostgresVersion is the major version of PostgreSQL that tests get.
+func PostgresVersion(t testing.TB) int {
+	t.Helper()
+	major := PostgresMajor()
+	if major == "" {
+		major, _, _ = strings.Cut(embedded.PostgresVersion, ".")
+	}
+	n, err := strconv.Atoi(major)
+	if err != nil {
+		t.Fatalf("FRESHET_TEST_POSTGRES: %v", err)
+	}
+	return n
+}
+
+// PostgresSince skips a test of what PostgreSQL itself has only from a major version on.
+func PostgresSince(t testing.TB, major int, feature string) {
+	t.Helper()
+	if have := PostgresVersion(t); have < major {
+		t.Skipf("PostgreSQL %d has no %s", have, feature)
+	}
+}
+
 // Unavailable ends a test that could not start something: where it can't be had from here, by a skip,
 // which in CI would hide that nothing was tested, so there and for any other reason by a failure.
 func Unavailable(t testing.TB, err error) {
