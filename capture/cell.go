@@ -27,6 +27,7 @@ type publisher struct {
 	registry  *topic.Registry
 	writer    *topic.Writer
 	groups    []*feature.PartitionGroup
+	names     []string // of their topics
 	others    []string // topics beside those of changes
 	controlID []uint32
 	events    Events
@@ -50,6 +51,8 @@ type publisher struct {
 	part      bool    // the last transaction may be published in part, and has not come again
 	inKafka   bool    // a Kafka transaction is open
 	bytes     int     // in it
+	scratch   []byte
+	slab      slab
 	confirmed atomic.Uint64
 	stats     Stats
 }
@@ -158,8 +161,7 @@ func (p *publisher) closeCell(ctx context.Context) error {
 
 func (p *publisher) put(ctx context.Context, e *event, t target) error {
 	route := &e.table.routes[t.route]
-	name := p.topics.Changes(p.groups[route.group].Name)
-	codec := change.Codec{Table: e.table.shape}
+	codec, name := change.Codec{Table: e.table.shape}, p.names[route.group]
 	if route.id == 0 {
 		id, err := p.registry.SchemaID(ctx, codec.Subject(name), codec.Schema())
 		if err != nil {
@@ -167,9 +169,13 @@ func (p *publisher) put(ctx context.Context, e *event, t target) error {
 		}
 		route.id = id + 1
 	}
-	value := codec.Append(change.AppendFrame(make([]byte, 0, 64+e.bytes), route.id-1), e.change)
-	if len(value)+len(t.key) > topic.MaxValue {
-		return p.tooLong(ctx, e, len(value))
+	p.scratch = codec.Append(change.AppendFrame(p.scratch[:0], route.id-1), e.change)
+	if len(p.scratch)+len(t.key) > topic.MaxValue {
+		return p.tooLong(ctx, e, len(p.scratch))
+	}
+	value := p.slab.keep(p.scratch)
+	if cap(p.scratch) > slabBytes {
+		p.scratch = nil
 	}
 	rec := topic.Record{Topic: name, Partition: t.partition, Value: value, Position: e.change.Position.String()}
 	if t.key != "" {
@@ -255,7 +261,7 @@ func (p *publisher) write(ctx context.Context, c change.Control) error {
 		value := change.AppendControl(change.AppendFrame(nil, p.controlID[i]), &c)
 		for n := range g.Partitions {
 			p.writer.Put(ctx, topic.Record{
-				Topic: p.topics.Changes(g.Name), Partition: int32(n), Value: value, Position: c.Position.String(),
+				Topic: p.names[i], Partition: int32(n), Value: value, Position: c.Position.String(),
 			})
 			p.bytes += len(value)
 		}

@@ -21,7 +21,8 @@ type loop struct {
 	cut      *cutRequest        // waits for its consistent point
 	windows  map[string]*window // of the tables that a snapshot beside the stream reads
 	steps    <-chan *step
-	pending  *step // waits until everything below its high watermark is published
+	spare    chan<- []event // batches that may be filled again
+	pending  *step          // waits until everything below its high watermark is published
 }
 
 func (l *loop) run(ctx context.Context, queue <-chan []event, room *semaphore.Weighted) error {
@@ -76,6 +77,11 @@ func (l *loop) take(ctx context.Context, batch []event, room *semaphore.Weighted
 		}
 	}
 	room.Release(int64(min(bytes, queueBytes)))
+	clear(batch) // it holds on to its values
+	select {
+	case l.spare <- batch[:0]:
+	default:
+	}
 	if !last || !l.boundary {
 		return nil
 	}

@@ -14,9 +14,13 @@ import (
 )
 
 const (
-	queueBytes  = 32 << 20 // decoded changes that wait for the publisher
-	batchEvents = 256
-	eventBytes  = 256 // of an event beside its values
+	// queueBytes bounds the decoded changes that wait for the publisher: what it takes of a second. More would
+	// be memory that the garbage collector doubles.
+	queueBytes   = 8 << 20
+	batchEvents  = 256
+	spareBatches = 8   // kept to be filled again
+	eventBytes   = 448 // of an event beside its values: itself, the change, where it goes
+	valueBytes   = 48  // of a value beside its text
 )
 
 // reader is the stream's goroutine: messages in, batches of events out. Transactions that the server
@@ -28,6 +32,7 @@ type reader struct {
 	source  pgwire.Source // says what is not known
 	dead    <-chan uint32 // transactions that were rolled back though the stream did not say so
 	queue   chan<- []event
+	spare   <-chan []event      // batches that were published
 	room    *semaphore.Weighted // bytes of the queue
 	wake    func(reply bool)
 
@@ -146,6 +151,13 @@ func (r *reader) give(ctx context.Context, e event) error {
 		return nil
 	}
 	e.bytes = min(e.bytes+eventBytes, queueBytes/2)
+	if r.batch == nil {
+		select {
+		case r.batch = <-r.spare:
+		default:
+			r.batch = make([]event, 0, batchEvents)
+		}
+	}
 	r.batch = append(r.batch, e)
 	r.bytes += e.bytes
 	if e.kind == evBegin || e.kind == evRow && len(r.batch) < batchEvents && r.bytes < queueBytes/8 {

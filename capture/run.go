@@ -135,6 +135,7 @@ func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 		p.others = append(p.others, s.Topic)
 	}
 	for _, s := range specs {
+		p.names = append(p.names, s.Topic)
 		id, err := r.o.Registry.SchemaID(ctx, change.ControlSubject(s.Topic), change.ControlSchema())
 		if err != nil {
 			return nil, fmt.Errorf("schema of controls: %w", err)
@@ -314,17 +315,17 @@ func (s *session) follow(outer context.Context, conn *pgx.Conn, d *decoder, from
 		return err
 	}
 	defer stream.Close()
-	queue := make(chan []event, 64)
+	queue, spare := make(chan []event, 64), make(chan []event, spareBatches)
 	room := semaphore.NewWeighted(queueBytes)
 	g.Go(func() error {
 		defer close(queue)
-		in := &reader{stream: stream, spool: held, decoder: d, source: s.o.Source, dead: s.dead, queue: queue, room: room, wake: s.wake}
+		in := &reader{stream: stream, spool: held, decoder: d, source: s.o.Source, dead: s.dead, queue: queue, spare: spare, room: room, wake: s.wake}
 		return in.run(ctx)
 	})
 	g.Go(func() error {
 		// When the source goes away this ends with the queue, and what is on its way to Kafka goes on: a
 		// writer that is interrupted is dead.
-		l := &loop{Runner: s.Runner, p: s.p, steps: s.steps}
+		l := &loop{Runner: s.Runner, p: s.p, steps: s.steps, spare: spare}
 		return l.run(outer, queue, room)
 	})
 	g.Go(func() error { return s.confirm(ctx, stream, s.p) })

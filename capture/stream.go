@@ -208,7 +208,7 @@ func (d *decoder) poison(e event, m *pgwire.Message, cause error) (event, error)
 func size(t *pgwire.Tuple) int {
 	n := 0
 	for _, x := range t.Texts {
-		n += len(x) + 24
+		n += len(x) + valueBytes
 	}
 	return n
 }

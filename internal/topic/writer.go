@@ -21,6 +21,9 @@ const (
 	transactionTimeout = 60 * time.Second
 	maxRecordBytes     = 8 << 20
 	recordOverhead     = 4 << 10 // of a batch and of a record besides key and value
+	// What waits to be acknowledged. A small record takes five times its bytes in memory, so both are bounded.
+	bufferedBytes   = 32 << 20
+	bufferedRecords = 16 << 10
 )
 
 // MaxValue bounds key and value of a record together, in bytes.
@@ -44,10 +47,10 @@ func (c *Client) NewWriter(ctx context.Context, transactionalID string) (*Writer
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerLinger(linger),
-		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
+		kgo.WithCompressor(&frames{}),
 		kgo.ProducerBatchMaxBytes(maxRecordBytes),
-		kgo.MaxBufferedBytes(64<<20),
-		kgo.MaxBufferedRecords(1<<20),
+		kgo.MaxBufferedBytes(bufferedBytes),
+		kgo.MaxBufferedRecords(bufferedRecords),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("writer %s: %w", transactionalID, err)
@@ -77,7 +80,7 @@ func (w *Writer) Begin() error {
 	return w.fail(w.kafka.BeginTransaction())
 }
 
-// Put adds a record to the open transaction. It blocks while more than 64 MiB wait to be sent.
+// Put adds a record to the open transaction. It blocks while 32 MiB or 16,384 records wait to be acknowledged.
 func (w *Writer) Put(ctx context.Context, r Record) {
 	rec := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
 	if r.Position != "" {
