@@ -3,6 +3,7 @@
 GOLANGCI := bin/golangci-lint-v2.15.0
 PYTHON ?= python3
 FUZZTIME ?= 5s
+VERSIONS ?= 14 15 16 17 18
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +38,10 @@ test-examples: ## the consumers of docs/examples follow a real system (Java 17, 
 	.venv/bin/pip install --quiet -r docs/examples/python/requirements.txt
 	FRESHET_EXAMPLES_CLASSPATH='$(CURDIR)/bin/examples/*' FRESHET_EXAMPLES_PYTHON=$(CURDIR)/.venv/bin/python go test -count=1 -run TestExamples ./integration
 
-test-versions: ## capture on PostgreSQL 14 to 18
-	@set -e; for v in 14 15 16 17 18; do echo "PostgreSQL $$v"; FRESHET_TEST_POSTGRES=$$v go test -count=1 ./capture; done
+test-versions: ## capture, its parts, the doctor and a cut through the binary on PostgreSQL 14 to 18 (VERSIONS)
+	@set -e; for v in $(VERSIONS); do echo "PostgreSQL $$v"; export FRESHET_TEST_POSTGRES=$$v; \
+		go test -count=1 -p 1 ./capture/... ./internal/doctor; \
+		go test -count=1 -run TestACutThatWasCutOffIsRecordedAtTakeover ./integration; done
 
 lint: $(GOLANGCI) ## linters and formatting (.golangci.yml), go.mod tidy
 	$(GOLANGCI) config verify

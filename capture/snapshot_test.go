@@ -238,6 +238,7 @@ func TestPartitions(t *testing.T) {
 
 // TestRowFilter: the snapshot, the stream and a snapshot beside it have the same rows.
 func TestRowFilter(t *testing.T) {
+	testkit.PostgresSince(t, 15, "row filters")
 	where := "n % 2 = 0"
 	w := newWorld(t, nil, "alter table public.items replica identity full", "create publication p for table public.items where ("+where+")")
 	w.options = func(o *capture.Options) {

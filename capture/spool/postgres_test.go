@@ -22,19 +22,29 @@ import (
 type stream struct {
 	url      string
 	control  *pgx.Conn
+	filler   int           // the longest filler of a row that is worth to be streamed
 	messages chan [][]byte // all of them, once the last row came
 }
 
 // lastRow is the id of the row after which a stream ends.
 const lastRow = 1_000_000_000
 
-func startStream(t *testing.T, settings map[string]string) *stream {
+// startStream starts a server that streams every change at once; before version 16, which cannot be told to,
+// one that streams as soon as some 64 kB are there.
+func startStream(t *testing.T) *stream {
 	t.Helper()
-	settings["wal_level"] = "logical"
-	st := &stream{url: testkit.PostgresWith(t, settings).URL(), messages: make(chan [][]byte, 1)}
+	settings := map[string]string{"wal_level": "logical", "logical_decoding_work_mem": "64kB"}
+	st := &stream{filler: 3000, messages: make(chan [][]byte, 1)}
+	if testkit.PostgresVersion(t) >= 16 {
+		settings["debug_logical_replication_streaming"] = "immediate"
+	} else {
+		st.filler = 60_000
+	}
+	st.url = testkit.PostgresWith(t, settings).URL()
 	st.control = st.connect(t)
 	for _, q := range []string{
 		"create table t (id int, filler text)", "create table u (id int, filler text)", "create publication p for table t, u",
+		"alter table t alter filler set storage external", "alter table u alter filler set storage external",
 		"create table other (id int)", "set synchronous_commit = on", "select pg_create_logical_replication_slot('s', 'pgoutput')",
 	} {
 		_, err := st.control.Exec(t.Context(), q)
@@ -107,7 +117,7 @@ func (st *stream) caughtUp(t *testing.T) {
 // end writes the last row and gives all messages.
 func (st *stream) end(t *testing.T) [][]byte {
 	t.Helper()
-	_, err := st.control.Exec(t.Context(), "insert into t values ($1, '')", lastRow)
+	_, err := st.control.Exec(t.Context(), "insert into t values ($1, repeat('x', 100000))", lastRow)
 	must(t, err)
 	all, ok := <-st.messages
 	if !ok {
@@ -130,7 +140,7 @@ func (s *session) exec(t *testing.T, format string, args ...any) {
 }
 
 // step does one random thing; it gives the ids of rows that are committed by it, in their order.
-func (s *session) step(t *testing.T, r *rand.Rand, id *int) (committed []int) {
+func (s *session) step(t *testing.T, r *rand.Rand, id *int, filler int) (committed []int) {
 	t.Helper()
 	top := len(s.levels) - 1
 	if top < 0 {
@@ -142,7 +152,7 @@ func (s *session) step(t *testing.T, r *rand.Rand, id *int) (committed []int) {
 	case n < 45:
 		for range 1 + r.IntN(3) {
 			*id++
-			s.exec(t, "insert into %s values (%d, repeat('x', %d))", []string{"t", "u"}[r.IntN(2)], *id, r.IntN(3000))
+			s.exec(t, "insert into %s values (%d, repeat('x', %d))", []string{"t", "u"}[r.IntN(2)], *id, r.IntN(filler))
 			s.levels[top] = append(s.levels[top], *id)
 		}
 	case n < 55: // blocks with exceptions have savepoints of their own, released or rolled back
@@ -180,7 +190,7 @@ func (s *session) step(t *testing.T, r *rand.Rand, id *int) (committed []int) {
 // by a real server, come out of the spool as what was committed.
 func TestWhatPostgresStreams(t *testing.T) {
 	r := testkit.Seed(t)
-	st := startStream(t, map[string]string{"debug_logical_replication_streaming": "immediate"})
+	st := startStream(t)
 	sessions := []*session{{conn: st.connect(t)}, {conn: st.connect(t)}, {conn: st.connect(t)}}
 	var want [][]int // by commit
 	id := 0
@@ -188,13 +198,13 @@ func TestWhatPostgresStreams(t *testing.T) {
 		if r.IntN(3) == 0 {
 			st.caughtUp(t)
 		}
-		if got := sessions[r.IntN(len(sessions))].step(t, r, &id); got != nil {
+		if got := sessions[r.IntN(len(sessions))].step(t, r, &id, st.filler); got != nil {
 			want = append(want, got)
 		}
 	}
 	for _, s := range sessions {
 		for s.levels != nil {
-			if got := s.step(t, r, &id); got != nil {
+			if got := s.step(t, r, &id, st.filler); got != nil {
 				want = append(want, got)
 			}
 		}
@@ -221,6 +231,7 @@ func replay(t *testing.T, messages [][]byte) (commits [][]int, aborts, cut int) 
 	t.Helper()
 	s := open(t, Options{Memory: 10_000, segment: 20_000, handles: 2})
 	var piece uint32
+	var whole []int // rows of a transaction that was too small to be streamed
 	for _, m := range messages {
 		be := binary.BigEndian
 		if m[0] != 'A' && s.aborts != 0 {
@@ -246,7 +257,23 @@ func replay(t *testing.T, messages [][]byte) (commits [][]int, aborts, cut int) 
 			if ids := rowsOf(t, records); ids != nil {
 				commits = append(commits, ids)
 			}
+		case 'B':
+			if st := testkit.PostgresVersion(t); st >= 16 {
+				t.Fatalf("PostgreSQL %d does not stream all that there is", st)
+			}
+			whole = []int{}
+		case 'C':
+			if len(whole) > 0 {
+				commits = append(commits, whole)
+			}
+			whole = nil
 		default:
+			if piece == 0 && whole != nil {
+				if m[0] == 'I' {
+					whole = append(whole, rowID(t, m[9:]))
+				}
+				continue
+			}
 			if piece == 0 {
 				t.Fatalf("message %c outside of a piece", m[0])
 			}
@@ -273,10 +300,7 @@ func rowsOf(t *testing.T, records []record) (ids []int) {
 			if !shapes[relation] {
 				t.Fatalf("a row of table %d before its shape", relation)
 			}
-			n := be.Uint32(r.raw[13:])
-			id, err := strconv.Atoi(string(r.raw[17 : 17+n]))
-			must(t, err)
-			ids = append(ids, id)
+			ids = append(ids, rowID(t, r.raw[13:]))
 		default:
 			t.Fatalf("message %c", r.raw[0])
 		}
@@ -284,13 +308,24 @@ func rowsOf(t *testing.T, records []record) (ids []int) {
 	return ids
 }
 
+// rowID reads the id, the first column, where the text of it begins with its length.
+func rowID(t *testing.T, b []byte) int {
+	t.Helper()
+	id, err := strconv.Atoi(string(b[4 : 4+binary.BigEndian.Uint32(b)]))
+	must(t, err)
+	return id
+}
+
 // TestAnAbortNamesChildrenFirst: what the package comment says of PostgreSQL, and that the whole transaction's abort names it twice, children before it.
 func TestAnAbortNamesChildrenFirst(t *testing.T) {
-	st := startStream(t, map[string]string{"debug_logical_replication_streaming": "immediate"})
+	st := startStream(t)
 	c := st.connect(t)
+	row := func(id int) string { // that is worth to be streamed alone
+		return fmt.Sprintf("insert into t values (%d, repeat('x', 100000))", id)
+	}
 	for _, q := range []string{
-		"begin", "insert into t values (1)", "savepoint a", "insert into t values (2)", "savepoint b", "insert into t values (3)",
-		"release savepoint b", "savepoint c", "insert into t values (4)", "rollback to savepoint a", "insert into t values (5)", "rollback",
+		"begin", row(1), "savepoint a", row(2), "savepoint b", row(3),
+		"release savepoint b", "savepoint c", row(4), "rollback to savepoint a", row(5), "rollback",
 	} {
 		_, err := c.Exec(t.Context(), q)
 		must(t, err)
