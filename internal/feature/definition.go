@@ -99,6 +99,7 @@ type GroupKey struct {
 // FeatureView turns the changes of one source table into features of one entity.
 type FeatureView struct {
 	Meta        Meta              `json:"meta" yaml:"-"`
+	Lines       map[string]int    `json:"-" yaml:"-"` // of its keys, as in "features.2.of"; for errors
 	APIVersion  string            `json:"apiVersion,omitempty" yaml:"apiVersion"`
 	Kind        string            `json:"kind" yaml:"kind"`
 	Name        string            `json:"name" yaml:"name"`

@@ -1,11 +1,14 @@
 package feature
 
 import (
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/strict"
 )
 
 // Resolve checks definitions against the source's tables and gives the catalog everything runs
@@ -77,19 +80,48 @@ func refuse(d *FeatureView, what string, args ...any) *fault.Error {
 	return fault.New(fault.Usage, "view "+d.Name+": "+what, args...).At("%s", d.Meta)
 }
 
+// refuseAt is refuse at the line of a key of the view, as in "join.0.on"; of what is not there, at that of
+// what it would stand in.
+func refuseAt(d *FeatureView, key, what string, args ...any) *fault.Error {
+	return refuse(d, what, args...).At("%s", d.Place(key))
+}
+
+// Place gives where a key of the view stands in its file, as in "join.0.on"; of what is not there, where
+// what it would stand in does.
+func (d *FeatureView) Place(key string) Meta {
+	m := d.Meta
+	for key != "" {
+		if line := d.Lines[key]; line > 0 {
+			m.Line = line
+			break
+		}
+		at := strings.LastIndexByte(key, '.')
+		key = key[:max(at, 0)]
+	}
+	return m
+}
+
+// near gives "did you mean x?", or all that there is.
+func near(word, what string, known []string) string {
+	if n := strict.Nearest(word, known); n != "" {
+		return "did you mean " + n + "?"
+	}
+	return what + " are: " + strings.Join(known, ", ")
+}
+
 func (c *Catalog) resolveView(d *FeatureView) (*View, error) {
 	v := &View{Def: d, Name: d.Name, Generation: 1, Where: strings.TrimSpace(d.Where), TTL: time.Duration(d.TTL)}
 	if v.Group = c.Group(d.Group); v.Group == nil {
-		return nil, refuse(d, "group %q is not defined", d.Group).ToMend("define it with kind: PartitionGroup, or use one of: %s", c.groupNames())
+		return nil, refuseAt(d, "group", "group %q is not defined", d.Group).ToMend("define it with kind: PartitionGroup, or use one of: %s", c.groupNames())
 	}
 	if v.Source = c.Tables[d.Source]; v.Source == nil {
-		return nil, refuse(d, "the source has no table %q", d.Source).ToMend("name it as schema.table")
+		return nil, refuseAt(d, "source", "the source has no table %q", d.Source).ToMend("write it as schema.table, as the database has it")
 	}
 	if err := v.resolveMode(); err != nil {
 		return nil, err
 	}
 	if len(v.Source.KeyColumns()) == 0 {
-		return nil, refuse(d, "table %s has no primary key, so its rows cannot be told apart", d.Source).
+		return nil, refuseAt(d, "source", "table %s has no primary key, so its rows cannot be told apart", d.Source).
 			ToMend("ALTER TABLE %s ADD PRIMARY KEY (…)", d.Source)
 	}
 	if err := c.resolveEntity(v); err != nil {
@@ -135,80 +167,123 @@ func (c *Catalog) groupNames() string {
 func (c *Catalog) resolveEntity(v *View) error {
 	d := v.Def
 	if len(d.Entity) == 0 || d.Entity[0] != v.Group.Key.Name {
-		return refuse(d, "the first entity key must be the group's key %q", v.Group.Key.Name)
+		return refuseAt(d, "entity", "the first entity key must be the group's key").ToMend("entity: [%s, …]", v.Group.Key.Name)
 	}
 	for i, name := range d.Entity {
 		column, ok := d.Key[name]
 		if !ok {
-			return refuse(d, "entity key %q has no source column", name).ToMend("add it under key: {%s: COLUMN}", name)
+			return refuseAt(d, "key", "entity key %q has no source column", name).ToMend("add it under key: {%s: COLUMN}", name)
 		}
 		at := v.Source.Index(column)
 		if at < 0 {
-			return refuse(d, "%s has no column %q", d.Source, column).ToMend("columns are: %s", columnNames(v.Source))
+			return refuseAt(d, "key."+name, "%s has no column %q", d.Source, column).ToMend("%s", near(column, "columns of "+d.Source, columnNames(v.Source)))
 		}
 		t := v.Source.Columns[at].Type.Plain()
 		if t.Kind == List || t.Kind == Decimal && t.Precision == 0 {
-			return refuse(d, "entity key %s: column %s is %s, which cannot be a key", name, column, v.Source.Columns[at].Source).
+			return refuseAt(d, "key."+name, "entity key %s: column %s is %s, which cannot be a key", name, column, v.Source.Columns[at].Source).
 				ToMend("use a column of another type, or of numeric with at most 38 digits")
 		}
 		if i == 0 && t.Kind.String() != v.Group.Key.Type {
-			return refuse(d, "column %s is %s but the group's key is %s", column, t, v.Group.Key.Type)
+			return refuseAt(d, "key."+name, "column %s is %s but the key of group %s is %s", column, t, v.Group.Name, v.Group.Key.Type).
+				ToMend("use a column of type %s, or a group whose key is {name: %s, type: %s}", v.Group.Key.Type, name, t)
 		}
 		v.Entity = append(v.Entity, Field{Name: name, Type: t})
 		v.Key = append(v.Key, at)
 	}
 	if v.EventTime = v.Source.Index(d.EventTime); v.EventTime < 0 {
-		return refuse(d, "event_time: %s has no column %q", d.Source, d.EventTime).ToMend("columns are: %s", columnNames(v.Source))
+		return refuseAt(d, "event_time", "event_time: %s has no column %q", d.Source, d.EventTime).ToMend("%s", near(d.EventTime, "columns of "+d.Source, columnNames(v.Source)))
 	}
 	if et := v.Source.Columns[v.EventTime]; et.Type.Kind != Timestamp {
-		return refuse(d, "event_time: column %s is %s; expected a timestamp", et.Name, et.Source)
+		return refuseAt(d, "event_time", "event_time: column %s is %s, which is no time", et.Name, et.Source).ToMend("use a column of type timestamp with time zone: %s", timestamps(v.Source))
 	}
 	return nil
 }
 
-func columnNames(t *Table) string {
+func columnNames(t *Table) []string {
 	names := make([]string, len(t.Columns))
 	for i, c := range t.Columns {
 		names[i] = c.Name
 	}
+	return names
+}
+
+// timestamps names the columns that can be an event time.
+func timestamps(t *Table) string {
+	var names []string
+	for _, c := range t.Columns {
+		if c.Type.Kind == Timestamp {
+			names = append(names, c.Name)
+		}
+	}
+	if names == nil {
+		return t.FullName() + " has none"
+	}
 	return strings.Join(names, ", ")
+}
+
+// keyNames names the columns of the primary key.
+func keyNames(t *Table) []string {
+	var names []string
+	for _, k := range t.KeyColumns() {
+		names = append(names, t.Columns[k].Name)
+	}
+	return names
 }
 
 func (c *Catalog) resolveJoins(v *View) error {
 	d := v.Def
-	for _, jd := range d.Join {
+	for i, jd := range d.Join {
+		at := "join." + strconv.Itoa(i)
 		t := c.Tables[jd.Table]
 		if t == nil {
-			return refuse(d, "join: the source has no table %q", jd.Table)
+			return refuseAt(d, at+".table", "join: the source has no table %q", jd.Table).ToMend("write it as schema.table, as the database has it")
 		}
 		if jd.AsOf != "" && jd.AsOf != "change" {
-			return refuse(d, "join %s: as_of: %s is not supported yet: use as_of: change", jd.Table, jd.AsOf)
+			return refuseAt(d, at+".as_of", "join %s: as_of: %s is not supported yet", jd.Table, jd.AsOf).ToMend("use as_of: change")
 		}
 		if !validName(jd.As) {
-			return refuse(d, "join %s: as: %q is not a name", jd.Table, jd.As)
+			return refuseAt(d, at+".as", "join %s: as: %q is not a name", jd.Table, jd.As).ToMend("write as: NAME, of lower-case letters, digits and _: its columns are NAME.COLUMN then")
 		}
-		j := Join{Table: t, As: jd.As}
-		keys := t.KeyColumns()
-		for _, k := range keys {
-			source, ok := jd.On[t.Columns[k].Name]
-			if !ok {
-				return refuse(d, "join %s: on: must name its whole primary key (%s is missing)", jd.Table, t.Columns[k].Name)
-			}
-			s := v.Source.Index(source)
-			if s < 0 {
-				return refuse(d, "join %s: %s has no column %q", jd.Table, d.Source, source).ToMend("columns are: %s", columnNames(v.Source))
-			}
-			if t.Columns[k].Type.Kind != v.Source.Columns[s].Type.Kind {
-				return refuse(d, "join %s: %s is %s but %s is %s", jd.Table, t.Columns[k].Name, t.Columns[k].Type, source, v.Source.Columns[s].Type)
-			}
-			j.On = append(j.On, JoinOn{Dimension: k, Source: s})
-		}
-		if len(keys) == 0 || len(jd.On) != len(keys) {
-			return refuse(d, "join %s: on: must be exactly its primary key", jd.Table)
+		j, err := v.resolveOn(jd, t, at)
+		if err != nil {
+			return err
 		}
 		v.Joins = append(v.Joins, j)
 	}
 	return nil
+}
+
+// resolveOn pairs the primary key of a joined table with columns of the source.
+func (v *View) resolveOn(jd JoinDef, t *Table, at string) (Join, error) {
+	d, j := v.Def, Join{Table: t, As: jd.As}
+	keys := keyNames(t)
+	if len(keys) == 0 {
+		return j, refuseAt(d, at, "join %s: the table has no primary key, so there may be many rows for one", jd.Table).ToMend("ALTER TABLE %s ADD PRIMARY KEY (…);", jd.Table)
+	}
+	for _, name := range slices.Sorted(maps.Keys(jd.On)) {
+		if !slices.Contains(keys, name) {
+			return j, refuseAt(d, at+".on."+name, "join %s: %s is no part of its primary key, so there may be many rows for one", jd.Table, name).
+				ToMend("on: {%s: COLUMN OF %s}", strings.Join(keys, ": …, "), d.Source)
+		}
+	}
+	for _, k := range t.KeyColumns() {
+		name := t.Columns[k].Name
+		source, ok := jd.On[name]
+		if !ok {
+			return j, refuseAt(d, at+".on", "join %s: on: must name its whole primary key, and %s is missing", jd.Table, name).
+				ToMend("on: {%s: COLUMN OF %s}", strings.Join(keys, ": …, "), d.Source)
+		}
+		s := v.Source.Index(source)
+		if s < 0 {
+			return j, refuseAt(d, at+".on."+name, "join %s: %s has no column %q", jd.Table, d.Source, source).ToMend("%s", near(source, "columns of "+d.Source, columnNames(v.Source)))
+		}
+		if t.Columns[k].Type.Kind != v.Source.Columns[s].Type.Kind {
+			return j, refuseAt(d, at+".on."+name, "join %s: %s is %s but %s is %s", jd.Table, name, t.Columns[k].Type, source, v.Source.Columns[s].Type).
+				ToMend("join by a column of %s that is %s", d.Source, t.Columns[k].Type)
+		}
+		j.On = append(j.On, JoinOn{Dimension: k, Source: s})
+	}
+	return j, nil
 }
 
 // Lookup finds a column of the source, or alias.column of a join.
@@ -286,7 +361,7 @@ func (v *View) resolveFeature(fd FeatureDef) ([]Feature, error) {
 	} else {
 		ref, col, ok := v.Lookup(fd.Of)
 		if !ok {
-			return nil, refuse(d, "feature %s: unknown column %q", fd.Name, fd.Of).ToMend("columns of %s are: %s", d.Source, columnNames(v.Source))
+			return nil, refuse(d, "feature %s: unknown column %q", fd.Name, fd.Of).ToMend("columns of %s are: %s", d.Source, strings.Join(columnNames(v.Source), ", "))
 		}
 		f.Of, f.OfType = ref, col.Type
 		if f.Type, ok = resultType(agg, col.Type); !ok {
@@ -348,7 +423,7 @@ func (v *View) checkIdentity() error {
 	}
 	for _, k := range v.Key {
 		if !v.Source.CarriesOld(k) {
-			return refuse(v.Def, "updates and deletes of %s do not carry the old value of %s, so a row that moves to another entity could not be taken back",
+			return refuseAt(v.Def, "key", "updates and deletes of %s do not carry the old value of %s, so a row that moves to another entity could not be taken back",
 				v.Source.FullName(), v.Source.Columns[k].Name).ToMend("ALTER TABLE %s REPLICA IDENTITY FULL;", v.Source.FullName())
 		}
 	}

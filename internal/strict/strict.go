@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -57,6 +58,34 @@ func (d Document) Field(name string) string {
 	}
 	s, _ := m[name].(string)
 	return s
+}
+
+// Lines gives the line of everything in the document that has a name: of keys under their path, and of
+// the elements of lists under their number, as in "features.2.of".
+func (d Document) Lines() map[string]int {
+	out := map[string]int{}
+	lines(d.node, "", out)
+	return out
+}
+
+func lines(n ast.Node, path string, out map[string]int) {
+	at := func(name string) string { return strings.TrimPrefix(path+"."+name, ".") }
+	switch x := n.(type) {
+	case *ast.MappingNode:
+		for _, v := range x.Values {
+			lines(v, path, out)
+		}
+	case *ast.MappingValueNode:
+		key := x.Key.GetToken()
+		out[at(key.Value)] = key.Position.Line
+		lines(x.Value, at(key.Value), out)
+	case *ast.SequenceNode:
+		for i, v := range x.Values {
+			name := strconv.Itoa(i)
+			out[at(name)] = v.GetToken().Position.Line
+			lines(v, at(name), out)
+		}
+	}
 }
 
 // Decode reads the document into a struct with yaml tags.

@@ -55,7 +55,7 @@ func add(d *feature.Definitions, doc strict.Document) error {
 	case "PartitionGroup":
 		return into(&d.Groups, doc, func(x *feature.PartitionGroup) { x.Meta = meta })
 	case "FeatureView":
-		return into(&d.Views, doc, func(x *feature.FeatureView) { x.Meta = meta })
+		return into(&d.Views, doc, func(x *feature.FeatureView) { x.Meta, x.Lines = meta, doc.Lines() })
 	case "FeatureSet":
 		return into(&d.Sets, doc, func(x *feature.FeatureSet) { x.Meta = meta })
 	case "Model":
