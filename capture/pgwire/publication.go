@@ -185,22 +185,9 @@ func (s Source) fits(ctx context.Context, c *pgx.Conn, t PublishedTable, have ma
 	if !ok {
 		return s.absent(ctx, c, t, have, viaRoot)
 	}
-	want := t.Columns
-	if want == nil && p.columns != nil {
-		shapes, err := Describe(ctx, c, []string{t.Name})
-		if err != nil {
+	if p.columns != nil {
+		if err := s.sameColumns(ctx, c, t, p.columns, again); err != nil {
 			return err
-		}
-		for _, shape := range shapes {
-			for _, col := range shape.Columns {
-				want = append(want, col.Name)
-			}
-		}
-	}
-	for _, col := range want {
-		if p.columns != nil && !slices.Contains(p.columns, col) {
-			return fault.New(fault.Usage, "publication %s leaves column %s of table %s out", s.Publication, col, t.Name).
-				ToMend("%s; or do not capture the column", again)
 		}
 	}
 	same, err := s.sameFilter(ctx, c, t, p.where)
@@ -212,6 +199,38 @@ func (s Source) fits(ctx context.Context, c *pgx.Conn, t PublishedTable, have ma
 	}
 	return fault.New(fault.Usage, "publication %s has only rows of table %s where %s", s.Publication, t.Name, *p.where).
 		ToMend("%s; or capture the table with this filter", again)
+}
+
+// sameColumns checks that an existing publication has the columns that are wanted, and none that a
+// snapshot does not read: generated ones, which it can have from version 18 on.
+func (s Source) sameColumns(ctx context.Context, c *pgx.Conn, t PublishedTable, have []string, again string) error {
+	shapes, err := Describe(ctx, c, []string{t.Name})
+	if err != nil {
+		return err
+	}
+	var all []string
+	for _, shape := range shapes {
+		for _, col := range shape.Columns {
+			all = append(all, col.Name)
+		}
+	}
+	want := t.Columns
+	if want == nil {
+		want = all
+	}
+	for _, col := range want {
+		if !slices.Contains(have, col) {
+			return fault.New(fault.Usage, "publication %s leaves column %s of table %s out", s.Publication, col, t.Name).
+				ToMend("%s; or do not capture the column", again)
+		}
+	}
+	for _, col := range have {
+		if !slices.Contains(all, col) {
+			return fault.New(fault.Usage, "publication %s has the generated column %s of table %s, which snapshots do not have", s.Publication, col, t.Name).
+				ToMend("ALTER PUBLICATION %s SET (publish_generated_columns = none); if the column is listed: %s", pgx.Identifier{s.Publication}.Sanitize(), again)
+		}
+	}
+	return nil
 }
 
 // absent says why a table is not in an existing publication, and how it gets there.
