@@ -30,9 +30,11 @@ const snapshotRows = 100_000
 // by turns it, the backend that serves it, the whole server and the broker are killed: during a
 // snapshot, with small transactions, with one of many rows, while columns come and go. What the topics
 // say must then be what the triggers of the source have written down. KILLS is the number of kills (8),
-// ROWS that of the rows of the large transactions (50,000); SEED repeats a choice of kills.
+// ROWS that of the rows that the large transactions commit (50,000), LARGEST the same for each fifth
+// round (ROWS); SEED repeats a choice of kills.
 func TestCaptureKillsLoseNothing(t *testing.T) {
 	kills, rows := number(t, "KILLS", 8), number(t, "ROWS", 50_000)
+	largest := number(t, "LARGEST", rows)
 	r := testkit.Seed(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute+time.Duration(kills)*30*time.Second)
 	defer cancel()
@@ -40,7 +42,11 @@ func TestCaptureKillsLoseNothing(t *testing.T) {
 	k := &killer{w: w, c: w.captor("capture"), r: r, tally: map[string]int{}, ends: map[string]int{}}
 	rounds := max(2, kills/20)
 	for round := range rounds {
-		k.round(ctx, round, kills/rounds, rows)
+		if round%5 == 0 {
+			k.round(ctx, round, kills/rounds, largest)
+		} else {
+			k.round(ctx, round, kills/rounds, rows)
+		}
 		if t.Failed() {
 			break
 		}
@@ -96,7 +102,8 @@ func (k *killer) round(ctx context.Context, round, kills, rows int) {
 	if history.SnapshotRows() < snapshotRows/2 || len(history.Seen) < 100 {
 		t.Errorf("%d rows in the snapshot, %d changes: nothing was tried", history.SnapshotRows(), len(history.Seen))
 	}
-	t.Logf("round %d: %d transactions, %d changes of shape", round, writers.committed.Load(), writers.altered.Load())
+	t.Logf("round %d: %d transactions, %d changes of shape, %d transactions that commit %d rows", round,
+		writers.committed.Load(), writers.altered.Load(), writers.larges.Load(), rows)
 	k.forget(ctx)
 }
 

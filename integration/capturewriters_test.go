@@ -24,6 +24,7 @@ type writers struct {
 
 	shapes    atomic.Bool // columns may come and go
 	committed atomic.Int64
+	larges    atomic.Int64 // of the committed ones
 	altered   atomic.Int64
 	columns   atomic.Int64
 	// grown tells that a large transaction has just been committed.
@@ -220,6 +221,7 @@ func (x *writers) large(ctx context.Context, r *rand.Rand, rows int) {
 		}
 		if err == nil {
 			done = true
+			x.larges.Add(1)
 			select {
 			case x.grown <- struct{}{}:
 			default:
@@ -239,7 +241,7 @@ func (x *writers) largeOnce(ctx context.Context, c *pgx.Conn, base int64, rows i
 			return err
 		}
 		_, err := c.Exec(ctx, "insert into public.items (id, account, n, note) select $1 + i, 'account ' || i % 97, i, 'large' from generate_series(1, $2::bigint) i",
-			base+int64(i*rows), rows/10)
+			base+int64(i*rows), rows/7) // of ten times three are rolled back
 		if err != nil {
 			return err
 		}
