@@ -65,6 +65,10 @@ func (p *Publisher) recover(ctx context.Context) error {
 	}
 	p.frames[""] = change.AppendFrame(nil, id)
 	for _, v := range p.o.Catalog.Views {
+		numbers := p.numbers(v.Group.Name)
+		if len(numbers) == 0 {
+			continue
+		}
 		codec := change.DeltaCodec{View: v}
 		name := p.o.Topics.Delta(v.Name)
 		id, err := p.o.Registry.SchemaID(ctx, codec.Subject(name), codec.Schema())
@@ -72,7 +76,7 @@ func (p *Publisher) recover(ctx context.Context) error {
 			return fmt.Errorf("%w", err)
 		}
 		p.frames[v.Name] = change.AppendFrame(nil, id)
-		tails, err := p.o.Topics.Tails(ctx, name)
+		tails, err := p.o.Topics.Tails(ctx, name, numbers...)
 		if err != nil {
 			return fmt.Errorf("%w", err)
 		}
@@ -91,6 +95,16 @@ func (p *Publisher) recover(ctx context.Context) error {
 		}
 	}
 	return p.recoverDead()
+}
+
+// numbers gives the publisher's partitions of a group.
+func (p *Publisher) numbers(group string) (out []int32) {
+	for _, part := range p.partitions {
+		if part.o.Group == group {
+			out = append(out, int32(part.o.Partition))
+		}
+	}
+	return out
 }
 
 // decodeTail reads the last delta of a partition by the schema it was written with, which may be one

@@ -139,7 +139,7 @@ func Kafka(t testing.TB) []string {
 	if brokers := os.Getenv("FRESHET_TEST_KAFKA"); brokers != "" {
 		return strings.Split(brokers, ",")
 	}
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.BrokerConfigs(map[string]string{"group.min.session.timeout.ms": "100"}))
 	if err != nil {
 		t.Fatal(err)
 	}

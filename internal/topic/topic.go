@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -245,9 +246,9 @@ func (c *Client) settle(ctx context.Context, ask func(context.Context) error) er
 	}
 }
 
-// Tails gives the last committed record of each partition; empty partitions are missing. The
+// Tails gives the last committed record of each partition, or of some; empty partitions are missing. The
 // offsets before the end may be transaction markers, so it steps back until it meets a record.
-func (c *Client) Tails(ctx context.Context, topic string) (map[int32]*Record, error) {
+func (c *Client) Tails(ctx context.Context, topic string, only ...int32) (map[int32]*Record, error) {
 	starts, err := c.Starts(ctx, topic)
 	if err != nil {
 		return nil, err
@@ -259,7 +260,7 @@ func (c *Client) Tails(ctx context.Context, topic string) (map[int32]*Record, er
 	out := map[int32]*Record{}
 	want := map[int32]int64{}
 	for p, end := range ends {
-		if end > starts[p] {
+		if end > starts[p] && (len(only) == 0 || slices.Contains(only, p)) {
 			want[p] = end
 		}
 	}

@@ -229,6 +229,7 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=100
 log.cleaner.dedupe.buffer.size=16777216
 `, listen[0], listen[1], filepath.Join(dir, "data"))
 	err = errors.Join(
