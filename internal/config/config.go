@@ -102,6 +102,9 @@ func Load(file string, env func(string) (string, bool)) (*Config, error) {
 		if err := docs[0].Decode(c); err != nil {
 			return nil, err
 		}
+		if err := c.Source.Postgres.slots(docs[0]); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.Source.secretBefore(file); err != nil {
 		return nil, err
@@ -137,12 +140,12 @@ func overlay(v reflect.Value, name string, env func(string) (string, bool)) erro
 			}
 			continue
 		}
-		switch f.Kind() {
-		case reflect.String:
+		switch {
+		case f.Kind() == reflect.String:
 			f.SetString(text)
-		case reflect.Slice:
+		case f.Type() == reflect.TypeFor[[]string]():
 			f.Set(reflect.ValueOf(strings.Split(text, ",")))
-		case reflect.Int:
+		case f.Kind() == reflect.Int:
 			n, err := strconv.Atoi(text)
 			if err != nil {
 				return fault.New(fault.Usage, "%q is not a whole number", text).At("environment variable %s", key)
@@ -173,6 +176,12 @@ func (r resolver) resolve(v reflect.Value, key string) error {
 	case reflect.Pointer:
 		if !v.IsNil() {
 			return r.resolve(v.Elem(), key)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			if err := r.resolve(v.Index(i), fmt.Sprintf("%s[%d]", key, i)); err != nil {
+				return err
+			}
 		}
 	case reflect.Map:
 		names := v.MapKeys()
@@ -231,8 +240,10 @@ func (c *Config) defaults(dir string) {
 		}
 	}
 	set(&c.DataDir, "data")
-	set(&c.Source.Postgres.Slot, "freshet")
-	set(&c.Source.Postgres.Publication, "freshet")
+	if len(c.Source.Postgres.Slots) == 0 {
+		set(&c.Source.Postgres.Slot, "freshet")
+		set(&c.Source.Postgres.Publication, "freshet")
+	}
 	set(&c.Embedded.Kafka, "127.0.0.1:7402")
 	set(&c.Embedded.NATS, "127.0.0.1:7403")
 	set(&c.Listen.GRPC, "127.0.0.1:7400")

@@ -35,6 +35,9 @@ func TestRefusals(t *testing.T) {
 		return "name: x\nsource:\n  postgres: {url: env:U}\n  " + more + "\n"
 	}
 	base := "name: x\nsource: {postgres: {url: env:U}}\n"
+	slots := func(each ...string) string {
+		return "name: x\nsource:\n  postgres: {url: env:U, slots: [\n  " + strings.Join(each, ",\n\n  ") + "]}\n"
+	}
 	for _, c := range []struct{ text, want string }{
 		{base + "listn: {grpc: a}\n", "freshet.yaml:3: unknown key listn\n  to mend: did you mean listen?"},
 		{base + "source: 1\n", "freshet.yaml:3"},
@@ -55,6 +58,14 @@ func TestRefusals(t *testing.T) {
 		{src("tables: {public.o: {envelope: {tombstones: maybe}}}"), "is not on or off"},
 		{src("tables: {public.o: {envelope: {partitions: -1}}}"), "partitions is -1"},
 		{src("tables: {public.o: {columns: {mask: {a: {fixed: env:NO}}}}}"), "source.tables.public.o.columns.mask.a.fixed: environment variable NO is not set"},
+		{slots("{slot: a}", "{slot: b}"), "freshet.yaml:6: source.postgres.slots[1]: slot b reads nothing"},
+		{slots("{slot: a}", "{groups: [x]}"), "freshet.yaml:6: source.postgres.slots[1]: slot is not set"},
+		{slots("{slot: a}", "{slot: a, groups: [x]}"), "slot a is named twice, the first time at"},
+		{slots("{slot: a}", "{slot: a_cut, groups: [x]}"), "slot a_cut is named twice"},
+		{slots("{slot: a, groups: [x]}", "{slot: b, groups: [y, x]}"), "freshet.yaml:6: source.postgres.slots[1]: group x is named twice, the first time at"},
+		{slots("{slot: a, tables: [public.x]}", "{slot: b, tables: [public.x]}"), "table public.x is named twice"},
+		{slots("{slot: a}", "{slot: b, group: [x]}"), "unknown key group\n  to mend: did you mean groups?"},
+		{"name: x\nsource:\n  postgres: {url: env:U, slot: s, slots: [{slot: a}]}\n", "freshet.yaml:3: source.postgres has both slots and slot or publication"},
 		{"a: [\n", "not valid YAML"},
 	} {
 		_, err := load(t, c.text, map[string]string{"U": "postgres://h/d"})
@@ -64,6 +75,28 @@ func TestRefusals(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "hush") {
 			t.Errorf("the password is printed: %v", err)
 		}
+	}
+}
+
+func TestSlots(t *testing.T) {
+	c, err := load(t, "name: x\nsource:\n  postgres:\n    url: env:U\n    slots:\n    - {slot: freshet, publication: p}\n    - {slot: env:B, groups: [g], tables: [public.t]}\n",
+		map[string]string{"U": "postgres://h/d", "B": "other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := c.Source.Postgres.All()
+	if len(all) != 2 || all[0].Publication != "p" || all[1].Slot != "other" || all[1].Groups[0] != "g" || all[1].Tables[0] != "public.t" || !strings.HasSuffix(all[1].At, "freshet.yaml:7: source.postgres.slots[1]") {
+		t.Errorf("%+v", all)
+	}
+	one, err := load(t, "name: x\nsource: {postgres: {url: env:U}}\n", map[string]string{"U": "postgres://h/d", "FRESHET_SOURCE_POSTGRES_SLOT": "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := one.Source.Postgres.All(); len(all) != 1 || all[0].Slot != "s" || all[0].Publication != "freshet" {
+		t.Errorf("%+v", all)
+	}
+	if _, err := load(t, "name: x\nsource: {postgres: {url: env:U}}\n", map[string]string{"U": "postgres://h/d", "FRESHET_SOURCE_POSTGRES_SLOTS": "a,b"}); err == nil || !strings.Contains(err.Error(), "it is not settable from the environment") {
+		t.Errorf("%v", err)
 	}
 }
 

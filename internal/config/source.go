@@ -10,6 +10,7 @@ import (
 
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/strict"
 )
 
 // Source is the database that is captured.
@@ -26,11 +27,30 @@ type Source struct {
 	Tables    map[string]Table `yaml:"tables"` // by schema.table
 }
 
-// Postgres is where the source is and through which slot it is read.
+// Postgres is where the source is and through which slot it is read, or through which ones.
 type Postgres struct {
 	URL         string `yaml:"url"`
 	Slot        string `yaml:"slot"`
 	Publication string `yaml:"publication"`
+	// Slots are several over disjoint sets of tables, instead of Slot and Publication.
+	Slots []Slot `yaml:"slots"`
+}
+
+// Slot is one of several slots. The first one also reads what no other names.
+type Slot struct {
+	Slot        string   `yaml:"slot"`
+	Publication string   `yaml:"publication"` // empty: named as the slot
+	Groups      []string `yaml:"groups"`      // partition groups, with every table that they need
+	Tables      []string `yaml:"tables"`      // schema.table, of those that no definition uses
+	At          string   `yaml:"-"`           // file and line
+}
+
+// All gives the slots, of which there is at least one.
+func (p Postgres) All() []Slot {
+	if len(p.Slots) == 0 {
+		return []Slot{{Slot: p.Slot, Publication: p.Publication, At: "source.postgres"}}
+	}
+	return p.Slots
 }
 
 // Snapshot says how the first snapshot reads; 0 is capture's default.
@@ -152,6 +172,54 @@ func (s Source) secretBefore(file string) error {
 	return fault.New(fault.Usage, "the secret is written in the configuration itself").At("%s: source.secret", file).
 		ToMend("write env:NAME or file:PATH there, for example of what openssl rand -hex 32 gives")
 }
+
+// slots says where each slot is written, and refuses what contradicts itself. It is asked before defaults are set.
+func (p *Postgres) slots(doc strict.Document) error {
+	lines := doc.Lines()
+	if len(p.Slots) > 0 && p.Slot+p.Publication != "" {
+		return fault.New(fault.Usage, "source.postgres has both slots and slot or publication").At("%s:%d", doc.File, lines["source.postgres.slots"]).
+			ToMend("write {slot: %s} as the first of slots", cmp.Or(p.Slot, "freshet"))
+	}
+	slots, groups, tables := map[string]string{}, map[string]string{}, map[string]string{}
+	for i := range p.Slots {
+		x := &p.Slots[i]
+		x.At = fmt.Sprintf("%s:%d: source.postgres.slots[%d]", doc.File, lines[fmt.Sprintf("source.postgres.slots.%d", i)], i)
+		if x.Slot == "" {
+			return fault.New(fault.Usage, "slot is not set").At("%s", x.At).ToMend("{slot: freshet_%d, groups: […]}", i+1)
+		}
+		x.Publication = cmp.Or(x.Publication, x.Slot)
+		if i > 0 && len(x.Groups)+len(x.Tables) == 0 {
+			return fault.New(fault.Usage, "slot %s reads nothing: the first slot reads what no other names", x.Slot).At("%s", x.At).ToMend("name its groups: [GROUP], or take it out")
+		}
+		once := func(seen map[string]string, kind, name string) error {
+			if other, ok := seen[name]; ok {
+				return fault.New(fault.Usage, "%s %s is named twice, the first time at %s", kind, name, other).At("%s", x.At).ToMend("leave it at one of them")
+			}
+			seen[name] = x.At
+			return nil
+		}
+		if err := once(slots, "slot", x.Slot); err != nil {
+			return err
+		}
+		if err := once(slots, "slot", x.Slot+temporary); err != nil { // a cut makes one of that name for a while
+			return err
+		}
+		for _, g := range x.Groups {
+			if err := once(groups, "group", g); err != nil {
+				return err
+			}
+		}
+		for _, t := range x.Tables {
+			if err := once(tables, "table", t); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// temporary ends the name of the slot that exists while a cut is put.
+const temporary = "_cut"
 
 func (s Source) validate(file string) error {
 	at := func(key string) string { return file + ": source." + key }
