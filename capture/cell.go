@@ -29,6 +29,7 @@ type publisher struct {
 	groups    []*feature.PartitionGroup
 	names     []string // of their topics
 	others    []string // topics beside those of changes
+	dead      string   // among them, of dead letters
 	controlID []uint32
 	events    Events
 	point     func(string)
@@ -204,7 +205,7 @@ func (p *publisher) tooLong(ctx context.Context, e *event, bytes int) error {
 
 // putDead writes a dead letter into the topic of capture's.
 func (p *publisher) putDead(ctx context.Context, e *event) error {
-	name := p.topics.Dead(dead.Stage)
+	name := p.dead
 	id, err := p.registry.SchemaID(ctx, name+"-"+change.DeadRecord, change.DeadSchema())
 	if err != nil {
 		return fmt.Errorf("schema of dead letters: %w", err)
@@ -335,17 +336,19 @@ type resumeState struct {
 	token      position.LSN
 	logTime    int64
 	commitTime int64
-	cut        string // the record of the cut at the end of the topics, if there is one
+	cut        string          // the record of the cut at the end of the topics, if there is one
+	filled     map[string]bool // topics that are not empty
 }
 
 // tails reads the last record of every partition. The writer must be initialised before.
 func tails(ctx context.Context, topics *topic.Client, registry *topic.Registry, groups []*feature.PartitionGroup, others []string) (resumeState, error) {
-	var r resumeState
+	r := resumeState{filled: map[string]bool{}}
 	for _, name := range others { // what is there says its position in a header
 		last, err := topics.Tails(ctx, name)
 		if err != nil {
 			return r, fmt.Errorf("tails of %s: %w", name, err)
 		}
+		r.filled[name] = len(last) > 0
 		for _, rec := range last {
 			pos, err := position.Parse(rec.Position)
 			if err != nil {
@@ -359,6 +362,7 @@ func tails(ctx context.Context, topics *topic.Client, registry *topic.Registry, 
 		if err != nil {
 			return r, fmt.Errorf("tails of %s: %w", g.Name, err)
 		}
+		r.filled[topics.Changes(g.Name)] = len(last) > 0
 		for _, rec := range last {
 			if err := r.add(ctx, registry, rec.Value); err != nil {
 				return r, fmt.Errorf("tail of %s/%d: %w", g.Name, rec.Partition, err)

@@ -24,8 +24,9 @@ type Cut struct {
 
 type cutRequest struct {
 	sql    bool
-	reply  chan cutReply
+	reply  chan cutReply // nil: nobody waits
 	export *pgwire.Export
+	joint  *joint // nil: the cut of the only slot
 }
 
 type cutReply struct {
@@ -34,10 +35,10 @@ type cutReply struct {
 }
 
 func (c *cutRequest) fail(err error) {
-	if c == nil {
+	if c == nil || c.reply == nil {
 		return
 	}
-	if c.export != nil {
+	if c.export != nil && c.joint == nil { // else it is for the other slots too
 		c.export.Close()
 	}
 	c.reply <- cutReply{err: fault.Wrap(fault.Failed, err, "capture ended before the cut was put")}
@@ -47,6 +48,9 @@ func (c *cutRequest) fail(err error) {
 // the source is exported: state at the cut equals what a query under that snapshot sees. Run must
 // be running.
 func (r *Runner) Cut(ctx context.Context, sql bool) (Cut, error) {
+	if len(r.o.Slots) > 1 {
+		return Cut{}, fault.New(fault.Usage, "slot %s is one of several, and a cut is put through all", r.o.Source.Slot)
+	}
 	c := &cutRequest{sql: sql, reply: make(chan cutReply, 1)}
 	select {
 	case r.cuts <- c:
@@ -102,7 +106,10 @@ func (l *loop) reached(ctx context.Context, lsn position.LSN) error {
 			return err
 		}
 	}
-	if l.cut == nil || l.cut.export == nil || lsn < l.cut.export.Consistent {
+	if l.cut == nil {
+		return l.overdue(ctx, lsn)
+	}
+	if l.cut.export == nil || lsn < l.cut.export.Consistent {
 		return nil
 	}
 	return l.put(ctx)
@@ -118,6 +125,9 @@ func (l *loop) put(ctx context.Context) error {
 	if err := l.p.commit(ctx); err != nil {
 		return err
 	}
+	if l.cut.joint != nil {
+		return l.putPart(ctx)
+	}
 	rec := change.CutRecord{Ordinal: 1, LogTime: max(l.p.logTime, l.logTime), SQL: l.cut.sql}
 	if all := l.o.Registry.List(change.CutPrefix); len(all) > 0 {
 		before, err := change.ParseCut(all[len(all)-1].Value)
@@ -132,17 +142,9 @@ func (l *loop) put(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cut %s: %w", rec.ID, err)
 	}
-	l.p.at("capture.before-cut")
-	err = l.p.control(ctx, change.Control{
-		Kind: change.Cut, ID: rec.ID, Position: rec.Position, CommitTime: l.p.commitTime, LogTime: rec.LogTime, Resume: l.p.whole, Detail: string(b),
-	})
-	if err != nil {
+	if err := l.write(ctx, rec, b, l.p.whole); err != nil {
 		return err
 	}
-	if err := l.p.commit(ctx); err != nil {
-		return err
-	}
-	l.p.at("capture.cut-in-topics")
 	if err := l.o.Registry.Put(ctx, rec.Key(), b); err != nil {
 		return err
 	}
@@ -155,6 +157,22 @@ func (l *loop) put(ctx context.Context) error {
 	return nil
 }
 
+// write puts a cut into every partition; detail is what a takeover makes its record of.
+func (l *loop) write(ctx context.Context, rec change.CutRecord, detail []byte, resume position.LSN) error {
+	l.p.at("capture.before-cut")
+	err := l.p.control(ctx, change.Control{
+		Kind: change.Cut, ID: rec.ID, Position: rec.Position, CommitTime: l.p.commitTime, LogTime: rec.LogTime, Resume: resume, Detail: string(detail),
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.p.commit(ctx); err != nil {
+		return err
+	}
+	l.p.at("capture.cut-in-topics")
+	return nil
+}
+
 // cutRecord writes the record of a cut that is in the topics and not in the registry, because capture
 // ended in between.
 func (s *session) cutRecord(ctx context.Context, state resumeState) error {
@@ -164,6 +182,13 @@ func (s *session) cutRecord(ctx context.Context, state resumeState) error {
 	rec, err := change.ParseCut([]byte(state.cut))
 	if err != nil {
 		return err
+	}
+	part, err := change.ParseCutPart([]byte(state.cut))
+	if err != nil {
+		return err
+	}
+	if part.Slot != "" {
+		return s.partDone(ctx, part)
 	}
 	if b, ok := s.o.Registry.Get(rec.Key()); ok && string(b) == state.cut {
 		return nil

@@ -60,6 +60,9 @@ func (s *session) initial(ctx context.Context, conn *pgx.Conn, h history) (posit
 	if err := s.mark(ctx, change.SnapshotBegin, 0); err != nil {
 		return 0, err
 	}
+	if err := s.unfinished(ctx); err != nil {
+		return 0, err
+	}
 	if err := s.copyAll(ctx, snap, export.Name); err != nil {
 		return 0, err
 	}

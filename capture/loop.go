@@ -19,6 +19,7 @@ type loop struct {
 	walEnd   position.LSN // every commit below it has been taken
 	logTime  int64
 	cut      *cutRequest        // waits for its consistent point
+	asked    *asked             // a cut, in the transaction that has begun
 	windows  map[string]*window // of the tables that a snapshot beside the stream reads
 	steps    <-chan *step
 	spare    chan<- []event // batches that may be filled again
@@ -97,7 +98,7 @@ func (l *loop) event(ctx context.Context, e *event) error {
 		if err := l.reached(ctx, e.lsn); err != nil {
 			return err
 		}
-		l.boundary, l.p.inside = false, true
+		l.boundary, l.p.inside, l.asked = false, true, nil
 	case evRow:
 		if e.touched != nil {
 			if w := l.windows[e.table.raw.FullName()]; w != nil {
@@ -129,10 +130,19 @@ func (l *loop) event(ctx context.Context, e *event) error {
 		return l.p.shape(ctx, e)
 	case evCommit:
 		l.boundary, l.p.inside, l.p.part = true, false, false
+		l.joint.seen.Store(uint64(e.lsn))
 		l.logTime = max(l.logTime, e.logTime)
 		if len(l.p.rows) >= cellChanges {
-			return l.p.closeCell(ctx)
+			if err := l.p.closeCell(ctx); err != nil {
+				return err
+			}
 		}
+		if a := l.asked; a != nil {
+			l.asked = nil
+			return l.meet(ctx, a, e.lsn)
+		}
+	case evAsked:
+		l.asked = e.asked
 	case evIdle:
 		// A keepalive can come between two rows of a transaction, or before one that is published in part
 		// comes again. A control put there would stand above the rows to come, and they would be dropped as
@@ -142,6 +152,7 @@ func (l *loop) event(ctx context.Context, e *event) error {
 		}
 		l.boundary, l.p.part = true, false
 		l.walEnd = max(l.walEnd, e.lsn)
+		l.joint.seen.Store(uint64(e.lsn))
 		return l.reached(ctx, e.lsn)
 	case evNothing:
 	}

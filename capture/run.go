@@ -130,7 +130,7 @@ func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 	if err := r.o.Topics.Ensure(ctx, append(slices.Clone(specs), others...)); err != nil {
 		return nil, err
 	}
-	p := &publisher{topics: r.o.Topics, registry: r.o.Registry, groups: r.o.Catalog.Groups, events: r.o.Events, point: r.o.Point}
+	p := &publisher{topics: r.o.Topics, registry: r.o.Registry, groups: r.o.Catalog.Groups, dead: r.deadTopic(), events: r.o.Events, point: r.o.Point}
 	for _, s := range others {
 		p.others = append(p.others, s.Topic)
 	}
@@ -150,9 +150,18 @@ func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 	return p, nil
 }
 
+// deadTopic is of this slot alone: what it ends with says where this slot goes on.
+func (r *Runner) deadTopic() string {
+	stage := dead.Stage
+	if len(r.o.Slots) > 1 {
+		stage = dead.StageOf(r.o.Source.Slot)
+	}
+	return r.o.Topics.Dead(stage)
+}
+
 // others gives the topics beside those of changes, in order.
 func (r *Runner) others() ([]topic.Spec, error) {
-	out := []topic.Spec{{Topic: r.o.Topics.Dead(dead.Stage), Partitions: 1}}
+	out := []topic.Spec{{Topic: r.deadTopic(), Partitions: 1}}
 	for _, name := range slices.Sorted(maps.Keys(r.known)) {
 		k := r.known[name]
 		if k.more.Envelope == nil {
@@ -213,6 +222,9 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 	if err != nil {
 		return 0, err
 	}
+	if err := s.own(ctx, state, found && !s.o.NewSnapshot); err != nil {
+		return 0, err
+	}
 	// The registry cannot fence: one that was taken over may have written there after its successor. The
 	// topics can, and an epoch that they have left is over.
 	over := h.Epoch < state.last.Epoch
@@ -232,7 +244,7 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 	if s.o.Events.Taken != nil {
 		s.o.Events.Taken(state.last, false)
 	}
-	if err := s.cutRecord(ctx, state); err != nil {
+	if err := s.cutsAtTakeover(ctx, state); err != nil {
 		return 0, err
 	}
 	if !h.Done {

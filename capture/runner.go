@@ -43,6 +43,9 @@ type Options struct {
 	GuardEvery time.Duration // 0: 1 s
 	// Heartbeat is how often a message is written into the source's log. 0: 30 s; below 0: never.
 	Heartbeat time.Duration
+	// Slots names every slot of the source, this one among them, where there are several over disjoint groups
+	// and tables. The catalogue is then of what this one reads only (feature.Catalog.Part).
+	Slots []string
 	// NewSnapshot begins a new epoch with a new snapshot, whatever there is.
 	NewSnapshot bool
 	Now         func() time.Time // for the server's statistics; nil: time.Now
@@ -75,6 +78,7 @@ type Runner struct {
 	o      Options
 	known  map[string]*known
 	cuts   chan *cutRequest
+	joint  cuts // over several slots
 	kick   chan bool
 	ledger *ledger
 	jobs   *jobs

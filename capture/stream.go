@@ -29,6 +29,7 @@ type event struct {
 	reread   []*table     // those that a truncation has changed nobody knows how
 	dead     *change.Dead // instead of the change, which could not be read
 	touched  *touched     // for a snapshot beside the stream; nil: nobody asks
+	asked    *asked       // a cut to put at the end of the transaction
 	bytes    int
 }
 
@@ -41,6 +42,7 @@ const (
 	evIdle
 	evTruncate
 	evShape // the table has another shape from here on
+	evAsked // a cut is asked for
 	evNothing
 )
 
@@ -84,6 +86,11 @@ func (d *decoder) step(m *pgwire.Message) (event, error) {
 		return d.row(m)
 	case pgwire.Logical:
 		// One outside of transactions comes when everything committed before it has come.
+		if m.Transactional && string(m.Prefix) == cutPrefix {
+			if a := parseAsked(m.Content); a != nil {
+				return event{kind: evAsked, asked: a, lsn: d.commit}, nil
+			}
+		}
 		if m.Transactional || string(m.Prefix) != HeartbeatPrefix {
 			return event{kind: evNothing}, nil
 		}

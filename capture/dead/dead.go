@@ -32,6 +32,9 @@ import (
 // Stage is the stage in the topic's name.
 const Stage = "capture"
 
+// StageOf is the stage in the topic's name where the source is read through several slots.
+func StageOf(slot string) string { return Stage + "." + slot }
+
 const (
 	version = 1
 	// MaxLetter bounds a letter's binary in bytes: a record batch of 8 MiB less what Kafka adds.

@@ -377,15 +377,17 @@ func TestCaptureMetrics(t *testing.T) {
 	body, _ := get("/metrics")
 	for _, f := range captureFigures() {
 		unbounded := f.name == "slot_safe_bytes" || f.name == "slot_left_seconds"
-		if strings.Contains(body, "\n"+captureSpace+f.name+" ") == unbounded {
+		if strings.Contains(body, "\n"+captureSpace+f.name+"{slot=") == unbounded {
 			t.Errorf("%s: is it there?", f.name)
 		}
 	}
+	slot := fmt.Sprintf("slot=%q", w.slot())
 	for _, want := range []string{
-		"freshet_capture_dead_total 2", "freshet_capture_ready 1", "freshet_capture_slot_active 1", "freshet_capture_slot_stage 0",
-		`freshet_capture_first_snapshot_rows{table="public.items"} 100`, `freshet_capture_first_snapshot_done{table="public.items"} 1`,
-		`freshet_capture_snapshots{status="done"} 1`, `freshet_capture_snapshots{status="running"} 0`, "freshet_partition_ready",
+		"freshet_capture_dead_total{SLOT} 2", "freshet_capture_ready{SLOT} 1", "freshet_capture_slot_active{SLOT} 1", "freshet_capture_slot_stage{SLOT} 0",
+		`freshet_capture_first_snapshot_rows{SLOT,table="public.items"} 100`, `freshet_capture_first_snapshot_done{SLOT,table="public.items"} 1`,
+		`freshet_capture_snapshots{SLOT,status="done"} 1`, `freshet_capture_snapshots{SLOT,status="running"} 0`, "freshet_partition_ready",
 	} {
+		want = strings.ReplaceAll(want, "SLOT", slot)
 		if !strings.Contains(body, want) {
 			t.Errorf("no %q in\n%s", want, body)
 		}

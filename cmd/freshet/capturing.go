@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,6 +26,8 @@ type wanted struct {
 	names  []string // of every table
 	tables map[string]capture.TableOptions
 	keys   map[string][]string // columns that say which entity a row is of, by table
+	clock  string              // the table of log time, which every slot reads; "": there is none
+	parts  []feature.SlotPart  // what each slot reads, in the order of the configuration
 }
 
 // wants puts the tables of the configuration beside those of the definitions. One that nothing captures is
@@ -37,6 +40,10 @@ func wants(cfg *config.Config, defs *feature.Definitions) (*wanted, error) {
 			w.keys[j.Table] = append(w.keys[j.Table], slices.Sorted(maps.Keys(j.On))...)
 		}
 	}
+	var more []string // that no definition uses
+	if at := strings.LastIndexByte(cfg.Source.Clock, '.'); at > 0 {
+		w.clock = cfg.Source.Clock[:at]
+	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Source.Tables)) {
 		t := cfg.Source.Tables[name]
 		if !slices.Contains(w.names, name) {
@@ -48,6 +55,9 @@ func wants(cfg *config.Config, defs *feature.Definitions) (*wanted, error) {
 				return nil, e.ToMend("give it an envelope, or take it out")
 			}
 			w.names = append(w.names, name)
+			more = append(more, name)
+		} else if name == w.clock && t.Envelope != nil && w.keys[name] == nil {
+			more = append(more, name)
 		}
 		o := capture.TableOptions{Filter: filterOf(t), Secret: []byte(cfg.Source.Secret)}
 		if e := t.Envelope; e != nil {
@@ -61,7 +71,32 @@ func wants(cfg *config.Config, defs *feature.Definitions) (*wanted, error) {
 		}
 		w.tables[name] = o
 	}
-	return w, nil
+	var parts []feature.SlotPart
+	for _, s := range cfg.Source.Postgres.All() {
+		parts = append(parts, feature.SlotPart{Slot: s.Slot, Groups: s.Groups, Tables: s.Tables, At: s.At})
+	}
+	var err error
+	w.parts, err = feature.Split(defs, more, parts)
+	return w, err
+}
+
+// of gives what is wanted of the tables of one slot, the clock's among them.
+func (w *wanted) of(part feature.SlotPart) *wanted {
+	own := func(name string) bool { return slices.Contains(part.Tables, name) }
+	out := &wanted{tables: map[string]capture.TableOptions{}, keys: w.keys, clock: w.clock, parts: []feature.SlotPart{part}}
+	for _, name := range w.names {
+		if !own(name) && name != w.clock {
+			continue
+		}
+		out.names = append(out.names, name)
+		if o, ok := w.tables[name]; ok {
+			if !own(name) && len(w.parts) > 1 { // its topic is another slot's
+				o.Envelope = nil
+			}
+			out.tables[name] = o
+		}
+	}
+	return out
 }
 
 // filterOf gives the filter of a table's rules; nil if there are none.
@@ -214,8 +249,36 @@ func limits(g config.SlotGuard) slotguard.Limits {
 	return slotguard.Limits{Warn: of(g.Warn), Shed: of(g.Shed), Page: of(g.Page), Drop: of(g.Drop)}
 }
 
-// sourceOf gives how the source of a configuration is reached.
-func sourceOf(cfg *config.Config) pgwire.Source {
-	p := cfg.Source.Postgres
-	return pgwire.Source{URL: p.URL, Slot: p.Slot, Publication: p.Publication}
+// sourceOf gives how the source of a configuration is reached, through the first slot.
+func sourceOf(cfg *config.Config) pgwire.Source { return sourcesOf(cfg)[0] }
+
+// sourcesOf gives how it is reached through each slot.
+func sourcesOf(cfg *config.Config) []pgwire.Source {
+	var out []pgwire.Source
+	for _, s := range cfg.Source.Postgres.All() {
+		out = append(out, pgwire.Source{URL: cfg.Source.Postgres.URL, Slot: s.Slot, Publication: s.Publication})
+	}
+	return out
+}
+
+// chosen gives the slots of a configuration that are asked for: one by its name, or all.
+func chosen(cfg *config.Config, name string) ([]pgwire.Source, error) {
+	all := sourcesOf(cfg)
+	if name == "" {
+		return all, nil
+	}
+	var names []string
+	for _, s := range all {
+		if s.Slot == name {
+			return []pgwire.Source{s}, nil
+		}
+		names = append(names, s.Slot)
+	}
+	return nil, fault.New(fault.Usage, "the configuration has no slot %q", name).At("source.postgres").ToMend("--slot is one of %s", strings.Join(names, ", "))
+}
+
+// captured is what one slot's capture is wired of.
+type captured struct {
+	runner *capture.Runner
+	told   *watched
 }

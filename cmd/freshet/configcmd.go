@@ -14,6 +14,7 @@ import (
 	"github.com/freshet-io/freshet/internal/config"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/feature/definitions"
 )
 
 // configKey says what one key of freshet.yaml means.
@@ -29,6 +30,11 @@ func configKeys() []configKey {
 		{"source.postgres.url", "text", "none: it must be set", "the source, as postgres://user@host:5432/database; with a password only as env:NAME or file:PATH"},
 		{"source.postgres.slot", "text", "freshet", "the logical replication slot through which the source is read; capture makes it"},
 		{"source.postgres.publication", "text", "freshet", "the publication of the tables; capture makes it if it may"},
+		{"source.postgres.slots", "list", "one slot, as slot and publication say", "several slots over disjoint groups and tables, instead of slot and publication, so that they are read in parallel"},
+		{"source.postgres.slots.*.slot", "text", "none: it must be set", "the name of the slot; it never changes"},
+		{"source.postgres.slots.*.publication", "text", "as the slot", "the publication of its tables"},
+		{"source.postgres.slots.*.groups", "list of text", "of the first slot: all that no other names", "the partition groups it reads, each with its tables and the dimensions they join"},
+		{"source.postgres.slots.*.tables", "list of text", "of the first slot: all that no other names", "of the tables that no definition uses, those it reads for their envelope"},
 		{"source.clock", "text", "commit", "what log time is: commit, the time of each commit, or a one-row table's column as schema.table.column"},
 		{"source.timezone", "text", "UTC", "the zone of timestamps without time zone; this version reads them as UTC"},
 		{"source.secret", "text", "none", "under which columns are hashed, at least 16 bytes; only as env:NAME or file:PATH"},
@@ -72,8 +78,18 @@ func configCommand() *cobra.Command {
 	validate := &cobra.Command{
 		Use: "validate -c FILE", Short: "Check freshet.yaml and the environment", Example: "  freshet config validate -c freshet.yaml", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if _, err := config.Load(file, os.LookupEnv); err != nil {
+			cfg, err := config.Load(file, os.LookupEnv)
+			if err != nil {
 				return err
+			}
+			if len(cfg.Source.Postgres.Slots) > 0 { // what each reads hangs on the definitions
+				defs, err := definitions.Load(os.DirFS(cfg.Definitions), cfg.Definitions)
+				if err == nil {
+					_, err = wants(cfg, defs)
+				}
+				if err != nil {
+					return err
+				}
 			}
 			fmt.Fprintln(c.OutOrStdout(), "ok")
 			return nil
@@ -109,7 +125,7 @@ func explainKey(key string) (string, error) {
 	for _, k := range configKeys() {
 		if key == "" || k.key == key || strings.HasPrefix(k.key, key+".") {
 			fmt.Fprintf(&b, "%s\n  %s\n  type: %s\n  default: %s\n", k.key, k.means, k.kind, k.standard)
-			if !strings.Contains(k.key, "*") {
+			if !strings.Contains(k.key, "*") && k.kind != "list" {
 				fmt.Fprintf(&b, "  environment: FRESHET_%s\n", strings.ToUpper(strings.ReplaceAll(k.key, ".", "_")))
 			}
 		}
@@ -150,11 +166,14 @@ func schemaOf(t reflect.Type, path string) map[string]any {
 		properties := map[string]any{}
 		for f := range t.Fields() {
 			name := f.Tag.Get("yaml")
+			if name == "-" {
+				continue
+			}
 			properties[name] = schemaOf(f.Type, strings.TrimPrefix(path+"."+name, "."))
 		}
 		s["type"], s["properties"], s["additionalProperties"] = "object", properties, false
 	case t.Kind() == reflect.Slice:
-		s["type"], s["items"] = "array", schemaOf(t.Elem(), "")
+		s["type"], s["items"] = "array", schemaOf(t.Elem(), path+".*")
 	case t.Kind() == reflect.Int:
 		s["type"] = "integer"
 	default:

@@ -59,6 +59,7 @@ type letterWhole struct {
 
 // letterAt is a letter and where it is.
 type letterAt struct {
+	stage  string // in the topic's name
 	offset int64
 	*change.Dead
 }
@@ -66,6 +67,11 @@ type letterAt struct {
 // letters calls fn for each letter of a stage from an offset on, oldest first, until it gives false.
 func (s *system) letters(ctx context.Context, stage string, from int64, fn func(letterAt) (bool, error)) error {
 	name := s.topics.Dead(stage)
+	if len(s.wanted.parts) > 1 && stage != deltaStage { // somebody may not have captured through a slot yet
+		if err := s.topics.Ensure(ctx, []topic.Spec{{Topic: name, Partitions: 1}}); err != nil {
+			return err
+		}
+	}
 	tails, err := s.topics.Tails(ctx, name)
 	if err != nil || tails[0] == nil {
 		return err
@@ -95,7 +101,7 @@ func (s *system) letters(ctx context.Context, stage string, from int64, fn func(
 				if err != nil {
 					return fmt.Errorf("%s at %d: %w", name, rec.Offset, err)
 				}
-				if more, err := fn(letterAt{rec.Offset, d}); err != nil || !more {
+				if more, err := fn(letterAt{stage, rec.Offset, d}); err != nil || !more {
 					return err
 				}
 				if rec.Offset >= last {
@@ -106,19 +112,24 @@ func (s *system) letters(ctx context.Context, stage string, from int64, fn func(
 	}
 }
 
-// stages gives those that are asked for, of which this process knows the topics.
+// stages gives those that are asked for, of which this process knows the topics. Where there are several slots,
+// each has a stage of capture's, beside the one from when there was one slot.
 func (s *system) stages(stage string) ([]string, error) {
-	switch stage {
-	case "":
-		out := []string{dead.Stage}
-		if s.node != nil {
-			out = append(out, deltaStage)
+	of := []string{dead.Stage}
+	if len(s.wanted.parts) > 1 {
+		for _, p := range s.wanted.parts {
+			of = append(of, dead.StageOf(p.Slot))
 		}
-		return out, nil
-	case dead.Stage, deltaStage:
+	}
+	switch {
+	case stage == "" && s.node != nil:
+		return append(of, deltaStage), nil
+	case stage == "" || stage == dead.Stage:
+		return of, nil
+	case stage == deltaStage || slices.Contains(of, stage):
 		return []string{stage}, nil
 	}
-	return nil, fault.New(fault.Usage, "there is no stage %q", stage).ToMend("--stage %s or --stage %s", dead.Stage, deltaStage)
+	return nil, fault.New(fault.Usage, "there is no stage %q", stage).ToMend("--stage %s", strings.Join(append(of, deltaStage), " or --stage "))
 }
 
 // listLetters gives the newest letters of the stages, or those from an offset on.
@@ -185,9 +196,19 @@ func (s *system) findLetters(ctx context.Context, in *freshetv1.DeadRequest) ([]
 		return nil, fault.New(fault.NotFound, "there is no dead letter %s", name).ToMend("freshet dead list")
 	}
 	if in.Place == "" && len(out) > 1 {
-		return nil, fault.New(fault.Usage, "there is a dead letter %s in several stages", name).ToMend("name one: --stage %s or --stage %s", dead.Stage, deltaStage)
+		return nil, fault.New(fault.Usage, "there is a dead letter %s in several stages", name).ToMend("name one: --stage %s", strings.Join(stagesOf(out), " or --stage "))
 	}
 	return out, nil
+}
+
+func stagesOf(letters []letterAt) []string {
+	var out []string
+	for _, l := range letters {
+		if !slices.Contains(out, l.stage) {
+			out = append(out, l.stage)
+		}
+	}
+	return out
 }
 
 func (s *system) showLetters(ctx context.Context, in *freshetv1.DeadRequest) ([]letterWhole, error) {
@@ -197,7 +218,7 @@ func (s *system) showLetters(ctx context.Context, in *freshetv1.DeadRequest) ([]
 	}
 	var out []letterWhole
 	for _, l := range found {
-		w := letterWhole{Stage: l.Stage, Offset: l.offset, From: l.From, What: l.What, Reason: l.Why, Replay: l.Replay}
+		w := letterWhole{Stage: l.stage, Offset: l.offset, From: l.From, What: l.What, Reason: l.Why, Replay: l.Replay}
 		if row, err := readLetter(ctx, s.registry, l.Dead); err != nil {
 			w.Broken, w.Raw = err.Error(), l.Value
 		} else {
@@ -243,7 +264,7 @@ func (s *system) replayLetters(ctx context.Context, in *freshetv1.DeadRequest) (
 		if j, err = s.runner.SnapshotRun(ctx, table, where); err != nil {
 			return nil, err
 		}
-		out = append(out, rowOf(j))
+		out = append(out, rowOf(capture.SlotJob{Job: j, Slot: s.runner.Of(table).Slot()}))
 	}
 	return out, nil
 }

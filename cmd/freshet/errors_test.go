@@ -179,8 +179,16 @@ func TestConfigKeysAreThoseOfConfig(t *testing.T) {
 			walk(s.Elem(), path)
 		case reflect.Map:
 			walk(s.Elem(), path+".*")
+		case reflect.Slice:
+			want = append(want, path)
+			if s.Elem().Kind() == reflect.Struct {
+				walk(s.Elem(), path+".*")
+			}
 		case reflect.Struct:
 			for f := range s.Fields() {
+				if f.Tag.Get("yaml") == "-" {
+					continue
+				}
 				walk(f.Type, strings.TrimPrefix(path+"."+f.Tag.Get("yaml"), "."))
 			}
 		default:

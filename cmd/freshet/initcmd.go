@@ -22,6 +22,7 @@ source:
     url: env:FRESHET_SOURCE_URL   # postgres://user:password@host:5432/database
     slot: freshet
     publication: freshet
+    # slots: [{slot: freshet}, {slot: freshet_b, groups: [GROUP]}]     # instead of the two: read in parallel, each group through one
   clock: commit                   # log time is the time of each commit
   timezone: UTC
   # slot_guard: {warn: 5GiB, shed: 10GiB, page: 20GiB}                 # of log that the slot makes the server keep

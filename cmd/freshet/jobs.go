@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/freshet-io/freshet/internal/change"
@@ -162,6 +163,9 @@ func (s *system) step(ctx context.Context, r pipeline.Record, t pipeline.Task) (
 func (s *system) merge(ctx context.Context, view string, cut change.CutRecord) (*gate.Run, error) {
 	s.jobs.Lock()
 	defer s.jobs.Unlock()
+	if v := s.catalog.View(view); v != nil {
+		cut = cut.In(v.Group.Name)
+	}
 	s.keepRaw(ctx, view, cut)
 	return s.merger.Run(ctx, view, cut)
 }
@@ -173,7 +177,7 @@ func (s *system) score(ctx context.Context, model string, cut change.CutRecord) 
 	if err != nil {
 		return nil, err
 	}
-	return s.scorer.Run(ctx, m, cut, nil)
+	return s.scorer.Run(ctx, m, cut.In(m.View.Group.Name), nil)
 }
 
 // cut puts a new cut at the next commit boundary.
@@ -195,8 +199,21 @@ func (s *system) findCut(ctx context.Context, id string) (change.CutRecord, erro
 		return change.CutRecord{}, err
 	}
 	for _, kv := range s.registry.List(change.CutPrefix) {
-		if c, err := change.ParseCut(kv.Value); err != nil || c.ID == id {
+		c, err := change.ParseCut(kv.Value)
+		if err == nil && c.ID == id && c.Abandoned != "" {
+			err = fault.New(fault.NotFound, "%s was given up: %s", id, c.Abandoned).ToMend("leave it out: then a new one is put")
+		}
+		if err != nil || c.ID == id {
 			return c, err
+		}
+	}
+	for _, kv := range s.registry.List(change.CutPartPrefix) {
+		p, err := change.ParseCutPart(kv.Value)
+		if err == nil && p.ID == id {
+			err = fault.New(fault.NotFound, "%s is not put through every slot yet", id).ToMend("wait until each of %s has come to it: freshet slot", strings.Join(p.Slots, ", "))
+		}
+		if err != nil {
+			return change.CutRecord{}, err
 		}
 	}
 	return change.CutRecord{}, fault.New(fault.NotFound, "there is no cut %q", id).ToMend("leave it out: then a new one is put")

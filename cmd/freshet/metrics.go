@@ -68,10 +68,7 @@ func (w *watched) over(e capture.Events) capture.Events {
 
 // captureMetrics shows what a process that captures knows, as of the scrape. It asks nobody: what the source
 // says is of the guard's last measurement.
-type captureMetrics struct {
-	watched *watched
-	runner  *capture.Runner
-}
+type captureMetrics struct{ slots []*captured }
 
 // captureView is everything the figures are taken from.
 type captureView struct {
@@ -160,7 +157,7 @@ func flag(b bool) float64 {
 const captureSpace = "freshet_capture_"
 
 func (f figure) desc() *prometheus.Desc {
-	return prometheus.NewDesc(captureSpace+f.name, f.help, nil, nil)
+	return prometheus.NewDesc(captureSpace+f.name, f.help, []string{"slot"}, nil)
 }
 
 // labelled are the figures that a table or a snapshot has.
@@ -168,7 +165,7 @@ type labelled struct{ first, firstDone, read, rows, estimate, status *prometheus
 
 func labelledDescs() labelled {
 	of := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc(captureSpace+name, help, labels, nil)
+		return prometheus.NewDesc(captureSpace+name, help, append([]string{"slot"}, labels...), nil)
 	}
 	return labelled{
 		of("first_snapshot_rows", "Rows of the first snapshot that were read since this process began.", "table"),
@@ -193,25 +190,31 @@ func (c *captureMetrics) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *captureMetrics) Collect(out chan<- prometheus.Metric) {
-	v := &captureView{watched: c.watched, spool: c.runner.Spooled()}
+	for _, s := range c.slots {
+		s.collect(out)
+	}
+}
+
+func (c *captured) collect(out chan<- prometheus.Metric) {
+	v := &captureView{watched: c.told, spool: c.runner.Spooled()}
 	if r := c.runner.Guarded(); r != nil {
 		v.guard, v.streamed = r.State, true // it measures from when the stream begins
 	}
 	send := func(d *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, kind, value, labels...)
+		out <- prometheus.MustNewConstMetric(d, kind, value, append([]string{c.runner.Slot()}, labels...)...)
 	}
 	l := labelledDescs()
-	c.watched.mu.Lock()
+	c.told.mu.Lock()
 	for _, f := range captureFigures() {
 		if value, ok := f.of(v); ok {
 			send(f.desc(), f.kind, value)
 		}
 	}
-	for table, read := range c.watched.tables {
+	for table, read := range c.told.tables {
 		send(l.first, prometheus.GaugeValue, float64(read.rows), table)
 		send(l.firstDone, prometheus.GaugeValue, flag(read.done), table)
 	}
-	c.watched.mu.Unlock()
+	c.told.mu.Unlock()
 	statuses := map[capture.JobStatus]int{capture.JobRunning: 0, capture.JobPaused: 0, capture.JobFailed: 0, capture.JobCancelled: 0, capture.JobDone: 0}
 	for _, j := range c.runner.Snapshots() {
 		statuses[j.Status]++
@@ -232,10 +235,12 @@ func (s *system) captureHTTP() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if s.runner.Guarded() == nil {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			fmt.Fprintln(w, "the source's stream is not read yet")
-			return
+		for _, r := range s.runner.Runners() {
+			if r.Guarded() == nil {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				fmt.Fprintf(w, "the source's stream is not read yet through slot %s\n", r.Slot())
+				return
+			}
 		}
 		fmt.Fprintln(w, "ok")
 	})

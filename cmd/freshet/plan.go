@@ -43,11 +43,14 @@ func planCommand() *cobra.Command {
 			if err := checkOutput(o.output); err != nil {
 				return err
 			}
-			catalog, err := planned(c.Context(), o)
+			catalog, slots, err := planned(c.Context(), o)
 			if err != nil {
 				return err
 			}
 			items := planItems(catalog)
+			if len(slots) > 1 {
+				items = append(planSlots(slots), items...)
+			}
 			if o.output != "table" {
 				return show(nil, items, o.output)
 			}
@@ -64,41 +67,52 @@ func planCommand() *cobra.Command {
 
 // planned resolves the definitions of a directory against the source, or gives everything that is
 // wrong with them at once.
-func planned(ctx context.Context, o planOptions) (*feature.Catalog, error) {
+func planned(ctx context.Context, o planOptions) (*feature.Catalog, []feature.SlotPart, error) {
 	if o.schema != "" {
-		return plannedOffline(o)
+		catalog, err := plannedOffline(o)
+		return catalog, nil, err
 	}
 	cfg, err := config.Load(o.file, os.LookupEnv)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if o.dir == "" {
 		o.dir = cfg.Definitions
 	}
 	defs, errs := loadAll(o.dir)
 	if defs == nil {
-		return nil, errors.Join(errs...)
+		return nil, nil, errors.Join(errs...)
 	}
 	w, err := wants(cfg, defs)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c, err := sourceOf(cfg).Connect(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
 	tables, err := w.describe(ctx, c)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if o.record != "" {
 		if err := os.WriteFile(o.record, fixture.WriteTables(tables.after), 0o644); err != nil {
-			return nil, fault.Wrap(fault.Usage, err, "--record-schema")
+			return nil, nil, fault.Wrap(fault.Usage, err, "--record-schema")
 		}
 	}
 	catalog, errs := resolveAll(defs, tables.after)
-	return catalog, errors.Join(errs...)
+	return catalog, w.parts, errors.Join(errs...)
+}
+
+// planSlots says what is read through each of several slots.
+func planSlots(slots []feature.SlotPart) []planItem {
+	var out []planItem
+	for _, s := range slots {
+		details := fmt.Sprintf("groups %s; tables %s", strings.Join(s.Groups, ", "), strings.Join(s.Tables, ", "))
+		out = append(out, planItem{Kind: "slot", Name: s.Slot, Change: "checked", Where: s.At, Details: details})
+	}
+	return out
 }
 
 // plannedOffline resolves definitions against a recorded schema.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/capture/slotguard"
@@ -51,10 +52,10 @@ type advice struct {
 }
 
 func slotCommand() *cobra.Command {
-	var file, output string
+	var file, output, name string
 	var over time.Duration
 	c := &cobra.Command{
-		Use: "slot", Short: "What the replication slot costs its server, and what to do about it; nothing needs to run", Args: cobra.NoArgs,
+		Use: "slot", Short: "What each replication slot costs its server, and what to do about it; nothing needs to run", Args: cobra.NoArgs,
 		Example: "  freshet slot -c freshet.yaml\n  freshet slot -c freshet.yaml --over 30s    # with its rate, and the time left until it is lost",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if output != "table" && output != "json" && output != "jsonl" {
@@ -64,35 +65,51 @@ func slotCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := lookAtSlot(c.Context(), cfg, over)
+			sources, err := chosen(cfg, name)
+			if err != nil {
+				return err
+			}
+			reports, err := lookAtSlots(c.Context(), cfg, sources, over)
 			if err != nil {
 				return err
 			}
 			if output == "table" {
-				err = r.print(c.OutOrStdout())
+				err = printSlots(c.OutOrStdout(), reports)
 			} else {
 				var b []byte
-				if b, err = json.Marshal([]*slotReport{r}); err == nil {
+				if b, err = json.Marshal(reports); err == nil {
 					err = writeJSON(c.OutOrStdout(), b, output)
 				}
 			}
 			if err != nil {
 				return err
 			}
-			return r.verdict()
+			return verdict(reports)
 		},
 	}
 	c.Flags().StringVarP(&file, "config", "c", "freshet.yaml", "the configuration")
 	c.Flags().StringVarP(&output, "output", "o", "table", "table, json or jsonl")
+	c.Flags().StringVar(&name, "slot", "", "this one of source.postgres.slots; left out: each")
 	c.Flags().DurationVar(&over, "over", 0, "measure for so long, to tell the rate and the time left")
 	return c
 }
 
 const slotLooks = 10 // while the rate is measured
 
-// lookAtSlot asks the source, once or for a while.
-func lookAtSlot(ctx context.Context, cfg *config.Config, over time.Duration) (*slotReport, error) {
-	source := sourceOf(cfg)
+// lookAtSlots asks the source, once or for a while, for all slots at the same time.
+func lookAtSlots(ctx context.Context, cfg *config.Config, sources []pgwire.Source, over time.Duration) ([]*slotReport, error) {
+	out := make([]*slotReport, len(sources))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, source := range sources {
+		g.Go(func() (err error) {
+			out[i], err = lookAtSlot(ctx, cfg, source, over)
+			return err
+		})
+	}
+	return out, g.Wait()
+}
+
+func lookAtSlot(ctx context.Context, cfg *config.Config, source pgwire.Source, over time.Duration) (*slotReport, error) {
 	c, err := source.Connect(ctx)
 	if err != nil {
 		return nil, err
@@ -164,6 +181,18 @@ func reportOf(ctx context.Context, c *pgx.Conn, slot string, st pgwire.SlotState
 	return r, nil
 }
 
+func printSlots(out io.Writer, reports []*slotReport) error {
+	for i, r := range reports {
+		if i > 0 {
+			fmt.Fprintln(out)
+		}
+		if err := r.print(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *slotReport) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
@@ -216,7 +245,16 @@ func (r *slotReport) print(out io.Writer) error {
 
 func mib(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
 
-// verdict is the error of a slot that does not serve.
+// verdict is the error of the first slot that does not serve.
+func verdict(reports []*slotReport) error {
+	for _, r := range reports {
+		if err := r.verdict(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *slotReport) verdict() error {
 	switch {
 	case !r.Exists:

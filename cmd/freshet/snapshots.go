@@ -25,6 +25,7 @@ const progressEvery = 500 * time.Millisecond
 // snapshotRow is a snapshot beside the stream in a listing.
 type snapshotRow struct {
 	ID       string `json:"id"`
+	Slot     string `json:"slot"`
 	Table    string `json:"table"`
 	Status   string `json:"status"`
 	Rows     uint64 `json:"rows"` // published
@@ -36,9 +37,9 @@ type snapshotRow struct {
 	Error    string `json:"error,omitempty"`
 }
 
-func rowOf(j capture.Job) snapshotRow {
+func rowOf(j capture.SlotJob) snapshotRow {
 	r := snapshotRow{
-		ID: j.ID, Table: j.Table, Status: string(j.Status), Rows: j.Rows, Read: j.Read,
+		ID: j.ID, Slot: j.Slot, Table: j.Table, Status: string(j.Status), Rows: j.Rows, Read: j.Read,
 		Where: j.Where, Why: j.Why, Initial: j.Initial, Error: j.Error,
 	}
 	if j.Estimate > 0 {
@@ -77,11 +78,11 @@ func (a admin) Snapshot(in *freshetv1.SnapshotRequest, out freshetv1.Admin_Snaps
 			id = j.ID
 		}
 	case "pause":
-		err = r.SnapshotPause(ctx, id)
+		err = r.HasJob(id).SnapshotPause(ctx, id)
 	case "resume":
-		err = r.SnapshotResume(ctx, id)
+		err = r.HasJob(id).SnapshotResume(ctx, id)
 	case "cancel":
-		err = r.SnapshotCancel(ctx, id)
+		err = r.HasJob(id).SnapshotCancel(ctx, id)
 	default:
 		return unknownAction(in.Action, "run, pause, resume, cancel, list")
 	}
@@ -97,12 +98,13 @@ func (a admin) Snapshot(in *freshetv1.SnapshotRequest, out freshetv1.Admin_Snaps
 	return finish(out, []snapshotRow{rowOf(a.s.snapshotJob(id))}, nil)
 }
 
-func (s *system) snapshotJob(id string) capture.Job {
-	jobs := s.runner.Snapshots()
+func (s *system) snapshotJob(id string) capture.SlotJob {
+	r := s.runner.HasJob(id)
+	jobs := r.Snapshots()
 	if i := slices.IndexFunc(jobs, func(j capture.Job) bool { return j.ID == id }); i >= 0 {
-		return jobs[i]
+		return capture.SlotJob{Job: jobs[i], Slot: r.Slot()}
 	}
-	return capture.Job{ID: id}
+	return capture.SlotJob{Job: capture.Job{ID: id}}
 }
 
 // followSnapshot tells how far a snapshot is, until it does not run any more. It goes on when the caller is
@@ -113,8 +115,8 @@ func (s *system) followSnapshot(p progress, id string) error {
 	var pace pace
 	for {
 		j := s.snapshotJob(id)
-		guard := s.runner.Guarded()
-		message := pace.line(j, time.Now()) //nolint:forbidigo // progress on the terminal
+		guard := s.runner.HasJob(id).Guarded()
+		message := pace.line(j.Job, time.Now()) //nolint:forbidigo // progress on the terminal
 		if guard != nil && guard.State.Stage >= slotguard.Shed && j.Status == capture.JobRunning {
 			message += "; it waits until the slot holds less of the source's log: freshet slot"
 		}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -47,7 +48,8 @@ import (
 type roles struct {
 	capture, node bool
 	newSnapshot   bool
-	quiet         bool // no schedule of pipelines by itself
+	slot          string // "": all
+	quiet         bool   // no schedule of pipelines by itself
 }
 
 // system is one process of freshet: its parts, wired. What a role does not have is nil.
@@ -61,7 +63,8 @@ type system struct {
 	catalog  *feature.Catalog
 	topics   *topic.Client
 	registry *topic.Registry
-	runner   *capture.Runner
+	runner   *capture.Several
+	captures []*captured // of each slot
 	node     *delta.Node
 	store    store.Store
 	records  gate.Records
@@ -194,6 +197,10 @@ func (s *system) openCapture(ctx context.Context) error {
 	if !s.roles.capture {
 		return nil
 	}
+	sources, err := chosen(s.cfg, s.roles.slot)
+	if err != nil {
+		return err
+	}
 	c, err := s.source.Connect(ctx)
 	if err != nil {
 		return err
@@ -203,27 +210,51 @@ func (s *system) openCapture(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A table that is gone is no part of any publication; the views that use it stand where they are.
-	there := slices.DeleteFunc(s.wanted.published(), func(p pgwire.PublishedTable) bool {
-		return !slices.ContainsFunc(tables.raw, func(t *feature.Table) bool { return t.FullName() == p.Name })
-	})
-	if err := s.source.EnsurePublished(ctx, c, there); err != nil {
-		return err
-	}
 	if err := s.wanted.complete(ctx, c); err != nil {
 		return err
 	}
-	src, told := s.cfg.Source, &watched{}
-	s.runner, err = capture.New(capture.Options{
-		Name: s.cfg.Name, Source: s.source, Clock: src.Clock, Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
-		Dir: filepath.Join(s.cfg.DataDir, "spool"), SpoolBytes: int64(src.Spool), Workers: src.Snapshot.Workers, ChunkBytes: int64(src.Snapshot.Chunk),
-		Tables: s.wanted.tables, Guard: limits(src.SlotGuard), Heartbeat: time.Duration(src.Heartbeat),
-		NewSnapshot: s.roles.newSnapshot, Events: told.over(captureEvents(s.log)), Point: crashPoint(),
-	}, tables.raw)
-	if err == nil {
-		s.metrics.MustRegister(&captureMetrics{told, s.runner})
+	var runners []*capture.Runner
+	for _, source := range sources {
+		at := slices.IndexFunc(s.wanted.parts, func(p feature.SlotPart) bool { return p.Slot == source.Slot })
+		one, err := s.openSlot(ctx, c, source, s.wanted.parts[at], tables.raw)
+		if err != nil {
+			return err
+		}
+		s.captures = append(s.captures, one)
+		runners = append(runners, one.runner)
 	}
-	return err
+	s.runner = capture.NewSeveral(0, runners...)
+	s.metrics.MustRegister(&captureMetrics{s.captures})
+	return nil
+}
+
+// openSlot wires what captures through one slot.
+func (s *system) openSlot(ctx context.Context, c *pgx.Conn, source pgwire.Source, part feature.SlotPart, shapes []*feature.Table) (*captured, error) {
+	w, src, log := s.wanted.of(part), s.cfg.Source, s.log
+	dir := filepath.Join(s.cfg.DataDir, "spool")
+	var slots []string
+	if len(s.wanted.parts) > 1 {
+		for _, p := range s.wanted.parts {
+			slots = append(slots, p.Slot)
+		}
+		dir, log = filepath.Join(s.cfg.DataDir, "spools", source.Slot), log.With("slot", source.Slot)
+	}
+	shapes = slices.DeleteFunc(slices.Clone(shapes), func(t *feature.Table) bool { return !slices.Contains(w.names, t.FullName()) })
+	// A table that is gone is no part of any publication; the views that use it stand where they are.
+	there := slices.DeleteFunc(w.published(), func(p pgwire.PublishedTable) bool {
+		return !slices.ContainsFunc(shapes, func(t *feature.Table) bool { return t.FullName() == p.Name })
+	})
+	if err := source.EnsurePublished(ctx, c, there); err != nil {
+		return nil, err
+	}
+	told := &watched{}
+	r, err := capture.New(capture.Options{
+		Name: s.cfg.Name, Source: source, Slots: slots, Clock: src.Clock, Catalog: s.catalog.Part(part.Groups), Topics: s.topics, Registry: s.registry,
+		Dir: dir, SpoolBytes: int64(src.Spool), Workers: src.Snapshot.Workers, ChunkBytes: int64(src.Snapshot.Chunk),
+		Tables: w.tables, Guard: limits(src.SlotGuard), Heartbeat: time.Duration(src.Heartbeat),
+		NewSnapshot: s.roles.newSnapshot, Events: told.over(captureEvents(log)), Point: crashPoint(),
+	}, shapes)
+	return &captured{r, told}, err
 }
 
 func (s *system) openNode(context.Context) error {
@@ -338,6 +369,8 @@ func (s *system) openCatalog(ctx context.Context) error {
 		if kept, err = s.registry.Shapes(); err != nil {
 			return err
 		}
+	} else if kept, err = s.keptByOthers(); err != nil {
+		return err
 	}
 	catalog, pinned, err := feature.ResolvePinned(s.defs, kept, tables.after)
 	if err != nil {
@@ -355,6 +388,20 @@ func (s *system) openCatalog(ctx context.Context) error {
 	}
 	s.catalog = catalog
 	return s.registry.KeepShapes(ctx, pinned)
+}
+
+// keptByOthers gives the shapes of the tables that this process's slots do not read: where one slot begins a new
+// epoch, what was computed through the others stays.
+func (s *system) keptByOthers() ([]*feature.Table, error) {
+	kept, err := s.registry.Shapes()
+	if err != nil || s.roles.slot == "" {
+		return nil, err
+	}
+	return slices.DeleteFunc(kept, func(t *feature.Table) bool {
+		return !slices.ContainsFunc(s.wanted.parts, func(p feature.SlotPart) bool {
+			return p.Slot != s.roles.slot && slices.Contains(p.Tables, t.FullName())
+		})
+	}), nil
 }
 
 // describe asks the source for its tables.

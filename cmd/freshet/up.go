@@ -18,6 +18,7 @@ func upCommand() *cobra.Command {
 func captureCommand() *cobra.Command {
 	r := roles{capture: true}
 	c := role("capture", "Run capture by itself, for a cluster", &r)
+	c.Flags().StringVar(&r.slot, "slot", "", "capture through this slot of source.postgres.slots only; left out: through all")
 	c.Flags().BoolVar(&r.newSnapshot, "new-snapshot", false, "begin a new epoch with a snapshot of every table")
 	return c
 }

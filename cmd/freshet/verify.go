@@ -46,6 +46,7 @@ func (s *system) ask(ctx context.Context, views []*feature.View) (truth, error) 
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
 	for _, v := range views {
+		cut := cut.In(v.Group.Name)
 		if why := s.wanted.altered(v); why != "" {
 			t.rows[v.Name] = &verify.Expected{View: v.Name, LogTime: cut.LogTime, Outputs: v.Outputs(), Whole: why}
 			continue
@@ -100,6 +101,7 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 		if t.rows[m.View.Name] == nil {
 			continue
 		}
+		t := truth{t.cut.In(m.View.Group.Name), t.rows}
 		if why, err := s.standsStill(ctx, m.View, t.cut); err != nil {
 			return reports, err
 		} else if why != "" {
@@ -122,6 +124,7 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 
 // verifyView compares the four places of one view.
 func (s *system) verifyView(ctx context.Context, v *feature.View, t truth) ([]*verify.Report, error) {
+	t.cut = t.cut.In(v.Group.Name)
 	if err := s.caughtUp(ctx, v, t.cut); err != nil {
 		return nil, err
 	}

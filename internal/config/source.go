@@ -46,7 +46,7 @@ type Slot struct {
 }
 
 // All gives the slots, of which there is at least one.
-func (p Postgres) All() []Slot {
+func (p *Postgres) All() []Slot {
 	if len(p.Slots) == 0 {
 		return []Slot{{Slot: p.Slot, Publication: p.Publication, At: "source.postgres"}}
 	}

@@ -243,7 +243,7 @@ func TestTheNightlyPipeline(t *testing.T) {
 		}
 		verdicts := map[string]error{"planes": fault.New(fault.Held, "null_rate")}
 		exec := func(_ context.Context, r Record, task Task) (Result, error) {
-			if r.Cut != cut() {
+			if !reflect.DeepEqual(r.Cut, cut()) {
 				t.Errorf("step %s is at %v", task.Name, r.Cut)
 			}
 			return Result{Run: task.Name + "-9"}, verdicts[task.Name]
