@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/freshet-io/freshet/internal/fault"
@@ -300,12 +301,19 @@ func relationOf(head []byte, streamed bool) uint32 {
 	}
 }
 
+// twoPhase are the messages of protocol 3, which a slot that was made for them sends in any protocol:
+// begin of a prepared transaction, PREPARE, COMMIT PREPARED, ROLLBACK PREPARED, PREPARE of one in pieces.
+const twoPhase = "bPKrp"
+
 func micros(t time.Time) uint64 { return uint64(t.UnixMicro() - postgresEpoch) }
 
 // done gives the error of a message that was not read to its end without fault.
 func (c *cursor) done(kind byte, size int) error {
 	var why string
 	switch {
+	case c.unknown && strings.IndexByte(twoPhase, kind) >= 0:
+		return fault.New(fault.Failed, "the slot sends transactions when they are prepared: it was made with two_phase").At("source.postgres.slot").
+			ToMend("SELECT pg_drop_replication_slot(…); then start with --new-snapshot: capture makes its own slot")
 	case c.unknown:
 		why = "is not of protocol 1 or 2"
 	case c.bad:

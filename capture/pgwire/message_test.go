@@ -44,6 +44,29 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestASlotWithTwoPhase sends other messages, and the error says that it is the slot.
+func TestASlotWithTwoPhase(t *testing.T) {
+	v := serve(t, map[string]string{"max_prepared_transactions": "5"}, "create table a (id int primary key)")
+	v.s.Slot = "two_phase"
+	v.exec("select pg_create_logical_replication_slot('two_phase', 'pgoutput', false, true)")
+	if st, err := v.s.SlotState(t.Context(), v.conn); err != nil || !st.TwoPhase {
+		t.Errorf("the slot is %+v, %v", st, err)
+	}
+	v.exec("begin; insert into a values (1); prepare transaction 'p'")
+	v.exec("commit prepared 'p'")
+	st, err := v.s.Stream(t.Context(), 0, StartOptions{Streaming: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	for err == nil {
+		_, err = st.Next()
+	}
+	if !strings.Contains(err.Error(), "it was made with two_phase") || !strings.Contains(err.Error(), "--new-snapshot") {
+		t.Error(err)
+	}
+}
+
 func golden(t testing.TB, name string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", name))

@@ -45,6 +45,8 @@ func (r *report) slot(st pgwire.SlotState, database string) {
 		r.add("slot", Fail, drop, "%s is of database %s, not of %s", name, st.Database, database)
 	case st.Temporary:
 		r.add("slot", Fail, drop, "%s is temporary: it goes with the connection that made it", name)
+	case st.TwoPhase:
+		r.add("slot", Fail, drop, "%s was made with two_phase: it sends transactions when they are prepared, before they are committed", name)
 	case st.Synced:
 		r.add("slot", Fail, "name the primary in source.postgres.url, with target_session_attrs=read-write", "%s is a copy that this standby keeps", name)
 	case len(actions) > 0: // the last one is of the highest stage
