@@ -30,7 +30,7 @@ const snapshotRows = 100_000
 // by turns it, the backend that serves it, the whole server and the broker are killed: during a
 // snapshot, with small transactions, with one of many rows, while columns come and go. What the topics
 // say must then be what the triggers of the source have written down. KILLS is the number of kills (8),
-// ROWS that of the rows that the large transactions commit (50,000), LARGEST the same for each fifth
+// ROWS that of the rows that the large transactions commit (50,000), LARGEST the same for each tenth
 // round (ROWS); SEED repeats a choice of kills.
 func TestCaptureKillsLoseNothing(t *testing.T) {
 	kills, rows := number(t, "KILLS", 8), number(t, "ROWS", 50_000)
@@ -42,7 +42,7 @@ func TestCaptureKillsLoseNothing(t *testing.T) {
 	k := &killer{w: w, c: w.captor("capture"), r: r, tally: map[string]int{}, ends: map[string]int{}}
 	rounds := max(2, kills/20)
 	for round := range rounds {
-		if round%5 == 0 {
+		if round%10 == 0 {
 			k.round(ctx, round, kills/rounds, largest)
 		} else {
 			k.round(ctx, round, kills/rounds, rows)
@@ -177,7 +177,7 @@ func (k *killer) work(ctx context.Context, d time.Duration) {
 // ready waits until the snapshot is done and the stream is followed.
 func (k *killer) ready(ctx context.Context) {
 	k.w.t.Helper()
-	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	limited, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	for {
 		k.mind(ctx)

@@ -322,7 +322,7 @@ func (w *world) quit(c *captor) string {
 // committed records see it, and as those do who drop by position what comes again.
 func (w *world) compare(ctx context.Context, c *captor) *audit.History {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute) // of a million rows on a busy machine
 	defer cancel()
 	topics := must(topic.Dial(ctx, topic.Config{Brokers: []string{w.listen}, Prefix: worldName}))(w.t)
 	defer topics.Close()
