@@ -25,6 +25,7 @@ test-readers: ## DuckDB and Polars read our tables (needs Python 3.11; makes .ve
 test-kafka: ## what speaks Kafka, on a real Apache Kafka (needs Java 17; Maven the first time)
 	go build -o bin/realkafka ./internal/testkit/realkafka
 	bin/realkafka -- go test -count=1 -p 1 ./internal/topic ./delta ./integration
+	bin/realkafka -- go test -count=1 -run KafkaStreams ./internal/bench
 
 test-debezium: ## Kafka Connect, Debezium and confluent-kafka read our envelope (Java 17, Maven, Python)
 	mvn -q -B -f capture/debezium/testdata/java/pom.xml org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/bin/debezium

@@ -16,21 +16,23 @@ import (
 func benchCommand() *cobra.Command {
 	o := bench.Options{
 		Out: os.Stdout, Python: os.Getenv("FRESHET_BENCH_PYTHON"), Debezium: os.Getenv("FRESHET_BENCH_DEBEZIUM"),
-		Progress: func(s string) { fmt.Fprintln(os.Stderr, s) },
+		KafkaStreams: os.Getenv("FRESHET_BENCH_KAFKASTREAMS"),
+		Progress:     func(s string) { fmt.Fprintln(os.Stderr, s) },
 	}
 	var profile string
 	c := &cobra.Command{
 		Use: "bench NAME", Short: "Measure freshet against peers on this machine; one line of JSON per figure",
 		Long: "Names: " + strings.Join(bench.Names(), ", ") + ". A peer that is not here leaves the ratio null: LightGBM is asked\n" +
-			"through the Python that FRESHET_BENCH_PYTHON names, Redis is the redis-server in PATH, Debezium runs from the\n" +
-			"jars in the directory that FRESHET_BENCH_DEBEZIUM names, with the java and javac in PATH.",
+			"through the Python that FRESHET_BENCH_PYTHON names, Redis is the redis-server in PATH, Debezium and Kafka\n" +
+			"Streams run from the jars in the directories that FRESHET_BENCH_DEBEZIUM and FRESHET_BENCH_KAFKASTREAMS\n" +
+			"name, with the java and javac in PATH.",
 		Example: "  freshet bench scoring --quick\n  FRESHET_BENCH_PYTHON=.venv/bin/python freshet bench scoring\n  freshet bench capture --brokers kafka:9092 --only C3",
 		Args:    cobra.ExactArgs(1), ValidArgs: bench.Names(),
 	}
 	c.Flags().BoolVar(&o.Quick, "quick", false, "a smaller size, for a first look")
 	c.Flags().StringVar(&o.Dir, "dir", "", "where servers and files live, kept afterwards (a temporary directory, removed)")
 	c.Flags().StringSliceVar(&o.Brokers, "brokers", nil, "a Kafka instead of the embedded one")
-	c.Flags().StringSliceVar(&o.Only, "only", nil, "of capture: these figures only (C1, C2, C3, C4, C6)")
+	c.Flags().StringSliceVar(&o.Only, "only", nil, "of capture (C1, C2, C3, C4, C6) and delta (D1): these figures only")
 	c.Flags().StringVar(&profile, "cpuprofile", "", "write a CPU profile to this file")
 	c.RunE = func(c *cobra.Command, args []string) (err error) {
 		if profile != "" {

@@ -6,6 +6,8 @@
 //	          C3  rows/s of one large transaction, in the slot or while it is written, and the peak of memory
 //	          C4  rows/s of a first snapshot; peer of both: Debezium
 //	          C6  bytes of log that an idle slot holds while another table is written to
+//	delta     D1  changes/s that a node folds and publishes as deltas, exactly once, and per CPU-second;
+//	          peer: Kafka Streams
 //	lookup    L1  single-key lookups/s of 8 callers; peer: Redis HMGET
 //	          L2  rows/s of 8 callers that ask for 100 keys at a time; peer: Redis HMGET in pipelines
 //	scoring   S1  rows/s of one core, 500 trees of 64 leaves over 20 inputs; peer: LightGBM's predict
@@ -31,13 +33,15 @@ import (
 type Options struct {
 	Quick    bool     // a smaller size, for a first look; the lines say so
 	Dir      string   // where servers and files live, kept afterwards; "": a temporary directory, removed
-	Brokers  []string // a Kafka instead of the embedded one; topics of a prefix of their own stay there
-	Only     []string // of capture: the ids of the figures that are wanted; none: all
+	Brokers  []string // a Kafka instead of the embedded one; topics have a prefix of their own, and are deleted
+	Only     []string // of capture and delta: the ids of the figures that are wanted; none: all
 	Python   string   // an interpreter that has lightgbm; "": no such peer
 	Debezium string   // a directory with Debezium's jars; "": no such peer
-	Out      io.Writer
-	Progress func(string)
-	Now      func() time.Time // measures; nil: time.Now
+	// KafkaStreams is a directory with the jars of Kafka Streams; "": no such peer.
+	KafkaStreams string
+	Out          io.Writer
+	Progress     func(string)
+	Now          func() time.Time // measures; nil: time.Now
 
 	size *size // tests are smaller still
 }
@@ -53,6 +57,10 @@ type size struct {
 	first        int           // C4: rows
 	foreign      int64         // C6: bytes of log of another table
 	settle       time.Duration // C6: how long the slot may take to follow
+	changes      int           // D1
+	accounts     int           // delta: entities
+	fans         []int         // D1: partitions
+	folding      int           // D1: rounds
 	entities     int           // lookup
 	spell        time.Duration // lookup: of one round
 	rows         int           // scoring
@@ -63,6 +71,7 @@ func full() size {
 	return size{
 		rounds: 3, transactions: 2_000, bulk: 1_000_000, bulkLimited: 5_000_000, workMem: "64MB", first: 2_000_000, foreign: 1 << 30,
 		settle: time.Minute, patience: 2 * time.Minute,
+		changes: 2_000_000, accounts: 100_000, fans: []int{8, 4, 2, 1}, folding: 2,
 		entities: 500_000, spell: 5 * time.Second, rows: 200_000, trees: 500,
 	}
 }
@@ -71,6 +80,7 @@ func quick() size {
 	return size{
 		rounds: 3, transactions: 200, bulk: 100_000, bulkLimited: 500_000, workMem: "4MB", first: 200_000, foreign: 64 << 20,
 		settle: 30 * time.Second, patience: time.Minute,
+		changes: 200_000, accounts: 100_000, fans: []int{8, 1}, folding: 1,
 		entities: 50_000, spell: 2 * time.Second, rows: 20_000, trees: 500,
 	}
 }
@@ -85,7 +95,19 @@ type run struct {
 }
 
 func benchmarks() map[string]func(*run, context.Context) error {
-	return map[string]func(*run, context.Context) error{"capture": (*run).captured, "lookup": (*run).lookup, "scoring": (*run).scoring}
+	return map[string]func(*run, context.Context) error{"capture": (*run).captured, "delta": (*run).folded, "lookup": (*run).lookup, "scoring": (*run).scoring}
+}
+
+// apart gives the figures of a benchmark that can be measured without the others.
+func apart(name string) []string {
+	switch name {
+	case "capture":
+		return captureIDs()
+	case "delta":
+		return []string{"D1"}
+	default:
+		return nil
+	}
 }
 
 // Names gives the names that Run takes, sorted.
@@ -97,11 +119,12 @@ func Run(ctx context.Context, name string, o Options) error {
 	if f == nil {
 		return fault.New(fault.Usage, "there is no benchmark %q; there are: %s", name, strings.Join(Names(), ", "))
 	}
-	if len(o.Only) > 0 && name != "capture" {
+	known := apart(name)
+	if len(o.Only) > 0 && known == nil {
 		return fault.New(fault.Usage, "%s measures all its figures together: leave --only out", name)
 	}
-	if unknown := slices.DeleteFunc(slices.Clone(o.Only), func(id string) bool { return slices.Contains(captureIDs(), id) }); len(unknown) > 0 {
-		return fault.New(fault.Usage, "%s has no figure %s; it has %s", name, strings.Join(unknown, ", "), strings.Join(captureIDs(), ", ")).At("--only")
+	if unknown := slices.DeleteFunc(slices.Clone(o.Only), func(id string) bool { return slices.Contains(known, id) }); len(unknown) > 0 {
+		return fault.New(fault.Usage, "%s has no figure %s; it has %s", name, strings.Join(unknown, ", "), strings.Join(known, ", ")).At("--only")
 	}
 	if o.Now == nil {
 		o.Now = time.Now //nolint:forbidigo // it measures; no value depends on it

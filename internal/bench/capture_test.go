@@ -92,7 +92,7 @@ func TestDebeziumSaysWhyItCannotRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", t.TempDir())
-	d := &debezium{dir: t.TempDir()}
+	d := &debezium{jvm: jvm{dir: t.TempDir()}}
 	if why := d.find(t.Context(), jars); why != "there is no java in PATH" || d.version != "1.2.3" {
 		t.Error(why, d.version)
 	}
@@ -166,7 +166,7 @@ func TestHeldLines(t *testing.T) {
 	for why, last := range map[string]float64{"": 8.4, "reasons": 0} {
 		var out bytes.Buffer
 		r := &run{Options: Options{Out: &out}, name: "capture", size: *tiny(), m: machine()}
-		w := &captureWorld{r: r, kafka: &kafkaSide{embedded: true}, debezium: &debezium{version: "1.2.3"}}
+		w := &captureWorld{r: r, kafka: &kafkaSide{embedded: true}, debezium: &debezium{jvm: jvm{version: "1.2.3"}}}
 		if err := r.heldLines(w, o, why); err != nil {
 			t.Fatal(err)
 		}

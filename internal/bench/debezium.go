@@ -4,15 +4,10 @@ import (
 	"cmp"
 	"context"
 	_ "embed" // the peer's program
-	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"math"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,17 +25,12 @@ var debeziumProgram string
 const (
 	debeziumHeap = "2g"
 	debeziumWait = 30 * time.Minute // for one drain
-	saidBytes    = 1 << 10          // of what it has to say
 )
 
 // debezium is the peer, where it can run: the embedded engine in a JVM, with a producer. A bench without it
 // goes on; why then says why not.
 type debezium struct {
-	why      string
-	java     string
-	classes  string // the class path
-	dir      string
-	version  string
+	jvm
 	brokers  []string
 	embedded bool // the Kafka is in this process
 	topics   *topic.Client
@@ -99,7 +89,7 @@ func (d *debezium) versions(l *Line, what drained) {
 
 // findDebezium compiles our program against the jars, if there are any.
 func (r *run) findDebezium(ctx context.Context, k *kafkaSide) *debezium {
-	d := &debezium{dir: filepath.Join(r.dir, "debezium"), brokers: k.addresses, embedded: k.embedded, topics: k.topics}
+	d := &debezium{jvm: jvm{dir: filepath.Join(r.dir, "debezium")}, brokers: k.addresses, embedded: k.embedded, topics: k.topics}
 	if d.why = d.find(ctx, r.Debezium); d.why != "" {
 		r.tell("without debezium: " + d.why)
 	}
@@ -107,51 +97,10 @@ func (r *run) findDebezium(ctx context.Context, k *kafkaSide) *debezium {
 }
 
 func (d *debezium) find(ctx context.Context, jars string) (why string) {
-	if jars == "" {
-		return "name a directory with its jars in FRESHET_BENCH_DEBEZIUM"
-	}
-	const connector = "debezium-connector-postgres-"
-	found, err := filepath.Glob(filepath.Join(jars, connector+"*.jar"))
-	if err != nil || len(found) == 0 {
-		return fmt.Sprintf("there is no %s*.jar in %s, which FRESHET_BENCH_DEBEZIUM names", connector, jars)
-	}
-	d.version = strings.TrimSuffix(strings.TrimPrefix(filepath.Base(found[0]), connector), ".jar")
-	if d.java, err = exec.LookPath("java"); err != nil {
-		return "there is no java in PATH"
-	}
-	javac, err := exec.LookPath("javac")
-	if err != nil {
-		return "there is no javac in PATH"
-	}
-	classes := filepath.Join(d.dir, "classes")
-	source := filepath.Join(d.dir, "Drain.java")
-	if err := os.MkdirAll(classes, 0o755); err != nil {
-		return err.Error()
-	}
-	if err := os.WriteFile(source, []byte(debeziumProgram), 0o644); err != nil {
-		return err.Error()
-	}
-	d.classes = filepath.Join(jars, "*")
-	var wrong said
-	compile := exec.CommandContext(ctx, javac, "-d", classes, "-cp", d.classes, source)
-	compile.Stderr = &wrong
-	if err := compile.Run(); err != nil {
-		return fmt.Sprintf("javac: %v: %s", err, &wrong)
-	}
-	d.classes = classes + string(os.PathListSeparator) + d.classes
-	return ""
+	return d.compile(ctx, jars, program{
+		variable: "FRESHET_BENCH_DEBEZIUM", artifact: "debezium-connector-postgres", class: "Drain", source: debeziumProgram,
+	})
 }
-
-// said keeps the first of what a process says: in Java the reason comes first, and a stack after it.
-type said struct{ kept []byte }
-
-func (s *said) Write(b []byte) (int, error) {
-	s.kept = append(s.kept, b[:min(len(b), saidBytes-len(s.kept))]...)
-	return len(b), nil
-}
-
-// String is all of it on one line.
-func (s *said) String() string { return strings.Join(strings.Fields(string(s.kept)), " ") }
 
 // job is what a process of the peer does.
 type job struct {
@@ -181,15 +130,6 @@ func (d *debezium) drain(ctx context.Context, j job) drained {
 	return out
 }
 
-// engine is a process under way.
-type engine struct {
-	cmd      *exec.Cmd
-	stdin    io.WriteCloser // it runs as long as this is open
-	out, err said
-	ended    chan struct{}
-	failed   error // valid once it has ended
-}
-
 func (d *debezium) start(ctx context.Context, j job) (*engine, error) {
 	d.count++
 	name := "drain" + strconv.Itoa(d.count)
@@ -213,25 +153,7 @@ func (d *debezium) start(ctx context.Context, j job) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &engine{cmd: exec.CommandContext(ctx, d.java, "-Xmx"+debeziumHeap, "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", d.classes,
-		"Drain", engineFile, producerFile, to, strconv.Itoa(j.rows))}
-	e.cmd.Dir = d.dir
-	return e, e.begin()
-}
-
-func (e *engine) begin() (err error) {
-	e.ended, e.cmd.Stdout, e.cmd.Stderr = make(chan struct{}), &e.out, &e.err
-	if e.stdin, err = e.cmd.StdinPipe(); err == nil {
-		err = e.cmd.Start()
-	}
-	if err != nil {
-		return fault.Wrap(fault.Failed, err, "cannot start %s", e.cmd.Path)
-	}
-	go func() {
-		e.failed = e.cmd.Wait()
-		close(e.ended)
-	}()
-	return nil
+	return d.launch(ctx, debeziumHeap, engineFile, producerFile, to, strconv.Itoa(j.rows))
 }
 
 // stop ends a process that ends when it is told to.
@@ -241,11 +163,8 @@ func (e *engine) stop() drained {
 }
 
 func (e *engine) wait() (out drained) {
-	if <-e.ended; e.failed != nil {
-		return drained{why: fmt.Sprintf("it failed: %v: %s", e.failed, &e.err)}
-	}
-	if err := json.Unmarshal(e.out.kept, &out); err != nil {
-		return drained{why: fmt.Sprintf("it answered %q", &e.out)}
+	if why := e.answer(&out); why != "" {
+		return drained{why: why}
 	}
 	return out
 }
@@ -269,17 +188,4 @@ func engineSettings(name string, j job) (map[string]string, error) {
 		"publication.autocreate.mode": "disabled", "table.include.list": j.table,
 		"key.converter.schemas.enable": "false", "value.converter.schemas.enable": "false",
 	}, nil
-}
-
-// writeProperties writes a file of Java properties, which only we may read: there is a password in it.
-func writeProperties(file string, p map[string]string) error {
-	var b strings.Builder
-	escape := strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
-	for _, k := range slices.Sorted(maps.Keys(p)) {
-		fmt.Fprintf(&b, "%s=%s\n", k, escape.Replace(p[k]))
-	}
-	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
-		return fault.Wrap(fault.Failed, err, "cannot write the peer's settings")
-	}
-	return nil
 }

@@ -36,6 +36,7 @@ type kafkaSide struct {
 	registry  *topic.Registry
 	addresses []string
 	embedded  bool
+	prefix    string
 	closers   []func()
 }
 
@@ -61,16 +62,35 @@ func (r *run) kafka(ctx context.Context) (_ *kafkaSide, err error) {
 		k.closers, k.addresses = append(k.closers, broker.Close), broker.Brokers()
 	}
 	// A prefix that no other run has.
-	prefix := fmt.Sprintf("freshet-bench-%s-%x", r.name, r.Now().UnixNano())
-	if k.topics, err = topic.Dial(ctx, topic.Config{Brokers: k.addresses, Prefix: prefix}); err != nil {
-		return nil, err
+	k.prefix = fmt.Sprintf("freshet-bench-%s-%x", r.name, r.Now().UnixNano())
+	return k, k.dial(ctx, r)
+}
+
+// dial opens a system's topics, which are deleted at the end.
+func (k *kafkaSide) dial(ctx context.Context, r *run) (err error) {
+	if k.topics, err = topic.Dial(ctx, topic.Config{Brokers: k.addresses, Prefix: k.prefix}); err != nil {
+		return err
 	}
-	k.closers = append(k.closers, k.topics.Close)
+	k.closers = append(k.closers, k.topics.Close, func() {
+		if err := k.topics.RemoveAll(context.WithoutCancel(ctx)); err != nil {
+			r.tell(err.Error())
+		}
+	})
 	if k.registry, err = topic.OpenRegistry(ctx, k.topics); err != nil {
-		return nil, err
+		return err
 	}
 	k.closers = append(k.closers, k.registry.Close)
-	return k, nil
+	return nil
+}
+
+// apart gives another system in the same Kafka.
+func (k *kafkaSide) apart(ctx context.Context, r *run, name string) (*kafkaSide, error) {
+	out := &kafkaSide{addresses: k.addresses, embedded: k.embedded, prefix: k.prefix + "-" + name}
+	if err := out.dial(ctx, r); err != nil {
+		out.close()
+		return nil, err
+	}
+	return out, nil
 }
 
 // serving is a node with entities, and a gRPC server on loopback.

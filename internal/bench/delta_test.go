@@ -1,0 +1,96 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/testkit"
+)
+
+const foldLines = "D1 mode: events, inserts, 2 partitions, D1 mode: events, inserts, 2 partitions, per CPU-second, " +
+	"D1 mode: rows, 20 % updates, 5 % deletes, 2 partitions, D1 mode: rows, 20 % updates, 5 % deletes, 2 partitions, per CPU-second"
+
+func TestDelta(t *testing.T) {
+	all := lines(t, "delta", Options{Dir: testkit.Dir(t)})
+	if ids(all) != foldLines {
+		t.Fatalf("%s", ids(all))
+	}
+	for _, l := range all {
+		if !strings.HasPrefix(l.Peer, "kafka streams: not run here: ") || l.Versions["kafka-streams"] != "" || !strings.Contains(l.Note, " deltas of ") {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
+// TestDeltaAgainstKafkaStreams needs FRESHET_BENCH_KAFKASTREAMS and, as the peer does, an Apache Kafka.
+func TestDeltaAgainstKafkaStreams(t *testing.T) {
+	if os.Getenv("FRESHET_TEST_KAFKA") == "" {
+		t.Skip("this is for an Apache Kafka: make test-kafka")
+	}
+	jars := os.Getenv("FRESHET_BENCH_KAFKASTREAMS")
+	if jars == "" {
+		testkit.Unavailable(t, fault.New(fault.Unreachable, "FRESHET_BENCH_KAFKASTREAMS names no directory with the jars of internal/bench/kafkastreams/pom.xml"))
+	}
+	all := lines(t, "delta", Options{Dir: testkit.Dir(t), KafkaStreams: jars, Brokers: testkit.Kafka(t)})
+	if ids(all) != foldLines {
+		t.Fatalf("%s", ids(all))
+	}
+	for _, l := range all {
+		// Without cache every record of the peer's input is an output.
+		if l.Ratio == nil || l.Versions["kafka-streams"] == "" || !strings.Contains(l.Note, "3000") {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
+// TestTheComparedPeerEmitsAtLeastAsMuch, where one of its variants does, and the least of those.
+func TestTheComparedPeerEmitsAtLeastAsMuch(t *testing.T) {
+	for ours, want := range map[int]int{90: 100, 100: 100, 101: 120, 130: 120} {
+		c := foldContest{cached: aggregated{Outputs: 100}, cacheless: aggregated{Outputs: 120}}
+		c.ours.deltas = ours
+		peer, other, names := c.against()
+		if peer.Outputs != want || other.Outputs != 220-want || (names[0] == "without cache") != (want == 120) {
+			t.Errorf("%d deltas: %d outputs %s, and %d", ours, peer.Outputs, names, other.Outputs)
+		}
+	}
+}
+
+// TestAHistoryIsWhatItsTotalsSay: what the peer is told of each change adds up to what the rows say, and the
+// same seed gives the same changes.
+func TestAHistoryIsWhatItsTotalsSay(t *testing.T) {
+	const changes, accounts = 5000, 50
+	for _, mixed := range []bool{false, true} {
+		h, again := newHistory(changes, accounts, mixed), newHistory(changes, accounts, mixed)
+		sums := map[int32]paidTotal{}
+		ops := map[change.Op]int{}
+		for range changes {
+			c := h.next()
+			if d := again.next(); d != c {
+				t.Fatalf("%+v, and then %+v", c, d)
+			}
+			b := c.peer()
+			if len(b) != peerValue || !bytes.Equal(b[32:], make([]byte, peerValue-32)) {
+				t.Fatalf("% x", b)
+			}
+			s := sums[c.account()]
+			s.sum += int64(binary.BigEndian.Uint64(b))
+			s.n += int64(binary.BigEndian.Uint64(b[16:]))
+			sums[c.account()] = s
+			ops[c.op]++
+		}
+		totals := h.totals()
+		for a, s := range sums {
+			if got := totals[a]; got.n != s.n || got.sum != s.sum {
+				t.Errorf("account %d: %+v, and told %+v", a, got, s)
+			}
+		}
+		if mixed != (ops[change.Delete] > changes*4/100) || mixed != (ops[change.Update] > changes*18/100) {
+			t.Errorf("%v", ops)
+		}
+	}
+}
