@@ -320,9 +320,9 @@ func (f *fold) evaluate(v *view, row []feature.Value, pk []byte) (storedRow, err
 		}
 	}
 	c.inputs = make([]feature.Value, len(v.inputs))
-	for i, ref := range v.inputs {
-		if c.inputs[i], err = feature.FromRow(v.columns[i], row[v.flat(ref)]); err != nil {
-			return out, errRow{err}
+	for i := range v.inputs {
+		if c.inputs[i], err = v.inputs[i].evaluate(v, row, &f.state); err != nil {
+			return out, err
 		}
 	}
 	c.entity = entityKey(c.key)

@@ -104,7 +104,7 @@ func (f *fold) compute(v *view, entity []byte, now int64) (*Served, error) {
 		return s, err
 	}
 	if v.Events {
-		s.EventTime = life.Accs[v.newest].Value
+		s.EventTime, _ = life.Result(v.levels[0].ops, aggregate.Read{Agg: feature.Max, At: v.newest}, now)
 	} else if s.EventTime, err = f.newest(v, entity); err != nil {
 		return nil, err
 	}
@@ -183,6 +183,9 @@ func (f *fold) windows(v *view, entity []byte, l *level, now int64, life *aggreg
 		for i := 0; err == nil && i < len(froms); i++ {
 			if start >= froms[i] {
 				s.wakeAt(start+l.hop+l.windows[i], change.CauseExpiry)
+				if l.decays {
+					s.wakeAt(to, change.CauseExpiry)
+				}
 				err = totals[i+1].Merge(l.ops, t)
 			}
 		}

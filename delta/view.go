@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/freshet-io/freshet/delta/aggregate"
@@ -15,26 +16,36 @@ type view struct {
 	*feature.View
 	where   *expression.Program
 	derived []*expression.Program
-	inputs  []feature.Ref    // what the aggregates read, evaluated once per row
-	columns []feature.Column // of inputs
-	needs   []int            // source columns the view reads
-	joined  [][]int          // per join, columns of the dimension the view reads
-	levels  []level          // one per hop used, lifetime (hop 0) first
-	plan    []output         // one per aggregate feature
-	names   []string         // of all outputs
-	types   []feature.Type   // of all outputs
+	inputs  []input        // what the aggregates read, evaluated once per row
+	needs   []int          // source columns the view reads
+	joined  [][]int        // per join, columns of the dimension the view reads
+	levels  []level        // one per hop used, lifetime (hop 0) first
+	plan    []output       // one per aggregate feature
+	names   []string       // of all outputs
+	types   []feature.Type // of all outputs
 	// joinDecides tells that where reads a dimension: then a row may have become one of the view, or
 	// none, by a join alone.
 	joinDecides bool
 	newest      int // of events: the accumulator of the newest event time in the lifetime tiles
 }
 
+// input is one column that aggregates read, of the rows for which a condition holds: elsewhere it is
+// NULL, which aggregates skip. Without a column it is true.
+type input struct {
+	ref       feature.Ref
+	column    feature.Column
+	rows      bool   // there is no column
+	condition string // "" always holds
+	where     *expression.Program
+}
+
 // level is the tiles of one hop; hop 0 is one tile over all rows.
 type level struct {
 	hop     int64 // microseconds
 	ops     []aggregate.Op
-	windows []int64 // microseconds, ascending
+	windows []int64 // microseconds, ascending; 0: the tile of now alone, which is a tumbling window
 	sums    []int   // outputs that are sums of decimals
+	decays  bool    // an output changes with each hop, as long as its window has rows
 }
 
 type output struct {
@@ -72,18 +83,14 @@ func compile(fv *feature.View) (*view, error) {
 			v.readJoined(i, on.Dimension)
 		}
 	}
-	for _, f := range fv.Features {
-		v.addFeature(f)
+	for i := range fv.Features {
+		v.addFeature(&fv.Features[i])
 	}
 	if fv.Events {
 		v.addNewest()
 	}
-	for _, ref := range v.inputs {
-		if ref.Join < 0 {
-			need(ref.Column)
-		} else {
-			v.readJoined(ref.Join, ref.Column)
-		}
+	if err := v.compileInputs(need); err != nil {
+		return nil, err
 	}
 	if err := v.compileExpressions(need); err != nil {
 		return nil, err
@@ -120,8 +127,8 @@ func checkNamed(v *feature.View) error {
 // addNewest has the newest event time kept in the lifetime tile: of events there are no rows to look
 // it up in.
 func (v *view) addNewest() {
-	at := v.input(feature.Ref{Join: -1, Column: v.EventTime})
-	op := aggregate.OpFor(feature.Max, at, feature.Type{Kind: feature.Timestamp})
+	at := v.input(feature.Ref{Join: -1, Column: v.EventTime}, false, "")
+	op := aggregate.OpOf(&feature.Feature{Agg: feature.Max, OfType: feature.Type{Kind: feature.Timestamp}}, at, 0, false)
 	life := &v.levels[0]
 	if v.newest = slices.Index(life.ops, op); v.newest < 0 {
 		v.newest = len(life.ops)
@@ -129,22 +136,7 @@ func (v *view) addNewest() {
 	}
 }
 
-// input gives the ordinal of a column among the view's inputs.
-func (v *view) input(of feature.Ref) int {
-	at := slices.Index(v.inputs, of)
-	if at < 0 {
-		at = len(v.inputs)
-		v.inputs = append(v.inputs, of)
-		v.columns = append(v.columns, v.column(of))
-	}
-	return at
-}
-
-func (v *view) addFeature(f feature.Feature) {
-	input := -1
-	if !f.CountRows {
-		input = v.input(f.Of)
-	}
+func (v *view) addFeature(f *feature.Feature) {
 	hop := f.Hop.Microseconds()
 	l := slices.IndexFunc(v.levels, func(l level) bool { return l.hop == hop })
 	if l < 0 {
@@ -155,18 +147,133 @@ func (v *view) addFeature(f feature.Feature) {
 	if f.Agg == feature.Sum && f.OfType.Kind == feature.Decimal {
 		lv.sums = append(lv.sums, len(v.plan))
 	}
-	op := aggregate.OpFor(f.Agg, input, f.OfType)
-	at := slices.Index(lv.ops, op)
-	if at < 0 {
-		at = len(lv.ops)
-		lv.ops = append(lv.ops, op)
-	}
+	lv.decays = lv.decays || f.Agg == feature.DecayedSum
 	w := f.Window.Microseconds()
-	if w > 0 && !slices.Contains(lv.windows, w) {
+	if f.Tumbling {
+		w = 0
+	}
+	if hop > 0 && !slices.Contains(lv.windows, w) {
 		lv.windows = append(lv.windows, w)
 		slices.Sort(lv.windows)
 	}
-	v.plan = append(v.plan, output{level: l, window: w, read: aggregate.Read{Agg: f.Agg, At: at}})
+	v.plan = append(v.plan, output{level: l, window: w, read: v.read(lv, f)})
+}
+
+// read gives how a feature is read, and adds the ops it needs.
+func (v *view) read(l *level, f *feature.Feature) aggregate.Read {
+	retracts := !v.Events
+	op := func(g *feature.Feature, in, of int) int {
+		o := aggregate.OpOf(g, in, of, retracts)
+		at := slices.Index(l.ops, o)
+		if at < 0 {
+			at = len(l.ops)
+			l.ops = append(l.ops, o)
+		}
+		return at
+	}
+	of := 0
+	if f.Agg == feature.SumBy {
+		of = v.input(f.Value, false, "")
+	}
+	r := aggregate.Read{Agg: f.Agg, P: f.P, Part: f.Part, Hop: l.hop}
+	in := v.input(f.Of, f.CountRows, f.Where)
+	if f.Agg != feature.Ratio {
+		r.At = op(f, in, of)
+		return r
+	}
+	sum := feature.Feature{Agg: feature.Sum, OfType: f.OfType}
+	if f.CountRows {
+		sum.Agg = feature.Count
+	}
+	r.At = op(&sum, in, 0)
+	if f.Per != nil {
+		per := feature.Feature{Agg: feature.Sum, OfType: f.PerType}
+		r.Per = op(&per, v.input(*f.Per, false, ""), 0) + 1
+	}
+	return r
+}
+
+// input gives the ordinal of an input; -1: the rows themselves.
+func (v *view) input(ref feature.Ref, rows bool, condition string) int {
+	if rows && condition == "" {
+		return -1
+	}
+	if rows {
+		ref = feature.Ref{Join: -1, Column: -1}
+	}
+	at := slices.IndexFunc(v.inputs, func(i input) bool { return i.ref == ref && i.condition == condition })
+	if at < 0 {
+		at = len(v.inputs)
+		v.inputs = append(v.inputs, input{ref: ref, rows: rows, condition: condition})
+	}
+	return at
+}
+
+// compileInputs notes what the inputs read, and compiles their conditions.
+func (v *view) compileInputs(need func(int)) error {
+	for i := range v.inputs {
+		in := &v.inputs[i]
+		if !in.rows {
+			in.column = v.column(in.ref)
+			v.reads(in.ref, need)
+		}
+		if in.condition == "" {
+			continue
+		}
+		var err error
+		if in.where, err = v.condition(in.condition, need); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *view) reads(ref feature.Ref, need func(int)) {
+	if ref.Join < 0 {
+		need(ref.Column)
+	} else {
+		v.readJoined(ref.Join, ref.Column)
+	}
+}
+
+// evaluate gives an input of a row, to which the joined rows are appended.
+func (in *input) evaluate(v *view, row []feature.Value, state *expression.State) (feature.Value, error) {
+	if in.where != nil {
+		state.Row = row
+		holds, err := in.where.Eval(state)
+		if err != nil {
+			return feature.Value{}, errRow{fmt.Errorf("where: %w", err)}
+		}
+		if holds.IsNull() || holds.I == 0 {
+			return feature.Value{}, nil
+		}
+	}
+	if in.rows {
+		return feature.OfBool(true), nil
+	}
+	x, err := feature.FromRow(in.column, row[v.flat(in.ref)])
+	if err != nil {
+		return x, errRow{err}
+	}
+	return x, nil
+}
+
+// condition compiles one over the source row followed by the joined rows.
+func (v *view) condition(source string, need func(int)) (*expression.Program, error) {
+	p, err := expression.Compile(source, func(name string) (expression.Column, bool) {
+		ref, col, ok := v.Lookup(name)
+		return expression.Column{Index: v.flat(ref), Type: col.Type}, ok
+	})
+	if err != nil {
+		return nil, fault.Wrap(fault.Usage, err, "view %s: where", v.Name).At("%s", v.Def.Meta)
+	}
+	if p.Type.Kind != feature.Bool {
+		return nil, fault.New(fault.Usage, "view %s: where is %s, expected bool", v.Name, p.Type).At("%s", v.Def.Meta)
+	}
+	for _, c := range p.Uses {
+		v.reads(v.ref(c), need)
+	}
+	return p, nil
 }
 
 func (v *view) column(r feature.Ref) feature.Column {
@@ -183,24 +290,11 @@ func (v *view) compileExpressions(need func(int)) error {
 		return fault.Wrap(fault.Usage, err, "view %s: %s", v.Name, what).At("%s", v.Def.Meta)
 	}
 	if v.Where != "" {
-		p, err := expression.Compile(v.Where, func(name string) (expression.Column, bool) {
-			ref, col, ok := v.Lookup(name)
-			return expression.Column{Index: v.flat(ref), Type: col.Type}, ok
-		})
+		p, err := v.condition(v.Where, need)
 		if err != nil {
-			return fail("where", err)
+			return err
 		}
-		if p.Type.Kind != feature.Bool {
-			return fault.New(fault.Usage, "view %s: where is %s, expected bool", v.Name, p.Type).At("%s", v.Def.Meta)
-		}
-		for _, c := range p.Uses {
-			if ref := v.ref(c); ref.Join < 0 {
-				need(c)
-			} else {
-				v.readJoined(ref.Join, ref.Column)
-				v.joinDecides = true
-			}
-		}
+		v.joinDecides = slices.ContainsFunc(p.Uses, func(c int) bool { return v.ref(c).Join >= 0 })
 		v.where = p
 	}
 	outputs := v.Outputs()
@@ -264,8 +358,13 @@ func (v *view) exposes(r feature.Ref) bool {
 		return true
 	}
 	return slices.ContainsFunc(v.Features, func(f feature.Feature) bool {
-		own := f.Agg == feature.Min || f.Agg == feature.Max || f.Agg == feature.First || f.Agg == feature.Last
-		return own && !f.CountRows && f.Of == r
+		switch f.Agg {
+		case feature.Min, feature.Max, feature.First, feature.Last, feature.FirstN, feature.LastN, feature.TopK, feature.BottomK,
+			feature.Mode, feature.CountBy, feature.SumBy, feature.ApproxTopK:
+			return f.Of == r
+		default:
+			return false
+		}
 	})
 }
 

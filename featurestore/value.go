@@ -29,9 +29,20 @@ func ToValue(v feature.Value, t feature.Type) *freshetv1.Value {
 		return &freshetv1.Value{Kind: &freshetv1.Value_Timestamp{Timestamp: v.I}}
 	case feature.UUID:
 		return &freshetv1.Value{Kind: &freshetv1.Value_Uuid{Uuid: []byte(v.S)}}
+	case feature.List:
+		return toList(v, t)
 	default:
 		return &freshetv1.Value{Kind: &freshetv1.Value_String_{String_: v.S}}
 	}
+}
+
+func toList(v feature.Value, t feature.Type) *freshetv1.Value {
+	list := &freshetv1.ValueList{}
+	elements, _ := v.Elements() // features are lists that were made by OfList
+	for _, e := range elements {
+		list.Values = append(list.Values, ToValue(e, t.Element()))
+	}
+	return &freshetv1.Value{Kind: &freshetv1.Value_List{List: list}}
 }
 
 // toDate maps the infinite dates to the extremes of the wire's int32, which no real date reaches.

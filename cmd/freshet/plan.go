@@ -345,19 +345,9 @@ func planItems(c *feature.Catalog) []planItem {
 
 func planFeatures(v *feature.View) []planFeature {
 	var out []planFeature
-	for _, f := range v.Features {
-		is := f.Agg.String() + " of rows"
-		if !f.CountRows {
-			t, alias := v.Source, ""
-			if f.Of.Join >= 0 {
-				t, alias = v.Joins[f.Of.Join].Table, v.Joins[f.Of.Join].As+"."
-			}
-			is = f.Agg.String() + " of " + alias + t.Columns[f.Of.Column].Name
-		}
-		if f.Window > 0 {
-			is += " over " + feature.Duration(f.Window).String() + " in steps of " + feature.Duration(f.Hop).String()
-		}
-		out = append(out, planFeature{f.Name, f.Type.String(), is, retracts(f)})
+	for i := range v.Features {
+		f := &v.Features[i]
+		out = append(out, planFeature{f.Name, f.Type.String(), describe(v, f), f.Retracts()})
 	}
 	for _, d := range v.Derived {
 		out = append(out, planFeature{d.Name, d.Type.String(), "= " + d.Expr, "computed anew"})
@@ -365,19 +355,51 @@ func planFeatures(v *feature.View) []planFeature {
 	return out
 }
 
-// retracts says how a feature takes a row back; delta/aggregate does it so.
-func retracts(f feature.Feature) string {
-	switch f.Agg {
-	case feature.Count:
-		return "subtracted, exact"
-	case feature.Sum, feature.Mean:
-		if f.OfType.Kind == feature.Double {
-			return "rebuilt from the rows"
+// describe says what a feature is, in words.
+func describe(v *feature.View, f *feature.Feature) string {
+	column := func(r feature.Ref) string {
+		if r.Join >= 0 {
+			return v.Joins[r.Join].As + "." + v.Joins[r.Join].Table.Columns[r.Column].Name
 		}
-		return "subtracted, exact"
-	default:
-		return "rebuilt from the rows if it was the one"
+		return v.Source.Columns[r.Column].Name
 	}
+	is := f.Agg.String() + " of rows"
+	switch {
+	case f.Agg == feature.SumBy:
+		is = f.Agg.String() + " of " + column(f.Value) + " by " + column(f.Of)
+	case f.Agg == feature.CountBy:
+		is = f.Agg.String() + " " + column(f.Of)
+	case !f.CountRows:
+		is = f.Agg.String() + " of " + column(f.Of)
+	}
+	if f.Part != 0 {
+		is += ", " + []string{"its buckets", "what is in each", "what is in none"}[f.Part-feature.PartKeys]
+	}
+	if f.Per != nil {
+		is += " per " + column(*f.Per)
+	}
+	if f.Distinct {
+		is += ", distinct"
+	}
+	if f.N > 0 {
+		is += fmt.Sprintf(", at most %d", f.N)
+	}
+	if f.HalfLife > 0 {
+		is += ", half-life " + feature.Duration(f.HalfLife).String()
+	}
+	if f.Agg == feature.ApproxPercentile {
+		is += fmt.Sprintf(", %g", f.P)
+	}
+	if f.Where != "" {
+		is += " where " + f.Where
+	}
+	switch {
+	case f.Tumbling:
+		is += ", tumbling " + feature.Duration(f.Window).String()
+	case f.Window > 0:
+		is += " over " + feature.Duration(f.Window).String() + " in steps of " + feature.Duration(f.Hop).String()
+	}
+	return is
 }
 
 func printPlan(out io.Writer, items []planItem) error {

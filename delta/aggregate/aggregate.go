@@ -1,24 +1,26 @@
 // Package aggregate is what tiles are made of: for each distinct (aggregate, column) of a view one
 // small accumulator over the rows of the tile.
 //
-// How accumulators take a row back (DESIGN section 6): counts and exact sums have an exact inverse;
-// sums of doubles, min, max, first and last say that they cannot when the row they lose matters, and
-// the tile is then rebuilt from its rows.
+// How accumulators take a row back (DESIGN section 6):
+//
+//	group    counts, sums, variances, decayed sums: an exact inverse, of doubles too, which are summed
+//	         without rounding. What was merged can be subtracted.
+//	ordered  min, max, first, last, n of them, top and bottom k, distinct, mode, buckets: the entries that
+//	         the value needs and a few more, in order, and how many rows are beyond them. When too few are
+//	         left while some are beyond, the tile must be rebuilt from its rows.
+//	sketch   approximate distinct, percentile, top k: rebuilt from the rows, or what was taken back stays in.
 //
 // A tile on disk is
 //
-//	+---------+----------+------------------------------------------------------+
-//	| version | rows     | per accumulator, in the order of the plan            |
-//	| 1 B = 1 | uvarint  | n uvarint · value (feature.AppendValue) ·            |
-//	|         |          | first and last only: order key, uvarint length + B   |
-//	+---------+----------+------------------------------------------------------+
+//	+---------+----------+--------------------------------------------------------------+
+//	| version | rows     | per accumulator, in the order of the plan                    |
+//	| 1 B = 2 | uvarint  | n uvarint (left out: counts of rows) · if n > 0 its state    |
+//	+---------+----------+--------------------------------------------------------------+
 //
-// n counts the non-NULL values. value is the exact sum (decimal, for int64 with scale 0), the double
-// sum, or the value held.
+// n counts the rows that it aggregates. The states are drawn in docs/formats.md.
 package aggregate
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,29 +28,147 @@ import (
 	"github.com/freshet-io/freshet/internal/feature"
 )
 
-const version = 1
+const version = 2
 
-// Op is one accumulator of a tile: Input is the ordinal among the view's inputs, -1 for counting
-// rows. Mean shares Sum's accumulator.
+var (
+	errStored = errors.New("it is not what is written for any rows")
+	errNumber = errors.New("it is no number of at most 38 digits")
+)
+
+// Op is one accumulator of a tile. Several features may share it. Ops are comparable with ==.
 type Op struct {
 	Agg   feature.Aggregate
-	Input int
+	Input int          // ordinal among the view's inputs, -1: the rows themselves
 	Type  feature.Type // of the input
+
+	Of       int          // SumBy: ordinal of the input that is summed
+	OfType   feature.Type // SumBy: its type
+	K        int          // ordered: how many entries the value needs; approximate top k: how many it gives
+	Keep     int          // ordered: how many entries are kept
+	Distinct bool         // of n and of k: each value once
+	HalfLife int64        // DecayedSum: microseconds
+	Ignore   bool         // sketch: what is taken back stays in
 }
 
-// OpFor gives the accumulator an aggregate needs.
+// OpFor gives the accumulator of an aggregate that has no arguments.
 func OpFor(agg feature.Aggregate, input int, t feature.Type) Op {
-	if agg == feature.Mean {
-		agg = feature.Sum
+	return OpOf(&feature.Feature{Agg: agg, OfType: t, CountRows: input < 0}, input, 0, true)
+}
+
+// slack is how many entries more than the value needs are kept where rows are taken back: about so
+// many of the first ones can leave before the tile is rebuilt.
+func slack(k int) int { return 3 + k/4 }
+
+// OpOf gives the accumulator of a feature. of is the ordinal of the second input that SumBy has;
+// retracts tells whether rows can be taken back.
+func OpOf(f *feature.Feature, input, of int, retracts bool) Op {
+	op := Op{Agg: f.Agg, Input: input, Type: f.OfType, Ignore: f.Ignore}
+	switch f.Agg {
+	case feature.CountIf:
+		op.Agg = feature.Count
+	case feature.Mean:
+		op.Agg = feature.Sum
+	case feature.VarPop, feature.StddevPop, feature.StddevSamp:
+		op.Agg = feature.VarSamp
+	case feature.DecayedSum:
+		op.HalfLife = f.HalfLife.Microseconds()
+	case feature.Min, feature.BottomK:
+		op.Agg, op.K, op.Distinct = feature.Min, max(f.N, 1), f.Distinct
+	case feature.Max, feature.TopK:
+		op.Agg, op.K, op.Distinct = feature.Max, max(f.N, 1), f.Distinct
+	case feature.First, feature.FirstN:
+		op.Agg, op.K, op.Distinct = feature.First, max(f.N, 1), f.Distinct
+	case feature.Last, feature.LastN:
+		op.Agg, op.K, op.Distinct = feature.Last, max(f.N, 1), f.Distinct
+	case feature.CountDistinct, feature.Mode:
+		op.Agg, op.K = feature.CountDistinct, f.N
+	case feature.CountBy:
+		op.K = f.N
+	case feature.SumBy:
+		op.K, op.Of, op.OfType = f.N, of, f.ValueType
+	case feature.ApproxTopK:
+		op.K = f.N
+	default: // nothing more
 	}
-	return Op{agg, input, t}
+	if op.Agg == feature.Count {
+		op.Type = feature.Type{}
+	}
+	if op.ordered() {
+		op.Keep = op.K
+		if retracts {
+			op.Keep += slack(op.K)
+		}
+	}
+	return op
+}
+
+func (op *Op) ordered() bool {
+	switch op.Agg {
+	case feature.Min, feature.Max, feature.First, feature.Last, feature.CountDistinct, feature.CountBy, feature.SumBy:
+		return true
+	default:
+		return false
+	}
+}
+
+// Invertible tells whether what was merged can be subtracted again, exactly and always. A row is then
+// always taken back exactly too.
+func (op *Op) Invertible() bool {
+	switch op.Agg {
+	case feature.Count, feature.Sum, feature.VarSamp, feature.DecayedSum:
+		return true
+	default:
+		return false
+	}
+}
+
+// Rebuilds tells whether taking a row back may ask for the tile to be rebuilt from its rows.
+func (op *Op) Rebuilds() bool { return !op.Invertible() && !op.Ignore }
+
+// state is what an accumulator holds beside its count. All states of one op are of one type.
+type state interface {
+	add(op *Op, v feature.Value, r Row) error
+	// retract is false when the tile must be rebuilt.
+	retract(op *Op, v feature.Value, r Row) bool
+	merge(op *Op, o state) error
+	// subtract is called of invertible ops only. It is false when the other was never merged.
+	subtract(op *Op, o state) bool
+	append(b []byte, op *Op) []byte
+	// decode fills a state that was reset.
+	decode(op *Op, b []byte) ([]byte, error)
+	// reset empties it and keeps its memory.
+	reset()
+}
+
+// fresh makes the empty state; counts and sums of integers and decimals have none.
+func (op *Op) fresh() state {
+	switch op.Agg {
+	case feature.Sum:
+		if op.Type.Kind == feature.Double {
+			return &doubles{}
+		}
+		return nil
+	case feature.VarSamp:
+		return &moments{}
+	case feature.DecayedSum:
+		return &decayed{}
+	case feature.First, feature.Last:
+		if op.Distinct {
+			return &recent{}
+		}
+		return &support{}
+	case feature.Min, feature.Max, feature.CountDistinct, feature.CountBy, feature.SumBy:
+		return &support{}
+	default:
+		return nil
+	}
 }
 
 // Acc is one accumulator.
 type Acc struct {
-	N     uint64
-	Value feature.Value
-	Order []byte // first, last: (event time, primary key) of the value held
+	N     uint64        // rows that it aggregates
+	Value feature.Value // the sum, of integers and decimals: a decimal
+	state state
 }
 
 // Tile is the accumulators over some rows.
@@ -66,78 +186,61 @@ type Row struct {
 // New makes the tile of no rows.
 func New(ops []Op) *Tile { return &Tile{Accs: make([]Acc, len(ops))} }
 
+// input gives what an op reads of a row; ok is false when the row is none of its own.
+func (op *Op) input(r *Row) (v feature.Value, ok bool) {
+	if op.Input < 0 {
+		return v, false
+	}
+	v = r.Inputs[op.Input]
+	return v, !v.IsNull() && (op.Agg != feature.SumBy || !r.Inputs[op.Of].IsNull())
+}
+
 // Add puts a row in. A decimal sum may grow beyond 38 digits, so that rows can enter and leave in any
-// order; the only error is a decimal that is no number.
+// order; the only error is a decimal that is no number. The tile is then of no use.
 func (t *Tile) Add(ops []Op, r Row) error {
 	t.Rows++
-	for i, op := range ops {
-		if op.Input < 0 {
-			continue
-		}
-		v := r.Inputs[op.Input]
-		if v.IsNull() {
-			continue
-		}
-		if err := t.Accs[i].add(op, v, r.Order); err != nil {
-			return err
+	for i := range ops {
+		if v, ok := ops[i].input(&r); ok {
+			if err := t.Accs[i].add(&ops[i], v, r); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (a *Acc) add(op Op, v feature.Value, order []byte) error {
+func (a *Acc) add(op *Op, v feature.Value, r Row) error {
 	a.N++
-	switch op.Agg {
-	case feature.Sum:
-		sum, err := plus(a.Value, exact(v))
-		a.Value = sum
-		return err
-	case feature.Min:
-		if a.N == 1 || v.Compare(a.Value) < 0 {
-			a.Value = v
-		}
-	case feature.Max:
-		if a.N == 1 || v.Compare(a.Value) > 0 {
-			a.Value = v
-		}
-	case feature.First:
-		if a.N == 1 || bytes.Compare(order, a.Order) < 0 {
-			a.Value, a.Order = v, append(a.Order[:0], order...)
-		}
-	case feature.Last:
-		if a.N == 1 || bytes.Compare(order, a.Order) > 0 {
-			a.Value, a.Order = v, append(a.Order[:0], order...)
-		}
-	default: // a count is N; a mean is made of a sum and N
+	switch {
+	case op.Agg == feature.Count:
+		return nil
+	case op.Agg == feature.Sum && op.Type.Kind != feature.Double:
+		return a.plus(exactly(v))
+	case a.state == nil:
+		a.state = op.fresh()
 	}
-	return nil
+	return a.state.add(op, v, r)
 }
 
-// exact widens an int64 to a decimal of scale 0, so that sums cannot overflow on the way.
-func exact(v feature.Value) feature.Value {
+// exactly widens an int64 to a decimal of scale 0, so that sums cannot overflow on the way.
+func exactly(v feature.Value) feature.Value {
 	if v.Kind != feature.Int64 {
 		return v
 	}
-	d := feature.Value{Kind: feature.Decimal, I: v.I}
-	if v.I < 0 {
-		d.H = -1
-	}
-	return d
+	return feature.Value{Kind: feature.Decimal, I: v.I, H: v.I >> 63}
 }
 
-func plus(a, b feature.Value) (feature.Value, error) {
-	switch {
-	case a.IsNull():
-		return b, nil
-	case a.Kind == feature.Double:
-		return feature.OfDouble(a.Float() + b.Float()), nil
-	default:
-		sum, err := feature.SumDecimals(a, b)
-		if err != nil {
-			return feature.Value{}, fmt.Errorf("sum: %w", err)
-		}
-		return sum, nil
+func (a *Acc) plus(v feature.Value) error {
+	if a.Value.IsNull() {
+		a.Value = v
+		return nil
 	}
+	sum, err := feature.SumDecimals(a.Value, v)
+	if err != nil {
+		return fmt.Errorf("sum: %w", err)
+	}
+	a.Value = sum
+	return nil
 }
 
 // Retract takes a row back. It is false when the tile must be rebuilt from its remaining rows.
@@ -146,52 +249,45 @@ func (t *Tile) Retract(ops []Op, r Row) (ok bool, err error) {
 		return false, errors.New("a row was taken back from a tile that has none")
 	}
 	t.Rows--
-	for i, op := range ops {
-		if op.Input < 0 {
-			continue
-		}
-		v := r.Inputs[op.Input]
-		if v.IsNull() {
-			continue
-		}
-		if !t.Accs[i].retract(op, v, r.Order) {
-			return false, nil
+	ok = true
+	for i := range ops {
+		if v, its := ops[i].input(&r); its {
+			ok = t.Accs[i].retract(&ops[i], v, r) && ok
 		}
 	}
-	return true, nil
+	return ok, nil
 }
 
-func (a *Acc) retract(op Op, v feature.Value, order []byte) bool {
+func (a *Acc) retract(op *Op, v feature.Value, r Row) bool {
 	if a.N == 0 {
 		return false
 	}
 	a.N--
-	if a.N == 0 {
+	switch {
+	case a.N == 0:
 		a.reset()
 		return true
-	}
-	switch op.Agg {
-	case feature.Sum:
-		if v.Kind == feature.Double {
-			return false
-		}
-		sum, err := feature.SumDecimals(a.Value, feature.NegDecimal(exact(v)))
-		a.Value = sum
-		return err == nil
-	case feature.Min, feature.Max:
-		return v.Compare(a.Value) != 0
-	case feature.First, feature.Last:
-		return !bytes.Equal(order, a.Order)
-	default:
+	case op.Agg == feature.Count, op.Ignore:
 		return true
+	case op.Agg == feature.Sum && op.Type.Kind != feature.Double:
+		return a.plus(feature.NegDecimal(exactly(v))) == nil
+	}
+	return a.state.retract(op, v, r)
+}
+
+// reset empties an accumulator and keeps its memory.
+func (a *Acc) reset() {
+	a.N, a.Value = 0, feature.Value{}
+	if a.state != nil {
+		a.state.reset()
 	}
 }
 
-// Merge adds another tile's rows.
+// Merge adds another tile's rows. Tiles are merged in the order of their times, as sketches depend on it.
 func (t *Tile) Merge(ops []Op, o *Tile) error {
 	t.Rows += o.Rows
-	for i, op := range ops {
-		if err := t.Accs[i].Merge(op, &o.Accs[i]); err != nil {
+	for i := range ops {
+		if err := t.Accs[i].merge(&ops[i], &o.Accs[i]); err != nil {
 			return err
 		}
 	}
@@ -199,28 +295,23 @@ func (t *Tile) Merge(ops []Op, o *Tile) error {
 }
 
 // Merge adds another accumulator of the same op.
-func (a *Acc) Merge(op Op, b *Acc) error {
+func (a *Acc) Merge(op Op, b *Acc) error { return a.merge(&op, b) }
+
+func (a *Acc) merge(op *Op, b *Acc) error {
 	if b.N == 0 {
 		return nil
 	}
-	if a.N == 0 {
-		a.N, a.Value, a.Order = b.N, b.Value, append(a.Order[:0], b.Order...)
-		return nil
+	a.N += b.N
+	if b.state == nil {
+		if b.Value.IsNull() { // a count
+			return nil
+		}
+		return a.plus(b.Value)
 	}
-	n := a.N + b.N
-	if err := a.add(op, b.Value, b.Order); err != nil {
-		return err
+	if a.state == nil {
+		a.state = op.fresh()
 	}
-	a.N = n
-	return nil
-}
-
-// reset empties an accumulator and keeps its memory.
-func (a *Acc) reset() { a.N, a.Value, a.Order = 0, feature.Value{}, a.Order[:0] }
-
-// Invertible tells whether what was merged can be subtracted again, exactly and always.
-func (op Op) Invertible() bool {
-	return op.Agg == feature.Count || op.Agg == feature.Sum && op.Type.Kind != feature.Double
+	return a.state.merge(op, b.state)
 }
 
 // Subtract is the inverse of Merge: it takes away another tile's rows, all of which are in this one.
@@ -230,15 +321,15 @@ func (t *Tile) Subtract(ops []Op, o *Tile) (ok bool) {
 		return false
 	}
 	t.Rows -= o.Rows
-	for i, op := range ops {
-		if !t.Accs[i].subtract(op, &o.Accs[i]) {
+	for i := range ops {
+		if !t.Accs[i].subtract(&ops[i], &o.Accs[i]) {
 			return false
 		}
 	}
 	return true
 }
 
-func (a *Acc) subtract(op Op, b *Acc) bool {
+func (a *Acc) subtract(op *Op, b *Acc) bool {
 	if !op.Invertible() || b.N > a.N {
 		return false
 	}
@@ -246,16 +337,17 @@ func (a *Acc) subtract(op Op, b *Acc) bool {
 		return true
 	}
 	a.N -= b.N
-	if a.N == 0 {
+	switch {
+	case a.N == 0:
 		a.reset()
 		return true
-	}
-	if op.Agg == feature.Count {
+	case b.state != nil:
+		return a.state.subtract(op, b.state)
+	case b.Value.IsNull():
 		return true
+	default:
+		return a.plus(feature.NegDecimal(b.Value)) == nil
 	}
-	rest, err := feature.SumDecimals(a.Value, feature.NegDecimal(b.Value))
-	a.Value = rest
-	return err == nil
 }
 
 // Reset makes it the tile of no rows, and keeps its memory.
@@ -275,59 +367,13 @@ func (t *Tile) CopyFrom(ops []Op, o *Tile) error {
 	return t.Merge(ops, o)
 }
 
-// Read is which value is taken from a tile: an aggregate over the accumulator At.
-type Read struct {
-	Agg feature.Aggregate
-	At  int
-}
-
-// Result gives the value of one aggregate over the rows of the tile at log time now (microseconds):
-// see [Acc.Result].
-func (t *Tile) Result(ops []Op, r Read, _ int64) (v feature.Value, overflow bool) {
-	return t.Accs[r.At].Result(r.Agg, ops[r.At], t.Rows)
-}
-
-// Result gives the value of an aggregate over the rows of an accumulator: count is 0 over nothing,
-// everything else NULL. rows is the number of rows, for counts without a column. overflow tells
-// that a sum left the range of int64, or has more than 38 digits (the value is NULL then).
-func (a *Acc) Result(agg feature.Aggregate, op Op, rows uint64) (v feature.Value, overflow bool) {
-	switch {
-	case agg == feature.Count && op.Input < 0:
-		return feature.OfInt(int64(rows)), false
-	case agg == feature.Count:
-		return feature.OfInt(int64(a.N)), false
-	case a.N == 0:
-		return feature.Value{}, false
-	case agg == feature.Mean:
-		f, _ := a.Value.Number()
-		return feature.OfDouble(f / float64(a.N)), false
-	case agg == feature.Sum && op.Type.Kind == feature.Int64:
-		if a.Value.S == "" && ((a.Value.H == 0 && a.Value.I >= 0) || (a.Value.H == -1 && a.Value.I < 0)) {
-			return feature.OfInt(a.Value.I), false
-		}
-		return feature.Value{}, true
-	case agg == feature.Sum && op.Type.Kind == feature.Decimal:
-		sum, err := a.Value.Rescale(op.Type.Scale)
-		if err != nil {
-			return feature.Value{}, true
-		}
-		return sum, false
-	default:
-		return a.Value, false
-	}
-}
-
 // Append appends the stored form.
 func (t *Tile) Append(b []byte, ops []Op) []byte {
 	b = append(b, version)
 	b = binary.AppendUvarint(b, t.Rows)
-	for i, op := range ops {
-		a := &t.Accs[i]
-		b = binary.AppendUvarint(b, a.N)
-		b = feature.AppendValue(b, a.Value)
-		if op.Agg == feature.First || op.Agg == feature.Last {
-			b = binary.AppendUvarint(b, uint64(len(a.Order)))
-			b = append(b, a.Order...)
+	for i := range ops {
+		if op := &ops[i]; op.Input >= 0 {
+			b = t.Accs[i].append(b, op)
 		}
 	}
 	return b
@@ -346,42 +392,27 @@ func (t *Tile) DecodeFrom(ops []Op, b []byte) error {
 	if b == nil {
 		return nil
 	}
-	bad := func(err error) error { return fmt.Errorf("stored tile: %w", err) }
 	if len(b) == 0 || b[0] != version {
-		return bad(errors.New("unknown version"))
+		return errors.New("stored tile: unknown version: the partition's state must be built anew")
 	}
 	var ok bool
 	if t.Rows, b, ok = uvarint(b[1:]); !ok {
-		return bad(feature.ErrTruncated)
+		return fmt.Errorf("stored tile: %w", feature.ErrTruncated)
 	}
-	for i, op := range ops {
-		a := &t.Accs[i]
-		var err error
-		if a.N, b, ok = uvarint(b); !ok {
-			return bad(feature.ErrTruncated)
-		}
-		if a.Value, b, err = feature.DecodeValue(b); err != nil {
-			return bad(err)
-		}
-		if op.Agg != feature.First && op.Agg != feature.Last {
+	for i := range ops {
+		if ops[i].Input < 0 {
 			continue
 		}
-		var n uint64
-		if n, b, ok = uvarint(b); !ok || n > uint64(len(b)) {
-			return bad(feature.ErrTruncated)
+		var err error
+		if b, err = t.Accs[i].decode(&ops[i], b); err != nil {
+			return fmt.Errorf("stored tile: %w", err)
 		}
-		a.Order, b = append(a.Order, b[:n]...), b[n:]
+		if t.Accs[i].N > t.Rows {
+			return fmt.Errorf("stored tile: %w", errStored)
+		}
 	}
 	if len(b) > 0 {
-		return bad(fmt.Errorf("%d bytes follow", len(b)))
+		return fmt.Errorf("stored tile: %d bytes follow", len(b))
 	}
 	return nil
-}
-
-func uvarint(b []byte) (uint64, []byte, bool) {
-	v, n := binary.Uvarint(b)
-	if n <= 0 {
-		return 0, nil, false
-	}
-	return v, b[n:], true
 }

@@ -128,12 +128,27 @@ type JoinDef struct {
 	AsOf  string            `json:"as_of,omitempty" yaml:"as_of"`
 }
 
-// FeatureDef is one aggregate over zero or more windows; without a window it is over all rows.
+// FeatureDef is one aggregate over zero or more windows; without a window it is over all rows. Which
+// arguments an aggregate takes: docs/features.md.
 type FeatureDef struct {
-	Name    string     `json:"name" yaml:"name"`
-	Agg     string     `json:"agg" yaml:"agg"`
-	Of      string     `json:"of,omitempty" yaml:"of"`
-	Windows []Duration `json:"windows,omitempty" yaml:"windows"`
+	Name      string     `json:"name" yaml:"name"`
+	Agg       string     `json:"agg" yaml:"agg"`
+	Of        string     `json:"of,omitempty" yaml:"of"`
+	Windows   []Duration `json:"windows,omitempty" yaml:"windows"`
+	Tumbling  []Duration `json:"tumbling,omitempty" yaml:"tumbling"`
+	Session   []Duration `json:"session,omitempty" yaml:"session"`
+	Where     string     `json:"where,omitempty" yaml:"where"`
+	Per       string     `json:"per,omitempty" yaml:"per"`
+	By        string     `json:"by,omitempty" yaml:"by"`
+	N         int        `json:"n,omitempty" yaml:"n"`
+	K         int        `json:"k,omitempty" yaml:"k"`
+	Cap       int        `json:"cap,omitempty" yaml:"cap"`
+	P         []float64  `json:"p,omitempty" yaml:"p"`
+	HalfLife  Duration   `json:"half_life,omitempty" yaml:"half_life"`
+	Distinct  bool       `json:"distinct,omitempty" yaml:"distinct"`
+	OnRetract string     `json:"on_retract,omitempty" yaml:"on_retract"`
+
+	at string // its key among the view's, as in "features.2"; for errors
 }
 
 // DerivedDef is an expression over the view's features.

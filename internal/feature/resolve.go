@@ -318,8 +318,10 @@ func (v *View) resolveFeatures() error {
 		taken[name] = true
 		return nil
 	}
-	for _, fd := range d.Features {
-		fs, err := v.resolveFeature(fd)
+	for i := range d.Features {
+		fd := d.Features[i]
+		fd.at = "features." + strconv.Itoa(i)
+		fs, err := v.resolveFeature(&fd)
 		if err != nil {
 			return err
 		}
@@ -344,75 +346,6 @@ func (v *View) resolveFeatures() error {
 		v.Derived = append(v.Derived, Derived{Field: Field{dd.Name, t}, Expr: dd.Expr})
 	}
 	return nil
-}
-
-func (v *View) resolveFeature(fd FeatureDef) ([]Feature, error) {
-	d := v.Def
-	agg, ok := aggregateNames[fd.Agg]
-	if !ok {
-		return nil, refuse(d, "feature %s: unknown aggregate %q: expected count, sum, mean, min, max, first or last", fd.Name, fd.Agg)
-	}
-	f := Feature{Field: Field{Name: fd.Name}, Agg: agg}
-	if fd.Of == "" {
-		if agg != Count {
-			return nil, refuse(d, "feature %s: %s needs of: COLUMN", fd.Name, fd.Agg)
-		}
-		f.CountRows, f.Type = true, Type{Kind: Int64}
-	} else {
-		ref, col, ok := v.Lookup(fd.Of)
-		if !ok {
-			return nil, refuse(d, "feature %s: unknown column %q", fd.Name, fd.Of).ToMend("columns of %s are: %s", d.Source, strings.Join(columnNames(v.Source), ", "))
-		}
-		f.Of, f.OfType = ref, col.Type
-		if f.Type, ok = resultType(agg, col.Type); !ok {
-			return nil, refuse(d, "feature %s: %s of %s (%s) is not possible", fd.Name, fd.Agg, fd.Of, col.Source).ToMend("%s", way(col.Type))
-		}
-	}
-	if len(fd.Windows) == 0 {
-		return []Feature{f}, nil
-	}
-	var out []Feature
-	for _, w := range fd.Windows {
-		g := f
-		g.Name = fd.Name + "_" + w.String()
-		g.Window = time.Duration(w)
-		if g.Window < time.Minute {
-			return nil, refuse(d, "feature %s: window %s is shorter than a minute", fd.Name, w)
-		}
-		g.Hop = Hop(g.Window)
-		out = append(out, g)
-	}
-	return out, nil
-}
-
-// resultType gives the type of an aggregate over a column; ok is false when there is none.
-func resultType(a Aggregate, t Type) (result Type, ok bool) {
-	t = t.Plain()
-	numeric := t.Kind == Int64 || t.Kind == Double || (t.Kind == Decimal && t.Precision > 0)
-	switch {
-	case a == Count:
-		return Type{Kind: Int64}, true
-	case a == Mean:
-		return Type{Kind: Double}, numeric
-	case a == Sum && t.Kind == Decimal:
-		return Type{Kind: Decimal, Precision: maxPrecision, Scale: t.Scale}, numeric
-	case a == Sum:
-		return t, numeric
-	default:
-		return t, t.Kind != List && (t.Kind != Decimal || numeric)
-	}
-}
-
-// way says what can be done with a column whose type an aggregate does not take.
-func way(t Type) string {
-	switch t.Kind {
-	case Decimal:
-		return "give the column a precision of at most 38 digits: ALTER TABLE … ALTER COLUMN … TYPE numeric(38,6)"
-	case List:
-		return "count it; features are no lists yet"
-	default:
-		return "count, min, max, first and last take any column, sum and mean take numbers"
-	}
 }
 
 // checkIdentity refuses a table whose before-images are too weak for the view: a row that moves to

@@ -17,46 +17,6 @@ type Ref struct {
 	Column int
 }
 
-// Aggregate is what a feature computes over its rows.
-type Aggregate uint8
-
-// The aggregates.
-const (
-	Count Aggregate = iota + 1
-	Sum
-	Mean
-	Min
-	Max
-	First
-	Last
-)
-
-//nolint:gochecknoglobals // a table of constants
-var aggregateNames = map[string]Aggregate{
-	"count": Count, "sum": Sum, "mean": Mean, "min": Min, "max": Max, "first": First, "last": Last,
-}
-
-// String gives the name used in definitions.
-func (a Aggregate) String() string {
-	for name, v := range aggregateNames {
-		if v == a {
-			return name
-		}
-	}
-	return "unknown"
-}
-
-// Feature is one output column of a view that aggregates rows.
-type Feature struct {
-	Field
-	Agg       Aggregate
-	Of        Ref // meaningless when CountRows
-	CountRows bool
-	OfType    Type          // type of the aggregated column
-	Window    time.Duration // 0: all visible rows
-	Hop       time.Duration // 0 without a window
-}
-
 // Derived is one output column computed from the features of the same row.
 type Derived struct {
 	Field

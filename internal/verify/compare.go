@@ -155,6 +155,8 @@ func same(a, b feature.Value, near bool) bool {
 	switch {
 	case a.Kind != b.Kind:
 		return false
+	case a.Kind == feature.List:
+		return sameLists(a, b, near)
 	case a.Kind != feature.Double || !near:
 		return a.Compare(b) == 0
 	}
@@ -164,6 +166,12 @@ func same(a, b feature.Value, near bool) bool {
 	}
 	limit := nearness * max(1, min(math.Abs(x), math.Abs(y)))
 	return !math.IsInf(x, 0) && !math.IsInf(y, 0) && math.Abs(x-y) <= limit
+}
+
+func sameLists(a, b feature.Value, near bool) bool {
+	x, errX := a.Elements()
+	y, errY := b.Elements()
+	return errX == nil && errY == nil && slices.EqualFunc(x, y, func(a, b feature.Value) bool { return same(a, b, near) })
 }
 
 // ServedRows compares what scan gives: the served rows of a view that are present at the cut.

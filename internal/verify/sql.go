@@ -66,6 +66,9 @@ type builder struct {
 	used   []map[int]bool // columns used, by join
 	inputs []feature.Ref
 	where  term
+	// filters are the conditions of features, and their SQL.
+	filters []string
+	holds   []term
 }
 
 func build(v *feature.View, o SQLOptions) *statement {
@@ -81,13 +84,9 @@ func build(v *feature.View, o SQLOptions) *statement {
 			return b.out
 		}
 	}
-	for _, f := range v.Features {
-		switch {
-		case f.CountRows:
-		case f.Of.Join >= 0 && !o.Audit:
-			b.out.not[f.Name] = o.noAudit()
-		default:
-			b.input(f.Of)
+	for i := range v.Features {
+		if err := b.feature(&v.Features[i]); err != nil {
+			b.out.not[v.Features[i].Name] = err.Error()
 		}
 	}
 	var ctes []string
@@ -192,7 +191,13 @@ func (b *builder) rows() string {
 	for _, k := range v.Source.KeyColumns() {
 		order = append(order, b.at(feature.Ref{Join: -1, Column: k}))
 	}
-	if slices.ContainsFunc(v.Features, func(f feature.Feature) bool { return f.Agg == feature.First || f.Agg == feature.Last }) {
+	for i, h := range b.holds {
+		cols = append(cols, fmt.Sprintf("(%s) is true as w%d", h.sql, i))
+		if h.failed != "" {
+			conditions = append(conditions, h.failed+" is not true")
+		}
+	}
+	if slices.ContainsFunc(v.Features, func(f feature.Feature) bool { return byRow(f.Agg) }) {
 		cols = append(cols, "row_number() over (order by "+strings.Join(order, ", ")+") as ord")
 	}
 	if b.where.sql != "" {
@@ -225,78 +230,6 @@ func floorHop(at string, hop time.Duration) string {
 	return fmt.Sprintf("(%s - mod(mod(%s, %d) + %d, %d))", at, at, h, h, h)
 }
 
-// filter is the condition of one feature's rows.
-func filter(f feature.Feature, more string) string {
-	var all []string
-	if f.Window > 0 {
-		all = append(all, fmt.Sprintf("r.us >= %s and r.us < %s + %d",
-			floorHop(fmt.Sprintf("($1::bigint - %d)", f.Window.Microseconds()), f.Hop), floorHop("$1::bigint", f.Hop), f.Hop.Microseconds()))
-	}
-	if more != "" {
-		all = append(all, more)
-	}
-	if len(all) == 0 {
-		return ""
-	}
-	return " filter (where " + strings.Join(all, " and ") + ")"
-}
-
-// totals is one row per entity: newest event time, and per feature f…, and n… where it is a mean.
-func (b *builder) totals() string {
-	cols := []string{b.keys("r"), "max(r.et) as newest"}
-	for i, f := range b.v.Features {
-		if b.out.not[f.Name] != "" {
-			continue
-		}
-		cols = append(cols, b.total(i, f))
-		if f.Agg == feature.Mean {
-			cols = append(cols, fmt.Sprintf("count(r.i%d)%s as n%d", slices.Index(b.inputs, f.Of), filter(f, ""), i))
-		}
-	}
-	return "  select " + strings.Join(cols, ",\n    ") + "\n  from rows r\n  group by " + b.keys("r")
-}
-
-func (b *builder) total(i int, f feature.Feature) string {
-	if f.CountRows {
-		return fmt.Sprintf("count(*)%s as f%d", filter(f, ""), i)
-	}
-	at := slices.Index(b.inputs, f.Of)
-	in := fmt.Sprintf("r.i%d", at)
-	switch f.Agg {
-	case feature.Count:
-		return fmt.Sprintf("count(%s)%s as f%d", in, filter(f, ""), i)
-	case feature.Sum, feature.Mean:
-		if f.OfType.Kind == feature.Double { // exact, so that it neither overflows nor depends on the order
-			in = fmt.Sprintf("r.x%d", at)
-		}
-		return fmt.Sprintf("sum(%s)%s as f%d", in, filter(f, ""), i)
-	case feature.First, feature.Last:
-		order := "r.ord"
-		if f.Agg == feature.Last {
-			order = "r.ord desc"
-		}
-		return fmt.Sprintf("(array_agg(%s order by %s)%s)[1] as f%d", in, order, filter(f, in+" is not null"), i)
-	default:
-		return extreme(f, in, i)
-	}
-}
-
-// extreme is min or max, of types too that PostgreSQL has none for.
-func extreme(f feature.Feature, in string, i int) string {
-	name, where := f.Agg.String(), filter(f, "")
-	switch f.OfType.Kind {
-	case feature.Bool:
-		name = map[string]string{"min": "bool_and", "max": "bool_or"}[name]
-		return fmt.Sprintf("%s(%s)%s as f%d", name, in, where, i)
-	case feature.UUID:
-		return fmt.Sprintf(`(%s(%s::text collate "C")%s)::uuid as f%d`, name, in, where, i)
-	case feature.Bytes:
-		return fmt.Sprintf(`decode(%s(encode(%s, 'hex') collate "C")%s, 'hex') as f%d`, name, in, where, i)
-	default:
-		return fmt.Sprintf("%s(%s)%s as f%d", name, in, where, i)
-	}
-}
-
 // served is the features o… of the entities that ttl does not hide.
 func (b *builder) served() string {
 	cols := []string{b.keys("t"), "t.newest"}
@@ -304,19 +237,9 @@ func (b *builder) served() string {
 		if b.out.not[f.Name] != "" {
 			continue
 		}
-		x := fmt.Sprintf("t.f%d", i)
-		floating := f.OfType.Kind == feature.Double
-		switch {
-		case f.Agg == feature.Mean && floating: // tiny sums would be errors when divided
+		x, near := b.value(i, &b.v.Features[i])
+		if near {
 			b.out.near[f.Name] = true
-			x = fmt.Sprintf("case when abs(%s) < 1e-290 then 0::float8 else %s / t.n%d end", x, toDouble(x), i)
-		case f.Agg == feature.Mean:
-			x = fmt.Sprintf("%s::float8 / t.n%d::float8", x, i)
-		case f.Agg == feature.Sum && floating:
-			b.out.near[f.Name] = true
-			x = toDouble(x)
-		case f.Agg == feature.Sum && f.OfType.Kind == feature.Int64:
-			x = fmt.Sprintf("case when %s between %s and %s then %s end", x, minInt, maxInt, x)
 		}
 		cols = append(cols, fmt.Sprintf("%s as o%d", x, i))
 	}

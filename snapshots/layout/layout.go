@@ -5,7 +5,8 @@
 //	features/<view>/history    keys…, features…, valid_from, _op, _cause, then the same five
 //	predictions/<model>        keys…, outputs…, model_sha256, features_version, run
 //
-// A uuid is a canonical string, as Delta Lake has no such type. Infinite dates and timestamps of
+// A uuid is a canonical string, as Delta Lake has no such type. A list is a string as PostgreSQL writes
+// arrays, {a,b}. Infinite dates and timestamps of
 // PostgreSQL are the extremes of the column's integer.
 package layout
 
@@ -135,7 +136,7 @@ func Append(to *table.Vector, v feature.Value) error {
 		to.AppendDecimal(table.Int128{Hi: v.H, Lo: uint64(v.I)})
 	case v.Kind == feature.String && to.Type.Kind == table.String, v.Kind == feature.Bytes && to.Type.Kind == table.Bytes:
 		to.AppendString(v.S)
-	case v.Kind == feature.UUID && to.Type.Kind == table.String:
+	case (v.Kind == feature.UUID || v.Kind == feature.List) && to.Type.Kind == table.String:
 		to.AppendString(v.Text())
 	case v.Kind == feature.Date && to.Type.Kind == table.Date:
 		to.AppendInt32(int32(min(max(v.I, math.MinInt32), math.MaxInt32)))
@@ -171,10 +172,10 @@ func At(from *table.Vector, i int, t feature.Type) (feature.Value, error) {
 			days = feature.NegativeInfinity
 		}
 		return feature.Value{Kind: feature.Date, I: days}, nil
-	case feature.UUID:
+	case feature.UUID, feature.List:
 		v, err := feature.ParseText(t, string(from.Bytes(i)))
 		if err != nil {
-			return v, fmt.Errorf("stored uuid: %w", err)
+			return v, fmt.Errorf("stored %s: %w", t, err)
 		}
 		return v, nil
 	default:
