@@ -6,20 +6,30 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/position"
 )
 
-// exportLimit bounds the wait for a consistent point: it waits for the transactions that run.
-const exportLimit = 30 * time.Second
+const (
+	defaultCutWait = 30 * time.Second
+	holderAfter    = time.Second // of waiting, it is asked for whom
+	holderEvery    = 5 * time.Second
+)
 
 // Cut is a cut that was put. Export is set when it equals a snapshot of the source; the caller
 // closes it when it has read what it wants.
 type Cut struct {
 	change.CutRecord
 	Export *pgwire.Export
+	// Pause is how long publishing stood still for it: until the source gave a consistent point, which waits
+	// for the transactions that run. It is of this run and no part of the record.
+	Pause time.Duration
+	// Waited is a transaction that it was waited for, if that took longer than a second; else nil.
+	Waited *pgwire.Holder
 }
 
 type cutRequest struct {
@@ -27,6 +37,8 @@ type cutRequest struct {
 	reply  chan cutReply // nil: nobody waits
 	export *pgwire.Export
 	joint  *joint // nil: the cut of the only slot
+	pause  time.Duration
+	waited *pgwire.Holder
 }
 
 type cutReply struct {
@@ -83,18 +95,76 @@ func (l *loop) begin(ctx context.Context, c *cutRequest) error {
 	if !c.sql {
 		return l.put(ctx)
 	}
-	limited, cancel := context.WithTimeout(ctx, exportLimit)
-	defer cancel()
-	export, err := l.o.Source.CreateSlot(limited, l.o.Source.Slot+"_cut", true)
+	began := l.o.Now()
+	var err error
+	c.export, c.waited, err = export(ctx, l.o.Source, l.cutWait())
+	c.pause = l.o.Now().Sub(began)
 	if err != nil {
 		l.cut = nil
-		c.reply <- cutReply{err: fault.Wrap(fault.ClassOf(err), err, "no consistent snapshot of the source within %s", exportLimit).
-			ToMend("look for long transactions: SELECT pid, xact_start, query FROM pg_stat_activity WHERE state <> 'idle'")}
+		if l.o.Events.CutFailed != nil {
+			l.o.Events.CutFailed(c.pause, err)
+		}
+		c.reply <- cutReply{err: err}
 		return nil
 	}
-	c.export = export
 	l.wake(true)
 	return nil
+}
+
+func (l *loop) cutWait() time.Duration {
+	if l.o.CutWait > 0 {
+		return l.o.CutWait
+	}
+	return defaultCutWait
+}
+
+// export has the source export a snapshot, and asks meanwhile what that waits for.
+func export(ctx context.Context, source pgwire.Source, wait time.Duration) (*pgwire.Export, *pgwire.Holder, error) {
+	limited, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	name := source.Slot + "_cut"
+	asking, enough := context.WithCancel(limited)
+	told := make(chan *pgwire.Holder, 1)
+	go func() { told <- holder(asking, source, name, min(holderAfter, wait/2)) }()
+	made, err := source.CreateSlot(limited, name, true)
+	enough()
+	waited := <-told
+	switch {
+	case err == nil:
+		return made, waited, nil
+	case limited.Err() == nil || ctx.Err() != nil && waited == nil:
+		return nil, nil, fault.Wrap(fault.ClassOf(err), err, "the source gives no consistent snapshot for a cut")
+	case waited == nil:
+		return nil, nil, fault.Wrap(fault.Timeout, err, "no consistent snapshot of the source within %s", wait).
+			ToMend("look for long transactions: SELECT pid, xact_start, query FROM pg_stat_activity WHERE state <> 'idle'")
+	}
+	return nil, waited, fault.New(fault.Timeout, "no consistent snapshot of the source within %s: it waits for %s", wait, waited).
+		At("source.postgres").ToMend("%s", waited.Mend())
+}
+
+// holder asks until ctx ends which transaction a slot that is being made waits for, and gives the last answer.
+func holder(ctx context.Context, source pgwire.Source, slot string, after time.Duration) (last *pgwire.Holder) {
+	var conn *pgx.Conn
+	next := time.NewTimer(after)
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return last
+		case <-next.C:
+		}
+		next.Reset(holderEvery)
+		if conn == nil {
+			var err error
+			if conn, err = source.Connect(ctx); err != nil {
+				return last // the cut says what is wrong
+			}
+			defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+		}
+		if h, err := pgwire.HolderOf(ctx, conn, slot); err == nil && h != nil {
+			last = h
+		}
+	}
 }
 
 // reached does what waits until every commit below a point has been taken: a step, and then a cut at
@@ -150,10 +220,11 @@ func (l *loop) put(ctx context.Context) error {
 	}
 	c := l.cut
 	l.cut = nil
+	done := Cut{rec, c.export, c.pause, c.waited}
 	if l.o.Events.Cut != nil {
-		l.o.Events.Cut(rec)
+		l.o.Events.Cut(done)
 	}
-	c.reply <- cutReply{cut: Cut{rec, c.export}}
+	c.reply <- cutReply{cut: done}
 	return nil
 }
 

@@ -12,6 +12,7 @@
 //	cell.go      whole commits become cells, cells become Kafka transactions
 //	care.go      what the slot costs the server, heartbeats
 //	backfill.go  snapshots beside the stream, chunk by chunk; job.go is their list
+//	failover.go  whether a server continues what was captured
 //	ledger.go    what must be known after a restart, kept so that a capture taken over cannot undo it
 //	cut.go       cuts, also ones that equal an exported snapshot
 //

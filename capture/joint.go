@@ -93,6 +93,8 @@ func (l *loop) pause(ctx context.Context, a *asked) error {
 	default: // told before the connection was lost
 	}
 	l.p.at("capture.paused")
+	began := l.o.Now()
+	defer func() { c.pause = l.o.Now().Sub(began) }()
 	select {
 	case export, ok := <-c.joint.exports:
 		if !ok {
@@ -151,10 +153,10 @@ func (l *loop) putPart(ctx context.Context) error {
 	}
 	l.cut = nil
 	if l.o.Events.Cut != nil {
-		l.o.Events.Cut(part.CutRecord)
+		l.o.Events.Cut(Cut{part.CutRecord, c.export, c.pause, nil})
 	}
 	if c.reply != nil {
-		c.reply <- cutReply{cut: Cut{part.CutRecord, c.export}}
+		c.reply <- cutReply{cut: Cut{part.CutRecord, c.export, c.pause, nil}}
 	}
 	return nil
 }

@@ -200,19 +200,15 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 			return 0, err
 		}
 	}
-	slot, err := s.o.Source.SlotState(ctx, conn)
+	at, err := s.server(ctx, conn, h)
 	if err != nil {
 		return 0, err
 	}
-	if !found && slot.Exists {
+	if !found && at.slot.Exists {
 		return 0, fault.New(fault.Usage, "slot %s exists and this system did not make it", s.o.Source.Slot).At("source.postgres.slot").
 			ToMend("choose another slot name, or if nobody needs it: SELECT pg_drop_replication_slot('%s')", s.o.Source.Slot)
 	}
 	state, err := tails(ctx, s.o.Topics, s.o.Registry, s.p.groups, s.p.others)
-	if err != nil {
-		return 0, err
-	}
-	id, err := s.o.Source.Identify(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -228,13 +224,16 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 	// The registry cannot fence: one that was taken over may have written there after its successor. The
 	// topics can, and an epoch that they have left is over.
 	over := h.Epoch < state.last.Epoch
-	if !found || s.o.NewSnapshot || over || !h.Done && !s.canFinish(slot, state, rest) {
+	if !found || s.o.NewSnapshot || over || !h.Done && !s.canFinish(at.slot, state, rest) {
 		p.logTime = state.logTime
 		epoch := max(h.Epoch, state.last.Epoch) + 1
-		return s.initial(ctx, conn, history{Epoch: epoch, System: id.System, Timeline: id.Timeline})
+		return s.initial(ctx, conn, history{Epoch: epoch, System: at.id.System, Timeline: at.id.Timeline})
 	}
 	state.token = max(state.token, h.Consistent)
-	if err := gap(h, id, slot, state, s.o.Source.Slot); err != nil {
+	if err := gap(h, at, state, s.o.Source.Slot); err != nil {
+		return 0, err
+	}
+	if err := s.moved(ctx, at); err != nil {
 		return 0, err
 	}
 	p.part = !state.last.IsControl()
@@ -270,39 +269,20 @@ func (s *session) again(ctx context.Context, conn *pgx.Conn) (position.LSN, erro
 	if err := s.free(ctx, conn); err != nil {
 		return 0, err
 	}
-	slot, err := s.o.Source.SlotState(ctx, conn)
+	at, err := s.server(ctx, conn, s.h)
 	if err != nil {
 		return 0, err
 	}
-	id, err := s.o.Source.Identify(ctx)
-	if err != nil {
+	if err := gap(s.h, at, resumeState{last: p.last, token: p.whole}, s.o.Source.Slot); err != nil {
 		return 0, err
 	}
-	return p.whole, gap(s.h, id, slot, resumeState{last: p.last, token: p.whole}, s.o.Source.Slot)
+	return p.whole, s.moved(ctx, at)
 }
 
 func (s *session) free(ctx context.Context, conn *pgx.Conn) error {
 	limited, cancel := context.WithTimeout(ctx, takeoverLimit)
 	defer cancel()
 	return s.o.Source.Terminate(limited, conn)
-}
-
-// gap refuses to go on when changes between the token and what the slot still has are lost.
-func gap(h history, id pgwire.Identity, slot pgwire.SlotState, s resumeState, name string) error {
-	mend := "start capture once with --new-snapshot: it begins epoch " + fmt.Sprint(h.Epoch+1) + " with a snapshot of every table"
-	switch {
-	case id.System != h.System:
-		return fault.New(fault.Failed, "this is another database cluster (%s) than the one captured so far (%s)", id.System, h.System).At("source.postgres.url").ToMend("correct the address, or %s", mend)
-	case id.Timeline != h.Timeline:
-		return fault.New(fault.Failed, "the server is on timeline %d, captured so far was %d: commits may differ", id.Timeline, h.Timeline).ToMend("%s", mend)
-	case !slot.Exists:
-		return fault.New(fault.Failed, "slot %s is gone: what was committed after %s and before now cannot be read", name, s.token).ToMend("%s", mend)
-	case slot.Status == "lost":
-		return fault.New(fault.Failed, "slot %s has lost the log it needs (max_slot_wal_keep_size)", name).ToMend("%s", mend)
-	case slot.Confirmed > s.token:
-		return fault.New(fault.Failed, "slot %s is confirmed up to %s, but the changes topics end at %s: what lies between is lost", name, slot.Confirmed, s.token).ToMend("%s", mend)
-	}
-	return nil
 }
 
 // follow streams from a position on: a reader, a publisher, and status updates beside them.

@@ -41,6 +41,8 @@ type Options struct {
 	// Guard are the limits of what the slot may cost its server; GuardEvery is how often it is measured.
 	Guard      slotguard.Limits
 	GuardEvery time.Duration // 0: 1 s
+	// CutWait bounds the wait for a snapshot that a cut is to equal. Publishing stands still meanwhile. 0: 30 s.
+	CutWait time.Duration
 	// Heartbeat is how often a message is written into the source's log. 0: 30 s; below 0: never.
 	Heartbeat time.Duration
 	// Slots names every slot of the source, this one among them, where there are several over disjoint groups
@@ -58,7 +60,10 @@ type Events struct {
 	Taken     func(from position.Position, snapshot bool)
 	Table     func(table string, rows uint64, done bool) // progress of a snapshot
 	Published func(at position.Position, s Stats)
-	Cut       func(c change.CutRecord)
+	// Cut tells of a cut that was put; its Export belongs to who asked for it. CutFailed tells of one that was
+	// not, because the source gave no consistent point, and how long publishing stood still for it.
+	Cut       func(c Cut)
+	CutFailed func(pause time.Duration, err error)
 	// Dead tells of a row that could not be decoded; it is in the topic of capture's dead letters.
 	Dead func(letter *change.Dead)
 	// Snapshot tells how far a snapshot beside the stream is.

@@ -265,47 +265,45 @@ func (s *Several) exported(ctx context.Context) (Cut, error) {
 				ToMend("freshet slot says how far it is: ask again when it has caught up")
 		}
 	}
-	source := s.runners[0].o.Source
-	export, err := source.CreateSlot(ctx, source.Slot+"_cut", true)
+	snapshot, waited, err := export(ctx, s.runners[0].o.Source, s.patience)
 	if err != nil {
 		release()
-		return Cut{}, fault.Wrap(fault.ClassOf(err), err, "no consistent snapshot of the source within %s", s.patience).
-			ToMend("look for long transactions: SELECT pid, xact_start, query FROM pg_stat_activity WHERE state <> 'idle'")
+		return Cut{}, err
 	}
 	for _, c := range requests {
-		c.joint.exports <- export
+		c.joint.exports <- snapshot
 	}
-	if err := s.replies(ctx, a, requests); err != nil {
-		export.Close()
+	pause, err := s.replies(ctx, a, requests)
+	if err != nil {
+		snapshot.Close()
 		return Cut{}, err
 	}
 	rec, err := s.whole(ctx, a)
 	if err != nil {
-		export.Close()
+		snapshot.Close()
 		return Cut{}, err
 	}
-	return Cut{CutRecord: rec, Export: export}, nil
+	return Cut{rec, snapshot, pause, waited}, nil
 }
 
 // replies waits until every runner has put its part. If one has not, the cut is given up: a part of it may
-// be in the topics of another.
-func (s *Several) replies(ctx context.Context, a *asked, requests []*cutRequest) error {
+// be in the topics of another. It gives for how long the slot stood still that did so longest.
+func (s *Several) replies(ctx context.Context, a *asked, requests []*cutRequest) (pause time.Duration, err error) {
 	for i, c := range requests {
-		var err error
 		select {
 		case answer := <-c.reply:
-			err = answer.err
+			pause, err = max(pause, answer.cut.Pause), answer.err
 		case <-ctx.Done(): // it goes on, and the cut becomes whole without anybody who wants its snapshot
-			return s.missing(a, ctx.Err())
+			return 0, s.missing(a, ctx.Err())
 		}
 		if err != nil {
 			why := fmt.Sprintf("slot %s: %s", s.runners[i].Slot(), err)
 			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), cutLimit)
 			defer cancel()
-			return errors.Join(err, abandon(limited, s.runners[0].o.Registry, a.Ordinal, why))
+			return 0, errors.Join(err, abandon(limited, s.runners[0].o.Registry, a.Ordinal, why))
 		}
 	}
-	return nil
+	return pause, nil
 }
 
 // Of gives the runner that captures a table; nil if none here does.

@@ -31,8 +31,9 @@ func TestOneVeryLargeTransaction(t *testing.T) {
 	defer cancel()
 	w := newWorld(t, 1_000)
 	c := w.captor("capture")
+	var group func() string
+	c.group, group = limited(t)
 	c.start()
-	group := limited(t, c.cmd.Process.Pid)
 	w.follows(ctx, c)
 	conn := w.connect(ctx)
 	defer conn.Close(context.Background()) //nolint:errcheck // a test's end
@@ -72,23 +73,23 @@ func (w *world) passed(ctx context.Context, c *captor, what string) {
 	w.t.Logf("from %s: %.1f s", what, ended.Sub(begun).Seconds())
 }
 
-// limited puts a process into a control group of its own and gives what tells how much it used.
-func limited(t *testing.T, pid int) func() string {
+// limited makes a control group for a process that starts in it, and gives what tells how much it used. Where
+// none can be made its path is "".
+func limited(t *testing.T) (path string, used func() string) {
 	t.Helper()
-	dir := filepath.Join("/sys/fs/cgroup/memory", fmt.Sprint("freshet-test-", pid))
+	dir := filepath.Join("/sys/fs/cgroup/memory", fmt.Sprint("freshet-test-", os.Getpid()))
 	err := os.Mkdir(dir, 0o755)
 	if err == nil {
-		err = errors.Join(os.WriteFile(filepath.Join(dir, "memory.limit_in_bytes"), []byte(strconv.Itoa(memoryLimit)), 0o600),
-			os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o600))
+		t.Cleanup(func() { _ = os.Remove(dir) }) // the process is gone by then, or the next boot takes it
+		err = os.WriteFile(filepath.Join(dir, "memory.limit_in_bytes"), []byte(strconv.Itoa(memoryLimit)), 0o600)
 	}
 	if err != nil {
-		return func() string { return "none could be made: " + err.Error() }
+		return "", func() string { return "none could be made: " + err.Error() }
 	}
-	t.Cleanup(func() { _ = os.Remove(dir) }) // the process is gone by then, or the next boot takes it
-	return func() string {
-		used, _ := os.ReadFile(filepath.Join(dir, "memory.max_usage_in_bytes"))
+	return dir, func() string {
+		most, _ := os.ReadFile(filepath.Join(dir, "memory.max_usage_in_bytes"))
 		full, _ := os.ReadFile(filepath.Join(dir, "memory.failcnt"))
-		return fmt.Sprintf("%s bytes with files' pages, its limit was met %s times", strings.TrimSpace(string(used)), strings.TrimSpace(string(full)))
+		return fmt.Sprintf("%s bytes with files' pages, its limit was met %s times", strings.TrimSpace(string(most)), strings.TrimSpace(string(full)))
 	}
 }
 

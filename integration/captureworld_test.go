@@ -202,7 +202,8 @@ type captor struct {
 	w      *world
 	config string
 	grpc   string
-	fresh  bool // begin with a new snapshot
+	fresh  bool   // begin with a new snapshot
+	group  string // of control, that it is to be in
 }
 
 // captor makes a configuration with a data directory of its own.
@@ -231,7 +232,12 @@ func (c *captor) start(env ...string) {
 	if c.fresh {
 		args = append(args, "--new-snapshot")
 	}
-	c.process = launch(c.w.t, env, binary(c.w.t), args...)
+	program := binary(c.w.t)
+	if c.group != "" { // the shell goes into it, and is capture then
+		args = append([]string{"-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, c.group, program}, args...)
+		program = "/bin/sh"
+	}
+	c.process = launch(c.w.t, env, program, args...)
 }
 
 func (c *captor) ended() bool {

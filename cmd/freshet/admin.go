@@ -83,11 +83,13 @@ func (a admin) Cut(ctx context.Context, in *freshetv1.CutRequest) (*freshetv1.Cu
 	if in.Sql {
 		return nil, status.Error(codes.Unimplemented, "a cut with an exported snapshot has no remote reader yet: use verify")
 	}
-	cut, err := a.s.cut(ctx)
+	cut, err := a.s.putCut(ctx)
 	if err != nil {
 		return nil, answer(err)
 	}
-	return &freshetv1.CutResponse{Id: cut.ID, Ordinal: cut.Ordinal, Position: cut.Position.String(), LogTime: cut.LogTime}, nil
+	return &freshetv1.CutResponse{
+		Id: cut.ID, Ordinal: cut.Ordinal, Position: cut.Position.String(), LogTime: cut.LogTime, Pause: cut.Pause.Microseconds(),
+	}, nil
 }
 
 // Merge runs, lists or shows merges.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/pipeline"
@@ -182,12 +183,16 @@ func (s *system) score(ctx context.Context, model string, cut change.CutRecord) 
 
 // cut puts a new cut at the next commit boundary.
 func (s *system) cut(ctx context.Context) (change.CutRecord, error) {
+	c, err := s.putCut(ctx)
+	return c.CutRecord, err
+}
+
+func (s *system) putCut(ctx context.Context) (capture.Cut, error) {
 	if s.runner == nil {
-		return change.CutRecord{}, fault.New(fault.Usage, "this process does not capture, so it cannot put a cut").
+		return capture.Cut{}, fault.New(fault.Usage, "this process does not capture, so it cannot put a cut").
 			ToMend("freshet cut --server CAPTURE, then name the cut here with --cut")
 	}
-	c, err := s.runner.Cut(ctx, false)
-	return c.CutRecord, err
+	return s.runner.Cut(ctx, false)
 }
 
 // findCut gives a cut of the registry by its id, or puts a new one if the id is empty.

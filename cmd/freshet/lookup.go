@@ -216,7 +216,7 @@ func cutCommand() *cobra.Command {
 		if output == "json" {
 			return json.NewEncoder(os.Stdout).Encode(r)
 		}
-		fmt.Printf("%s at %s, log time %v\n", r.Id, r.Position, instant(&r.LogTime))
+		fmt.Printf("%s at %s, log time %v; %s\n", r.Id, r.Position, instant(&r.LogTime), stoodStill(time.Duration(r.Pause)*time.Microsecond, ""))
 		return nil
 	})
 }

@@ -24,6 +24,10 @@ type watched struct {
 	lost   uint64 // connections
 	muted  bool
 	full   bool // the spool was
+	cuts   uint64
+	failed uint64        // cuts that no consistent point was given for
+	paused time.Duration // for cuts, all together
+	last   time.Duration // for the last of them
 }
 
 type tableRead struct {
@@ -58,6 +62,18 @@ func (w *watched) over(e capture.Events) capture.Events {
 	e.Lost = func(err error, wait time.Duration) {
 		locked(func() { w.lost++ })
 		next.Lost(err, wait)
+	}
+	e.Cut = func(c capture.Cut) {
+		locked(func() { w.cuts, w.paused, w.last = w.cuts+1, w.paused+c.Pause, c.Pause })
+		if next.Cut != nil {
+			next.Cut(c)
+		}
+	}
+	e.CutFailed = func(pause time.Duration, err error) {
+		locked(func() { w.failed, w.paused, w.last = w.failed+1, w.paused+pause, pause })
+		if next.CutFailed != nil {
+			next.CutFailed(pause, err)
+		}
 	}
 	e.SpoolFull = func(full *spool.Full) {
 		locked(func() { w.full = true })
@@ -111,6 +127,10 @@ func captureFigures() []figure {
 		count("dropped_total", "Row events that the source sent again and that were published before.", func(v *captureView) float64 { return float64(v.stats.Dropped) }),
 		count("dead_total", "Rows that could not be decoded and went to the dead topic.", func(v *captureView) float64 { return float64(v.stats.Dead) }),
 		count("connections_lost_total", "Times the source went away and was waited for.", func(v *captureView) float64 { return float64(v.lost) }),
+		count("cuts_total", "Cuts put.", func(v *captureView) float64 { return float64(v.cuts) }),
+		count("cuts_failed_total", "Cuts that were not put, because the source gave no consistent point in time.", func(v *captureView) float64 { return float64(v.failed) }),
+		count("cut_pause_seconds_total", "For which publishing stood still until the source gave a cut its consistent point.", func(v *captureView) float64 { return v.paused.Seconds() }),
+		gauge("cut_pause_seconds", "The same, of the last cut.", func(v *captureView) float64 { return v.last.Seconds() }),
 		gauge("heartbeats_refused", "1 when heartbeats may not be written into the source's log.", func(v *captureView) float64 { return flag(v.muted) }),
 		gauge("ready", "1 when the source's log has been read: the first snapshot, if one was needed, is over.", func(v *captureView) float64 { return flag(v.streamed) }),
 		gauge("published_lsn", "The last commit published, as a byte of the source's log.", func(v *captureView) float64 { return float64(v.at.LSN) }),

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"math"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,9 @@ func role(name, short string, r *roles) *cobra.Command {
 
 func runRole(ctx context.Context, file string, r roles) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if limit := r.memory(); limit < math.MaxInt64 {
+		log.Info("memory is limited", "bytes", limit)
+	}
 	s, err := open(ctx, file, r, log)
 	if err != nil {
 		return err

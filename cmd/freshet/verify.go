@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/delta"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -25,6 +26,7 @@ import (
 // truth is what the source says at one cut.
 type truth struct {
 	cut  change.CutRecord
+	put  capture.Cut
 	rows map[string]*verify.Expected // by view
 }
 
@@ -39,7 +41,7 @@ func (s *system) ask(ctx context.Context, views []*feature.View) (truth, error) 
 		return t, err
 	}
 	defer cut.Export.Close()
-	t.cut = cut.CutRecord
+	t.cut, t.put = cut.CutRecord, cut
 	conn, err := s.source.Adopt(ctx, cut.Export.Name)
 	if err != nil {
 		return t, err
@@ -78,7 +80,7 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 		return nil, err
 	}
 	took := time.Since(start).Round(time.Millisecond) //nolint:forbidigo // progress on the terminal
-	tell(fmt.Sprintf("%s at %s: the source answered, %s", t.cut.ID, t.cut.Position, took))
+	tell(fmt.Sprintf("%s at %s: the source answered, %s; %s", t.cut.ID, t.cut.Position, took, stoodStill(t.put.Pause, waited(t.put))))
 	var reports []*verify.Report
 	for _, v := range views {
 		r, err := s.verifyView(ctx, v, t)
@@ -101,7 +103,7 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 		if t.rows[m.View.Name] == nil {
 			continue
 		}
-		t := truth{t.cut.In(m.View.Group.Name), t.rows}
+		t := truth{cut: t.cut.In(m.View.Group.Name), rows: t.rows}
 		if why, err := s.standsStill(ctx, m.View, t.cut); err != nil {
 			return reports, err
 		} else if why != "" {
@@ -119,7 +121,26 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 		reports = append(reports, r)
 		tell(line(r))
 	}
+	for _, r := range reports {
+		r.CutPause, r.CutWaited = t.put.Pause.Microseconds(), waited(t.put)
+	}
 	return reports, nil
+}
+
+// stoodStill says what a cut cost the stream.
+func stoodStill(pause time.Duration, waited string) string {
+	s := fmt.Sprintf("publishing stood still for %s", pause.Round(time.Millisecond))
+	if waited != "" {
+		s += ", waiting for " + waited
+	}
+	return s
+}
+
+func waited(c capture.Cut) string {
+	if c.Waited == nil {
+		return ""
+	}
+	return c.Waited.String()
 }
 
 // verifyView compares the four places of one view.
@@ -243,6 +264,9 @@ func verifyCommand() *cobra.Command {
 			return err
 		}
 		if output == "table" {
+			if len(reports) > 0 {
+				fmt.Println(reports[0].Cut+":", stoodStill(time.Duration(reports[0].CutPause)*time.Microsecond, reports[0].CutWaited))
+			}
 			for _, r := range reports {
 				fmt.Println(line(r))
 				for _, d := range r.Differences {

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/freshet-io/freshet/internal/fault"
 )
@@ -269,10 +268,10 @@ func (p *Postgres) createDatabase(ctx context.Context) error {
 		return fault.Wrap(fault.Unreachable, err, "cannot connect to the embedded PostgreSQL")
 	}
 	defer func() { _ = c.Close(ctx) }()
-	_, err = c.Exec(ctx, "create database "+pgx.Identifier{p.options.Database}.Sanitize())
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "42P04" { // it is there
-		return nil
+	var there bool // a standby may not be asked to make it
+	err = c.QueryRow(ctx, "select exists (select from pg_database where datname = $1)", p.options.Database).Scan(&there)
+	if err == nil && !there {
+		_, err = c.Exec(ctx, "create database "+pgx.Identifier{p.options.Database}.Sanitize())
 	}
 	if err != nil {
 		return fault.Wrap(fault.Failed, err, "cannot create database %s", p.options.Database)

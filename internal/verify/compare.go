@@ -28,6 +28,8 @@ type Report struct {
 	View            string            `json:"view"` // or model
 	Place           string            `json:"place"`
 	Cut             string            `json:"cut"`
+	CutPause        int64             `json:"cut_pause"`            // for which capture published nothing, microseconds
+	CutWaited       string            `json:"cut_waited,omitempty"` // the transaction that was waited for, if it took long
 	Rows            int               `json:"rows"`
 	Expected        int               `json:"expected"`
 	Compared        []string          `json:"compared"`                 // columns

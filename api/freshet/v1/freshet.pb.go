@@ -1969,12 +1969,14 @@ func (x *CutRequest) GetSql() bool {
 	return false
 }
 
+// pause is for how many microseconds nothing was published, until the source gave a consistent point.
 type CutResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Ordinal       int64                  `protobuf:"varint,2,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
 	Position      string                 `protobuf:"bytes,3,opt,name=position,proto3" json:"position,omitempty"`
 	LogTime       int64                  `protobuf:"varint,4,opt,name=log_time,json=logTime,proto3" json:"log_time,omitempty"`
+	Pause         int64                  `protobuf:"varint,5,opt,name=pause,proto3" json:"pause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2033,6 +2035,13 @@ func (x *CutResponse) GetPosition() string {
 func (x *CutResponse) GetLogTime() int64 {
 	if x != nil {
 		return x.LogTime
+	}
+	return 0
+}
+
+func (x *CutResponse) GetPause() int64 {
+	if x != nil {
+		return x.Pause
 	}
 	return 0
 }
@@ -2933,12 +2942,13 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\achanges\x18\x01 \x03(\v2\x19.freshet.v1.PlannedChangeR\achanges\"\x1e\n" +
 	"\n" +
 	"CutRequest\x12\x10\n" +
-	"\x03sql\x18\x01 \x01(\bR\x03sql\"n\n" +
+	"\x03sql\x18\x01 \x01(\bR\x03sql\"\x84\x01\n" +
 	"\vCutResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aordinal\x18\x02 \x01(\x03R\aordinal\x12\x1a\n" +
 	"\bposition\x18\x03 \x01(\tR\bposition\x12\x19\n" +
-	"\blog_time\x18\x04 \x01(\x03R\alogTime\"^\n" +
+	"\blog_time\x18\x04 \x01(\x03R\alogTime\x12\x14\n" +
+	"\x05pause\x18\x05 \x01(\x03R\x05pause\"^\n" +
 	"\fMergeRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x12\n" +
 	"\x04view\x18\x02 \x01(\tR\x04view\x12\x10\n" +
