@@ -204,9 +204,7 @@ func (s *Several) whole(ctx context.Context, a *asked) (change.CutRecord, error)
 		}
 		select {
 		case <-tick.C:
-			if len(s.runners) < len(a.Slots) {
-				err = registry.Refresh(ctx)
-			}
+			err = registry.Refresh(ctx)
 		case <-ctx.Done():
 			err = ctx.Err()
 		}

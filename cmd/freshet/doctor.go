@@ -75,7 +75,13 @@ func examine(ctx context.Context, cfg *config.Config, defs *feature.Definitions)
 	o.Definitions = defs
 	for _, t := range w.published() {
 		of := w.tables[t.Name]
-		o.Tables = append(o.Tables, doctor.Table{PublishedTable: t, Filter: of.Filter, Secret: of.Secret, Keys: w.keys[t.Name]})
+		var slots []string
+		for _, p := range w.parts {
+			if slices.Contains(w.of(p).names, t.Name) {
+				slots = append(slots, p.Slot)
+			}
+		}
+		o.Tables = append(o.Tables, doctor.Table{PublishedTable: t, Filter: of.Filter, Secret: of.Secret, Keys: w.keys[t.Name], Slots: slots})
 	}
 	return doctor.Run(ctx, o)
 }

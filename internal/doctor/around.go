@@ -158,7 +158,7 @@ func (r *report) space(dir string) {
 		dir = up
 	}
 	free := float64(st.Bavail) * float64(st.Bsize)
-	spool := cmp.Or(int64(r.Config.Source.Spool), defaultSpool)
+	spool := cmp.Or(int64(r.Config.Source.Spool), defaultSpool) * int64(len(r.sources())) // each slot has its own
 	switch {
 	case free < spaceMin:
 		r.add("disk", Warn, "free some, or move data_dir", "%.1f GiB free at %s", free/(1<<30), dir)

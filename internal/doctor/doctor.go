@@ -53,6 +53,7 @@ type Table struct {
 	Filter *filter.Config // nil: everything leaves the source
 	Secret []byte         // of its hashes
 	Keys   []string       // columns that say which entity a row is of
+	Slots  []string       // through which it is read, of several; nil: through each
 }
 
 // report collects checks in the order they are made.

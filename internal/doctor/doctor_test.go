@@ -274,6 +274,20 @@ func TestSource(t *testing.T) {
 		w.want("host 127.0.0.1:1", Warn, "no PostgreSQL server answers", "start it")
 		w.want("failover", OK, "the server has no standby", "")
 	})
+	each("several slots", func(w *world) {
+		one := w.o.Config.Source.Postgres
+		two := one.Slot + "_b"
+		w.o.Config.Source.Postgres.Slots = []config.Slot{{Slot: one.Slot, Publication: "p"}, {Slot: two, Publication: "q", Groups: []string{"g"}}}
+		w.exec("create table public.others (id bigint primary key); create publication p for table public.items; create publication q for table public.items")
+		w.o.Tables[0].Slots = []string{one.Slot}
+		w.o.Tables = append(w.o.Tables, Table{PublishedTable: pgwire.PublishedTable{Name: "public.others"}, Slots: []string{two}})
+		w.want("publication", OK, "p has all 1 tables", "")
+		w.mends(w.want("publication", Fail, "publication q does not publish table public.others", "ALTER PUBLICATION \"q\" ADD TABLE"), "q has all 1 tables")
+		w.exec("select pg_create_logical_replication_slot('" + one.Slot + "', 'pgoutput'); select pg_create_logical_replication_slot('" + two + "', 'test_decoding')")
+		w.want("slot", OK, one.Slot+": wal_status", "")
+		w.want("slot", Fail, two+" decodes with test_decoding", "pg_drop_replication_slot('"+two+"')")
+		w.exec("select pg_drop_replication_slot(slot_name) from pg_replication_slots; drop publication p; drop publication q")
+	})
 	each("slot", func(w *world) {
 		slot := w.o.Config.Source.Postgres.Slot
 		slotOf := func(how string) func() {
@@ -342,13 +356,13 @@ func tables(t *testing.T, each func(string, func(*world))) {
 	})
 	each("definitions that do not fit", func(w *world) {
 		w.o.Definitions.Views[0].EventTime = "when"
-		w.want("definitions", Fail, `has no column "when"`, "columns are: id, account, at")
+		w.want("definitions", Fail, `has no column "when"`, "columns of public.items are: id, account, at")
 	})
 	each("filter", func(w *world) {
 		w.o.Tables[0].Filter = &filter.Config{Exclude: []string{"account"}}
 		w.want("table public.items", Fail, "column account cannot be left out", "include it")
 		w.o.Tables[0].Filter = &filter.Config{Mask: map[string]filter.Mask{"at": {KeepLast: 2}}}
-		w.want("definitions", Fail, "column at is text", "freshet plan")
+		w.want("definitions", Fail, "column at is text, which is no time", "use a column of type timestamp with time zone")
 	})
 	each("publication without a table", func(w *world) {
 		w.exec("create publication p")

@@ -31,8 +31,7 @@ func Measured(slot string, st pgwire.SlotState, at time.Time) slotguard.Measure 
 }
 
 // slot judges the slot as its guard would at the first look.
-func (r *report) slot(st pgwire.SlotState, database string) {
-	name := r.Config.Source.Postgres.Slot
+func (r *report) slot(name string, st pgwire.SlotState, database string) {
 	drop := fmt.Sprintf("SELECT pg_drop_replication_slot('%s'); if nobody needs it, or choose another source: {postgres: {slot: …}}", strings.ReplaceAll(name, "'", "''"))
 	state, actions := slotguard.Step(slotguard.State{}, Measured(name, st, r.Now()), r.Guard)
 	what := fmt.Sprintf("%s: wal_status %s, holds %d MiB of the log", name, st.Status, st.Retained>>20)
@@ -70,8 +69,8 @@ func or(s, otherwise string) string {
 	return s
 }
 
-// standbys asks the standbys among several hosts of the address.
-func (r *report) standbys(ctx context.Context) []slotguard.Standby {
+// standbys asks the standbys among several hosts of the address. A host that does not answer is told of once.
+func (r *report) standbys(ctx context.Context, slot string, tell bool) []slotguard.Standby {
 	var out []slotguard.Standby
 	for name, address := range hosts(r.Config.Source.Postgres.URL) {
 		one := func() (s slotguard.Standby, err error) {
@@ -82,10 +81,11 @@ func (r *report) standbys(ctx context.Context) []slotguard.Standby {
 				return s, err
 			}
 			defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
-			return slotguard.ReadStandby(ctx, c, r.Config.Source.Postgres.Slot, name)
+			return slotguard.ReadStandby(ctx, c, slot, name)
 		}
 		s, err := one()
 		switch {
+		case err != nil && !tell:
 		case err != nil:
 			k := Failed("host "+name, err)
 			k.Status, k.Mend = Warn, or(k.Mend, "start it, or take it out of source.postgres.url")
@@ -133,28 +133,33 @@ func hosts(address string) iter.Seq2[string, string] {
 
 // failover tells whether the slot would be there after a failover, by what the primary knows and, where
 // the address has several hosts, what the standbys say.
-func (r *report) failover(ctx context.Context, c *pgx.Conn) {
+func (r *report) failover(ctx context.Context, c *pgx.Conn, slot string, tell bool) {
 	const name = "failover"
-	p, err := slotguard.ReadPrimary(ctx, c, r.Config.Source.Postgres.Slot)
+	p, err := slotguard.ReadPrimary(ctx, c, slot)
 	if err != nil {
 		r.fail(name, err)
 		return
 	}
-	found := slotguard.Failover(p, r.standbys(ctx))
+	found := slotguard.Failover(p, r.standbys(ctx, slot, tell))
 	for _, f := range found {
 		status := Warn
 		if f.Severe && f.Where == "synchronized_standby_slots" { // capture gets nothing
 			status = Fail
 		}
-		r.add(name, status, Mend(f), "%s: %s", f.Where, f.What)
+		what := f.Where + ": " + f.What
+		if len(r.Config.Source.Postgres.Slots) > 1 {
+			what = slot + ": " + what
+		}
+		r.add(name, status, Mend(f), "%s", what)
 	}
 	standbys := len(p.Active) + len(p.Inactive) + p.Slotless
 	switch {
 	case len(found) > 0:
+	case standbys == 0 && !tell:
 	case standbys == 0:
 		r.ok(name, "the server has no standby")
 	default:
-		r.ok(name, "standbys: %d; the slot is one that they keep", standbys)
+		r.ok(name, "standbys: %d; slot %s is one that they keep", standbys, slot)
 	}
 }
 

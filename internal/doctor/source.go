@@ -45,27 +45,32 @@ const settings = `select current_setting('server_version_num')::int, current_set
 	from pg_roles where rolname = current_user`
 
 func (r *report) source(ctx context.Context) {
-	p := r.Config.Source.Postgres
-	s := pgwire.Source{URL: p.URL, Slot: p.Slot, Publication: p.Publication}
-	c, err := s.Connect(ctx)
+	all := r.sources()
+	c, err := all[0].Connect(ctx)
 	if err != nil {
 		r.fail("source", err)
 		return
 	}
 	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
 	r.ok("source", "it answers")
-	slot, err := s.SlotState(ctx, c)
-	if err != nil {
-		r.fail("slot", err)
-		return
+	states := make([]pgwire.SlotState, len(all))
+	for i, s := range all {
+		if states[i], err = s.SlotState(ctx, c); err != nil {
+			r.fail("slot", err)
+			return
+		}
 	}
-	sv, err := r.server(ctx, c, slot)
+	sv, err := r.server(ctx, c, states)
 	if err != nil {
 		r.fail("server", err)
 		return
 	}
-	r.slot(slot, c.Config().Database)
-	r.failover(ctx, c)
+	for i, s := range all {
+		r.slot(s.Slot, states[i], c.Config().Database)
+	}
+	for i, s := range all {
+		r.failover(ctx, c, s.Slot, i == 0)
+	}
 	r.open(ctx, c)
 	if r.Definitions == nil {
 		r.add("tables", Warn, "freshet plan", "not checked, as what is wanted of them cannot be read")
@@ -76,12 +81,24 @@ func (r *report) source(ctx context.Context) {
 		r.fail("tables", err)
 		return
 	}
-	if !missing {
+	for _, s := range all {
+		if missing {
+			break
+		}
 		r.publication(ctx, c, s, sv)
 	}
 }
 
-func (r *report) server(ctx context.Context, c *pgx.Conn, slot pgwire.SlotState) (*server, error) {
+// sources gives how the source is reached, through each slot.
+func (r *report) sources() []pgwire.Source {
+	var out []pgwire.Source
+	for _, s := range r.Config.Source.Postgres.All() {
+		out = append(out, pgwire.Source{URL: r.Config.Source.Postgres.URL, Slot: s.Slot, Publication: s.Publication})
+	}
+	return out
+}
+
+func (r *report) server(ctx context.Context, c *pgx.Conn, states []pgwire.SlotState) (*server, error) {
 	v := &server{}
 	err := c.QueryRow(ctx, settings).Scan(&v.number, &v.version, &v.level, &v.slots, &v.senders, &v.role, &v.replicates, &v.mayCreate, &v.standby,
 		&v.keep, &v.idle, &v.sender, &v.workMem, &v.emits)
@@ -99,9 +116,16 @@ func (r *report) server(ctx context.Context, c *pgx.Conn, slot pgwire.SlotState)
 	}
 	judge("version", v.number >= oldest, Fail, "use PostgreSQL 14 or newer", "PostgreSQL %s", v.version)
 	judge("wal_level", v.level == "logical", Fail, "ALTER SYSTEM SET wal_level = logical; then restart the server", "%s", v.level)
-	// One for the slot, and one for a while where a cut must equal a snapshot of the source.
-	need := map[bool]int{true: 1, false: 2}
-	slots, senders := need[slot.Exists], need[slot.ActivePID != 0]
+	// One for each slot, and one for a while where a cut must equal a snapshot of the source.
+	slots, senders := 1, 1
+	for _, s := range states {
+		if !s.Exists {
+			slots++
+		}
+		if s.ActivePID == 0 {
+			senders++
+		}
+	}
 	judge("max_replication_slots", v.slots >= slots, enough(v.slots, slots), "ALTER SYSTEM SET max_replication_slots = 20; then restart the server, or drop unused slots",
 		"%d free, %d needed", v.slots, slots)
 	judge("max_wal_senders", v.senders >= senders, enough(v.senders, senders), "ALTER SYSTEM SET max_wal_senders = 20; then restart the server",
@@ -175,8 +199,11 @@ func (r *report) heartbeats(v *server) {
 	if v.number >= 170000 {
 		arguments += ", boolean"
 	}
-	r.add(name, Warn, "GRANT EXECUTE ON FUNCTION pg_catalog.pg_logical_emit_message("+arguments+") TO "+pgx.Identifier{v.role}.Sanitize()+";",
-		"they may not be written: while nothing is written into the tables, the slot keeps what is written elsewhere")
+	what := "they may not be written: while nothing is written into the tables, the slot keeps what is written elsewhere"
+	if len(r.Config.Source.Postgres.Slots) > 1 {
+		what += "; and no cut can be put, as one over several slots is asked for by such a message"
+	}
+	r.add(name, Warn, "GRANT EXECUTE ON FUNCTION pg_catalog.pg_logical_emit_message("+arguments+") TO "+pgx.Identifier{v.role}.Sanitize()+";", "%s", what)
 }
 
 // open looks for transactions that hold the log, and that a snapshot or a cut has to wait for.

@@ -184,9 +184,11 @@ func (r *report) timezone() {
 // publication checks the one there is; it makes none.
 func (r *report) publication(ctx context.Context, c *pgx.Conn, s pgwire.Source, sv *server) {
 	const name = "publication"
-	published := make([]pgwire.PublishedTable, len(r.Tables))
-	for i, t := range r.Tables {
-		published[i] = t.PublishedTable
+	var published []pgwire.PublishedTable
+	for _, t := range r.Tables {
+		if t.Slots == nil || slices.Contains(t.Slots, s.Slot) {
+			published = append(published, t.PublishedTable)
+		}
 	}
 	var viaRoot *bool
 	if err := c.QueryRow(ctx, "select bool_or(pubviaroot) from pg_publication where pubname = $1", s.Publication).Scan(&viaRoot); err != nil {

@@ -1,0 +1,307 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet-io/freshet/capture"
+	"github.com/freshet-io/freshet/capture/pgwire"
+	"github.com/freshet-io/freshet/delta"
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/testkit"
+	"github.com/freshet-io/freshet/internal/topic"
+)
+
+// halves is a source of two tables in two groups, each read through a slot of its own. Every transaction
+// puts one row into both, so that a cut that is one commit has as many of the one as of the other.
+type halves struct {
+	t        *testing.T
+	url      string
+	brokers  []string
+	prefix   string
+	topics   *topic.Client
+	registry *topic.Registry
+	catalog  *feature.Catalog
+	shapes   []*feature.Table
+	parts    []feature.SlotPart
+	node     *delta.Node
+}
+
+func newHalves(t *testing.T) *halves {
+	t.Helper()
+	ctx := t.Context()
+	h := &halves{t: t, url: testkit.Postgres(t).URL(), brokers: testkit.Kafka(t), prefix: testkit.Prefix(t)}
+	c := must(pgx.Connect(ctx, h.url))(t)
+	defer c.Close(ctx) //nolint:errcheck // a test's end
+	must(c.Exec(ctx, `create table public.lefts (id bigint primary key, k bigint, at timestamptz not null default '2013-01-01'); alter table public.lefts replica identity full;
+		create table public.rights (id bigint primary key, k bigint, at timestamptz not null default '2013-01-01'); alter table public.rights replica identity full`))(t)
+	defs := &feature.Definitions{}
+	for _, side := range []string{"left", "right"} {
+		defs.Groups = append(defs.Groups, feature.PartitionGroup{Name: side, Key: feature.GroupKey{Name: "k", Type: "int64"}, Partitions: 2})
+		defs.Views = append(defs.Views, feature.FeatureView{
+			Name: side, Group: side, Entity: []string{"k"}, Source: "public." + side + "s", Key: map[string]string{"k": "k"}, EventTime: "at",
+			Features: []feature.FeatureDef{{Name: "n", Agg: "count"}},
+		})
+	}
+	h.shapes = must(pgwire.Describe(ctx, c, defs.Tables()))(t)
+	h.catalog = must(feature.Resolve(defs, h.shapes))(t)
+	h.parts = must(feature.Split(defs, nil, []feature.SlotPart{{Slot: "freshet"}, {Slot: "freshet_b", Groups: []string{"right"}}}))(t)
+	for _, p := range h.parts {
+		if err := h.source(p).EnsurePublication(ctx, c, p.Tables); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.topics, h.registry = h.open()
+	h.node = must(delta.OpenNode(delta.NodeOptions{Name: "test", Dir: t.TempDir(), Catalog: h.catalog, Topics: h.topics, Registry: h.registry}))(t)
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- h.node.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := h.node.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+func (h *halves) source(p feature.SlotPart) pgwire.Source {
+	return pgwire.Source{URL: h.url, Slot: p.Slot, Publication: p.Slot}
+}
+
+// open gives what each process has of its own.
+func (h *halves) open() (*topic.Client, *topic.Registry) {
+	h.t.Helper()
+	topics := must(topic.Dial(h.t.Context(), topic.Config{Brokers: h.brokers, Prefix: h.prefix}))(h.t)
+	h.t.Cleanup(topics.Close)
+	registry := must(topic.OpenRegistry(h.t.Context(), topics))(h.t)
+	h.t.Cleanup(registry.Close)
+	return topics, registry
+}
+
+// half is the capture of one slot, as if in a process of its own.
+type half struct {
+	*capture.Runner
+	h    *halves
+	end  context.CancelFunc
+	done chan struct{}
+	err  error
+}
+
+// start starts the capture of a part; it ends by itself at a point, if one is named.
+func (h *halves) start(part int, dieAt string) *half {
+	h.t.Helper()
+	topics, registry := h.open()
+	ctx, cancel := context.WithCancel(h.t.Context())
+	x := &half{h: h, end: cancel, done: make(chan struct{})}
+	p := h.parts[part]
+	x.Runner = must(capture.New(capture.Options{
+		Name: "test", Source: h.source(p), Slots: []string{"freshet", "freshet_b"}, Catalog: h.catalog.Part(p.Groups), Topics: topics, Registry: registry,
+		Point: func(at string) {
+			if at == dieAt {
+				cancel()
+			}
+		},
+	}, h.shapes[part:part+1]))(h.t)
+	go func() {
+		x.err = x.Run(ctx)
+		close(x.done)
+	}()
+	h.t.Cleanup(x.stop)
+	return x
+}
+
+func (x *half) stop() {
+	x.end()
+	<-x.done
+	if x.err != nil && fault.ClassOf(x.err) != fault.Unreachable && !strings.Contains(x.err.Error(), "context canceled") {
+		x.h.t.Error(x.Slot(), x.err)
+	}
+}
+
+// write puts rows into both tables, one transaction each.
+func (h *halves) write(n int) {
+	h.t.Helper()
+	c := must(pgx.Connect(h.t.Context(), h.url))(h.t)
+	defer c.Close(context.Background()) //nolint:errcheck // a test's end
+	for range n {
+		must(c.Exec(h.t.Context(), "with x as (select coalesce(max(id), 0) + 1 as id from public.lefts), l as (insert into public.lefts select id, id % 7 from x) insert into public.rights select id, id % 5 from x"))(h.t)
+	}
+}
+
+// busy writes until the function it gives is called.
+func (h *halves) busy() func() {
+	h.t.Helper()
+	var over atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for !over.Load() && h.t.Context().Err() == nil {
+			h.write(3)
+		}
+	}()
+	return func() { over.Store(true); <-done }
+}
+
+// equal compares what the groups have at a cut: as many rows.
+func (h *halves) equal(ctx context.Context, cut change.CutRecord) int64 {
+	h.t.Helper()
+	sums := map[string]int64{}
+	for _, group := range []string{"left", "right"} {
+		at := cut.In(group)
+		for _, info := range must(h.node.WaitCut(ctx, group, cut.ID))(h.t) {
+			if info.Position != at.Position || info.LogTime != at.LogTime {
+				h.t.Errorf("%s: %s is at %s, log time %d; its record says %s, %d", group, cut.ID, info.Position, info.LogTime, at.Position, at.LogTime)
+			}
+		}
+		for _, p := range h.node.Partitions(group) {
+			err := p.ScanServed(group, cut.ID, func(_ []feature.Value, s *delta.Served) error {
+				sums[group] += s.Values[0].I
+				return nil
+			})
+			if err != nil {
+				h.t.Fatal(err)
+			}
+		}
+	}
+	if sums["left"] != sums["right"] || sums["left"] == 0 {
+		h.t.Errorf("%s has %d rows on the left and %d on the right", cut.ID, sums["left"], sums["right"])
+	}
+	return sums["left"]
+}
+
+// whole waits until a cut is whole, or given up.
+func (h *halves) whole(ctx context.Context, ordinal int64) change.CutRecord {
+	h.t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		must(0, h.registry.Refresh(ctx))(h.t)
+		if b, ok := h.registry.Get(change.CutRecord{Ordinal: ordinal}.Key()); ok {
+			return must(change.ParseCut(b))(h.t)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			h.t.Fatalf("cut-%d does not become whole", ordinal)
+		}
+	}
+}
+
+func TestACutOverProcesses(t *testing.T) {
+	h := newHalves(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	h.write(5)
+	a, b := h.start(0, ""), h.start(1, "")
+	left, right := capture.NewSeveral(0, a.Runner), capture.NewSeveral(0, b.Runner)
+	must(right.Cut(ctx, false))(t) // both stream
+	stop := h.busy()
+	last := int64(0)
+	for i := range 6 {
+		from := left
+		if i%2 == 1 {
+			from = right
+		}
+		cut := must(from.Cut(ctx, false))(t)
+		if n := h.equal(ctx, cut.CutRecord); n <= last {
+			t.Errorf("%s has %d rows, and the one before it %d", cut.ID, n, last)
+		} else {
+			last = n
+		}
+	}
+	stop()
+	if _, err := left.Cut(ctx, true); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "one process that reads all slots, freshet, freshet_b") {
+		t.Error(err)
+	}
+	if _, err := a.Cut(ctx, false); fault.ClassOf(err) != fault.Usage {
+		t.Error(err)
+	}
+	// Two that ask at once do not get one another's.
+	type answer struct {
+		cut capture.Cut
+		err error
+	}
+	both := make(chan answer, 2)
+	for _, s := range []*capture.Several{left, right} {
+		go func() {
+			cut, err := s.Cut(ctx, false)
+			both <- answer{cut, err}
+		}()
+	}
+	one, two := <-both, <-both
+	if one.err != nil || two.err != nil || one.cut.ID == two.cut.ID {
+		t.Errorf("%v, %v", one, two)
+	}
+}
+
+// One slot is not read for a while: the other goes on, a cut says which one it waits for, and is whole when
+// that one has come to it; through every point at which a capture may end within a cut.
+func TestASlotThatIsNotReadForAWhile(t *testing.T) {
+	h := newHalves(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	h.write(5)
+	a := h.start(0, "")
+	for ordinal, dieAt := range []string{"", "capture.before-cut", "capture.cut-in-topics"} {
+		b := h.start(1, dieAt)
+		cuts := capture.NewSeveral(2*time.Second, a.Runner, b.Runner)
+		if dieAt == "" { // it is there, and then it is not
+			must(capture.NewSeveral(0, a.Runner, b.Runner).Cut(ctx, false))(t)
+			b.stop()
+		}
+		h.write(2)
+		_, err := cuts.Cut(ctx, false)
+		want := fmt.Sprintf("cut-%d was not put through slot freshet_b in time", ordinal+2)
+		if fault.ClassOf(err) != fault.Timeout || !strings.Contains(err.Error(), want) {
+			t.Fatalf("%s: %v, want %s", dieAt, err, want)
+		}
+		b.stop()
+		if _, err := cuts.Cut(ctx, true); fault.ClassOf(err) != fault.Timeout || !strings.Contains(err.Error(), "slot freshet_b is not read as far as the source was when a cut was asked for") {
+			t.Fatalf("%s: %v", dieAt, err)
+		}
+		h.write(4) // the left goes on meanwhile
+		h.goesOn(ctx)
+		again := h.start(1, "")
+		cut := h.whole(ctx, int64(ordinal+2))
+		if cut.Abandoned != "" {
+			t.Fatalf("%s: %s was given up: %s", dieAt, cut.ID, cut.Abandoned)
+		}
+		h.equal(ctx, cut)
+		again.stop()
+	}
+}
+
+// goesOn waits until the left's capture has published what was written last.
+func (h *halves) goesOn(ctx context.Context) {
+	h.t.Helper()
+	c := must(pgx.Connect(ctx, h.url))(h.t)
+	defer c.Close(context.Background()) //nolint:errcheck // a test's end
+	var now string
+	must(0, c.QueryRow(ctx, "select pg_current_wal_flush_lsn()::text").Scan(&now))(h.t)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var there bool
+		must(0, c.QueryRow(ctx, "select confirmed_flush_lsn >= $1::pg_lsn from pg_replication_slots where slot_name = 'freshet'", now).Scan(&there))(h.t)
+		if there {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			h.t.Fatal("the left stands still")
+		}
+	}
+}
