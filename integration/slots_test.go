@@ -305,3 +305,79 @@ func (h *halves) goesOn(ctx context.Context) {
 		}
 	}
 }
+
+// A capture that ends while a cut is to equal a snapshot: it is given up under its id, and the next one is whole.
+func TestACutThatIsGivenUp(t *testing.T) {
+	h := newHalves(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	h.write(5)
+	a, b := h.start(0, ""), h.start(1, "capture.before-cut")
+	_, err := capture.NewSeveral(0, a.Runner, b.Runner).Cut(ctx, true)
+	if err == nil {
+		t.Fatal("a capture ended within a cut, and nobody noticed")
+	}
+	b.stop()
+	if rec := h.whole(ctx, 1); rec.Abandoned == "" || !strings.Contains(rec.Abandoned, "slot freshet_b") || rec.ID != "cut-1" {
+		t.Errorf("%+v", rec)
+	}
+	h.write(3)
+	b = h.start(1, "")
+	stop := h.busy()
+	defer stop()
+	cuts := capture.NewSeveral(0, a.Runner, b.Runner)
+	for n := int64(2); n < 5; n++ {
+		cut := must(cuts.Cut(ctx, true))(t)
+		conn := must(h.source(h.parts[0]).Adopt(ctx, cut.Export.Name))(t)
+		var rows int64
+		must(0, conn.QueryRow(ctx, "select count(*) from public.lefts").Scan(&rows))(t)
+		must(0, conn.Close(ctx))(t)
+		cut.Export.Close()
+		if got := h.equal(ctx, cut.CutRecord); got != rows || cut.Ordinal != n || !cut.SQL {
+			t.Errorf("%s has %d rows, its snapshot %d", cut.ID, got, rows)
+		}
+	}
+	// A transaction that stays open keeps the snapshot from coming: it is told, and publishing goes on.
+	open := must(pgx.Connect(ctx, h.url))(t)
+	defer open.Close(context.Background()) //nolint:errcheck // a test's end
+	must(open.Exec(ctx, "begin; insert into public.lefts values (-1, 1)"))(t)
+	if _, err := capture.NewSeveral(2*time.Second, a.Runner, b.Runner).Cut(ctx, true); err == nil || !strings.Contains(err.Error(), "look for long transactions") {
+		t.Errorf("%v", err)
+	}
+	must(open.Exec(ctx, "rollback"))(t)
+	h.equal(ctx, must(cuts.Cut(ctx, false))(t).CutRecord)
+}
+
+// A group that another slot has read does not go on where that one was, but begins anew.
+func TestAGroupThatMoves(t *testing.T) {
+	h := newHalves(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	h.write(5)
+	a, b := h.start(0, ""), h.start(1, "")
+	h.equal(ctx, must(capture.NewSeveral(0, a.Runner, b.Runner).Cut(ctx, false))(t).CutRecord)
+	a.stop()
+	b.stop()
+	h.write(5)
+	one := h.source(h.parts[0])
+	c := must(pgx.Connect(ctx, h.url))(t)
+	defer c.Close(context.Background()) //nolint:errcheck // a test's end
+	must(c.Exec(ctx, "alter publication freshet add table public.rights"))(t)
+	o := capture.Options{Name: "test", Source: one, Catalog: h.catalog, Topics: h.topics, Registry: h.registry}
+	err := must(capture.New(o, h.shapes))(t).Run(ctx)
+	if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "changes.right was written through slot freshet_b") || !strings.Contains(err.Error(), "--new-snapshot") {
+		t.Fatal(err)
+	}
+	o.NewSnapshot = true
+	alone := must(capture.New(o, h.shapes))(t)
+	ctx, end := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- alone.Run(ctx) }()
+	h.write(5)
+	cut := must(alone.Cut(ctx, false))(t)
+	if n := h.equal(ctx, cut.CutRecord); n < 10 || cut.Position.Epoch != 2 {
+		t.Errorf("%d rows at %s", n, cut.Position)
+	}
+	end()
+	must(0, <-done)(t)
+}
