@@ -71,6 +71,12 @@ func fromWire(v *freshetv1.Value) any {
 		var u UUID
 		copy(u[:], k.Uuid)
 		return u
+	case *freshetv1.Value_List:
+		list := make([]any, len(k.List.GetValues()))
+		for i, e := range k.List.GetValues() {
+			list[i] = fromWire(e)
+		}
+		return list
 	default:
 		return nil
 	}

@@ -168,6 +168,12 @@ func plain(v *freshetv1.Value) any {
 		return instant(&k.Timestamp)
 	case *freshetv1.Value_Uuid:
 		return fmt.Sprintf("%x-%x-%x-%x-%x", k.Uuid[:4], k.Uuid[4:6], k.Uuid[6:8], k.Uuid[8:10], k.Uuid[10:])
+	case *freshetv1.Value_List:
+		list := make([]any, len(k.List.GetValues()))
+		for i, e := range k.List.GetValues() {
+			list[i] = plain(e)
+		}
+		return list
 	}
 	return nil
 }

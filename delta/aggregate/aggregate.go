@@ -159,6 +159,12 @@ func (op *Op) fresh() state {
 		return &support{}
 	case feature.Min, feature.Max, feature.CountDistinct, feature.CountBy, feature.SumBy:
 		return &support{}
+	case feature.ApproxDistinct:
+		return &hyper{}
+	case feature.ApproxPercentile:
+		return &ranks{}
+	case feature.ApproxTopK:
+		return &frequent{}
 	default:
 		return nil
 	}

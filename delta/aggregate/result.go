@@ -43,6 +43,11 @@ func (t *Tile) Result(ops []Op, r Read, now int64) (v feature.Value, overflow bo
 		return double(a.state.(*decayed).at(end, op.HalfLife)), false //nolint:forcetypeassert // the op's own
 	case feature.CountBy, feature.SumBy:
 		return a.buckets(op, r.Part)
+	case feature.ApproxPercentile:
+		if a.N == 0 {
+			return feature.Value{}, false
+		}
+		return double(a.state.(*ranks).at(r.P)), false //nolint:forcetypeassert // the op's own
 	default:
 		return a.result(r.Agg, op, t.Rows)
 	}
@@ -60,7 +65,7 @@ func (a *Acc) result(agg feature.Aggregate, op *Op, rows uint64) (v feature.Valu
 		return feature.OfInt(int64(rows)), false
 	case op.Agg == feature.Count:
 		return feature.OfInt(int64(a.N)), false
-	case agg == feature.CountDistinct && a.N == 0:
+	case (agg == feature.CountDistinct || agg == feature.ApproxDistinct) && a.N == 0:
 		return feature.OfInt(0), false
 	case a.N == 0:
 		return feature.Value{}, false
@@ -81,6 +86,10 @@ func (a *Acc) result(agg feature.Aggregate, op *Op, rows uint64) (v feature.Valu
 		return feature.OfInt(int64(min(len(a.entries()), op.K))), false
 	case feature.Mode:
 		return a.mode(op)
+	case feature.ApproxDistinct:
+		return feature.OfInt(a.state.(*hyper).estimate()), false //nolint:forcetypeassert // the op's own
+	case feature.ApproxTopK:
+		return a.state.(*frequent).top(op.K), false //nolint:forcetypeassert // the op's own
 	default:
 		return feature.Value{}, false
 	}

@@ -73,6 +73,9 @@ var aggregates = []aggregate{
 	{"bottom_k", BottomK, "of! k! distinct where"},
 	{"count_distinct", CountDistinct, "of! cap where"},
 	{"mode", Mode, "of! cap where"},
+	{"approx_distinct", ApproxDistinct, "of! on_retract where"},
+	{"approx_percentile", ApproxPercentile, "of! p! on_retract where"},
+	{"approx_top_k", ApproxTopK, "of! k! on_retract where"},
 }
 
 // String gives the name used in definitions.

@@ -14,6 +14,7 @@ const (
 	maxCap      = 10_000 // of values, of buckets
 	valueCap    = 1_000  // count_distinct, mode
 	bucketCap   = 100    // count_by, sum_by
+	maxFrequent = 100    // k of approx_top_k
 	maxHalfings = 1_000  // half-lives in a window of decayed_sum
 )
 
@@ -57,6 +58,14 @@ func (v *View) checkArguments(fd *FeatureDef, a aggregate) error {
 	}
 	if fd.OnRetract != "" && fd.OnRetract != "rebuild" && fd.OnRetract != "ignore" {
 		return fd.refuse(v.Def, "on_retract", "on_retract: %q: expected rebuild or ignore", fd.OnRetract)
+	}
+	for _, p := range fd.P {
+		if !(p >= 0 && p <= 1) {
+			return fd.refuse(v.Def, "p", "p: %g: expected fractions from 0 to 1", p).ToMend("p: [0.5, 0.99]")
+		}
+	}
+	if a.agg == ApproxTopK && fd.K > maxFrequent {
+		return fd.refuse(v.Def, "k", "k: %d: approx_top_k gives at most %d values", fd.K, maxFrequent)
 	}
 	if a.agg == DecayedSum {
 		return v.checkDecay(fd)
