@@ -4,17 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/freshet-io/freshet/delta/checkpoint"
 	"github.com/freshet-io/freshet/delta/state"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/partition"
+	"github.com/freshet-io/freshet/internal/store"
 	"github.com/freshet-io/freshet/internal/topic"
+	"github.com/freshet-io/freshet/internal/topic/assign"
 )
 
 // NodeOptions configure a Node. The zero values of sizes and intervals work.
@@ -28,8 +30,17 @@ type NodeOptions struct {
 	Sync     time.Duration // between syncs of the state; 0 means one second
 	// Retention of the delta topics; 0 keeps them for ever.
 	Retention time.Duration
-	Events    Events
-	Point     func(name string)
+	// Checkpoints is where copies of the state are kept; nil: nowhere.
+	Checkpoints store.Store
+	Every       time.Duration // between checkpoints of a partition; 0 means a minute
+	// Needed gives the first record of a partition's changes that something else than checkpoints still
+	// needs. Records below both are deleted from Kafka; nil: nothing is ever deleted.
+	Needed func(ctx context.Context, group string, partition int) (int64, error)
+	// Member says how partitions are shared with other nodes; nil: this node is alone and has them all.
+	Member *MemberOptions
+	Events Events
+	Point  func(name string)
+	Now    func() time.Time // for leases and rates, never in values; nil: time.Now
 }
 
 // Events are what a node tells; every one may be nil.
@@ -37,22 +48,41 @@ type Events struct {
 	Folded    func(group string, partition, records int)
 	Published func(deltas int)
 	Fatal     func(msg string)
+	// Restored tells that a partition's state was fetched from a checkpoint.
+	Restored func(group string, partition int, m *checkpoint.Manifest, took time.Duration)
+	// Restoring tells how far that is, in bytes.
+	Restoring func(group string, partition int, done, total int64)
+	// Passed tells of a checkpoint that could not be used; the one before it is tried.
+	Passed func(group string, partition int, number uint64, err error)
+	// Checkpointed tells of a checkpoint that was put, or why it could not be: then the next time.
+	Checkpointed func(group string, partition int, up checkpoint.Uploaded, err error)
+	// Owns tells that this node began, or ceased, to answer and publish for a partition; at its beginning,
+	// how many records it had to fold first and how long that took.
+	Owns func(group string, partition int, owns bool, replayed int64, took time.Duration)
+	// Planned tells of a new plan of who has what.
+	Planned func(generation int32, p *assign.Plan)
+	// Trouble tells of what goes wrong and is tried again.
+	Trouble func(err error)
 }
 
-// Node owns partitions: it folds their changes, publishes their deltas and answers for their rows.
+// Node folds the changes of partitions. Of those it owns it publishes the deltas and answers for the rows.
 type Node struct {
-	o          NodeOptions
-	cache      *state.Cache
-	partitions map[string][]*Partition
-	all        []*Partition
-	wake       chan struct{}
+	o     NodeOptions
+	cache *state.Cache
+	slots map[string][]*slot
+	all   []*slot
+	group *topic.Member // nil: alone
 
 	mu        sync.Mutex
+	plan      *assign.Plan
+	version   int // of which partitions are read
+	changed   chan struct{}
 	published map[outboxID]uint64
 	moved     chan struct{}
 }
 
-// OpenNode opens the state of every partition of every group.
+// OpenNode makes a node. One that is alone opens the state of every partition of every group, fetching
+// from checkpoints what is not there; else Run opens what it is given.
 func OpenNode(o NodeOptions) (*Node, error) {
 	if o.Memory == 0 {
 		o.Memory = 64 << 20
@@ -60,22 +90,33 @@ func OpenNode(o NodeOptions) (*Node, error) {
 	if o.Sync == 0 {
 		o.Sync = time.Second
 	}
+	if o.Every == 0 {
+		o.Every = time.Minute
+	}
+	if o.Now == nil {
+		o.Now = time.Now //nolint:forbidigo // leases and rates; in no value
+	}
 	n := &Node{
-		o: o, cache: state.NewCache(o.Memory), partitions: map[string][]*Partition{},
-		wake: make(chan struct{}, 1), published: map[outboxID]uint64{}, moved: make(chan struct{}),
+		o: o, cache: state.NewCache(o.Memory), slots: map[string][]*slot{}, changed: make(chan struct{}),
+		published: map[outboxID]uint64{}, moved: make(chan struct{}),
 	}
 	for _, g := range o.Catalog.Groups {
 		for i := range g.Partitions {
-			p, err := OpenPartition(PartitionOptions{
-				Catalog: o.Catalog, Group: g.Name, Partition: i,
-				Dir:   filepath.Join(o.Dir, g.Name, fmt.Sprintf("p%04d", i)),
-				State: state.Options{Cache: n.cache, MemTable: 2 << 20, Fatal: o.Events.Fatal}, Schemas: o.Registry, Point: o.Point,
-			})
-			if err != nil {
-				return nil, fmt.Errorf("%w", closing(err, n.Close))
-			}
-			n.partitions[g.Name] = append(n.partitions[g.Name], p)
-			n.all = append(n.all, p)
+			s := n.newSlot(g, i)
+			n.slots[g.Name] = append(n.slots[g.Name], s)
+			n.all = append(n.all, s)
+		}
+	}
+	if o.Member != nil {
+		if err := n.join(); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+		return n, nil
+	}
+	for _, s := range n.all {
+		s.want, s.held, s.serving = owner, true, true
+		if err := s.open(context.Background()); err != nil {
+			return nil, fmt.Errorf("%w", closing(err, n.Close))
 		}
 	}
 	return n, nil
@@ -89,10 +130,13 @@ func closing(err error, f func() error) error {
 // Close closes the state of every partition; Run must have returned.
 func (n *Node) Close() error {
 	var first error
-	for _, p := range n.all {
-		if err := p.Close(); err != nil && first == nil {
+	for _, s := range n.all {
+		if err := s.close(); err != nil && first == nil {
 			first = err
 		}
+	}
+	if n.group != nil {
+		n.group.Close()
 	}
 	n.cache.Close()
 	return first
@@ -101,16 +145,28 @@ func (n *Node) Close() error {
 // Catalog gives the definitions the node runs.
 func (n *Node) Catalog() *feature.Catalog { return n.o.Catalog }
 
-// Partitions gives a group's partitions, in order.
-func (n *Node) Partitions(group string) []*Partition { return n.partitions[group] }
+// Partitions gives those of a group's partitions that this node owns now, in order.
+func (n *Node) Partitions(group string) []*Partition {
+	out := make([]*Partition, 0, len(n.slots[group]))
+	for _, s := range n.slots[group] {
+		if p, _ := s.answers(); p != nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
 
-// For gives the partition of an entity.
+// For gives the partition of an entity; an error that is an Elsewhere when this node does not answer for it.
 func (n *Node) For(v *feature.View, key []feature.Value) (*Partition, error) {
 	i, err := partition.Of(key[0], v.Group.Partitions)
 	if err != nil {
 		return nil, fmt.Errorf("%w", err)
 	}
-	return n.partitions[v.Group.Name][i], nil
+	p, elsewhere := n.slots[v.Group.Name][i].answers()
+	if elsewhere != nil {
+		return nil, elsewhere
+	}
+	return p, nil
 }
 
 // Run folds and publishes until ctx ends, which is no error, or something fails.
@@ -130,8 +186,17 @@ func (n *Node) run(ctx context.Context) error {
 	for _, group := range n.o.Catalog.Groups {
 		g.Go(func() error { return n.follow(ctx, group) })
 	}
-	g.Go(func() error { return n.publish(ctx) })
+	for _, s := range n.all {
+		g.Go(func() error { return s.run(ctx) })
+	}
+	if n.group != nil {
+		g.Go(func() error { return n.group.Run(ctx) })
+		g.Go(func() error { return n.warm(ctx) })
+	}
 	g.Go(func() error { return n.syncs(ctx) })
+	if n.o.Checkpoints != nil {
+		g.Go(func() error { return n.checkpoints(ctx) })
+	}
 	return g.Wait()
 }
 
@@ -148,101 +213,17 @@ func (n *Node) ensure(ctx context.Context) error {
 	return n.o.Topics.Ensure(ctx, specs)
 }
 
-// follow reads a group's changes and folds them, the partitions of one poll beside each other.
-func (n *Node) follow(ctx context.Context, group *feature.PartitionGroup) error {
-	name := n.o.Topics.Changes(group.Name)
-	from := map[int32]int64{}
-	starts, err := n.o.Topics.Starts(ctx, name)
-	if err != nil {
-		return fmt.Errorf("%w", err)
-	}
-	for i, p := range n.partitions[group.Name] {
-		at := p.Meta().Offset
-		if start := starts[int32(i)]; at < start {
-			return fault.New(fault.Failed, "state of %s/%d needs record %d but the topic starts at %d: changes it has not folded are gone", group.Name, i, at, start).
-				At("topic %s", name).ToMend("remove the state directory and take a new snapshot")
-		}
-		from[int32(i)] = at
-	}
-	r, err := n.o.Topics.NewReader(topic.ReaderOptions{Topic: name, From: from, Committed: true})
-	if err != nil {
-		return fmt.Errorf("%w", err)
-	}
-	defer r.Close()
-	for {
-		batches, err := r.Poll(ctx)
-		if err != nil {
-			return fmt.Errorf("%w", err)
-		}
-		if err := n.foldAll(ctx, group.Name, batches); err != nil {
-			return err
-		}
-		select {
-		case n.wake <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (n *Node) foldAll(ctx context.Context, group string, batches []topic.Batch) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(4)
-	for _, b := range batches {
-		g.Go(func() error {
-			in := make([]Input, len(b.Records))
-			for i, r := range b.Records {
-				in[i] = Input{r.Offset, r.Value}
-			}
-			err := n.partitions[group][b.Partition].Fold(ctx, in)
-			if err == nil && n.o.Events.Folded != nil {
-				n.o.Events.Folded(group, int(b.Partition), len(in))
-			}
-			return err
-		})
-	}
-	return g.Wait()
-}
-
-func (n *Node) publish(ctx context.Context) error {
-	pub, err := NewPublisher(ctx, PublisherOptions{
-		Topics: n.o.Topics, Registry: n.o.Registry, Catalog: n.o.Catalog,
-		ID: n.o.Name + ".delta", Published: n.markPublished, Point: n.o.Point,
-	}, n.all)
-	if err != nil {
-		return err
-	}
-	defer pub.Close()
-	for id, through := range pub.published {
-		n.markPublished(id.p, id.view, through)
-	}
-	for {
-		count, more, err := pub.Publish(ctx)
-		if err != nil {
-			return err
-		}
-		if count > 0 && n.o.Events.Published != nil {
-			n.o.Events.Published(count)
-		}
-		if more {
-			continue
-		}
-		select {
-		case <-n.wake:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
 func (n *Node) syncs(ctx context.Context) error {
 	tick := time.NewTicker(n.o.Sync)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			for _, p := range n.all {
-				if err := p.Sync(); err != nil {
-					return err
+			for _, s := range n.all {
+				if p := s.opened(); p != nil {
+					if err := p.Sync(); err != nil {
+						return err
+					}
 				}
 			}
 		case <-ctx.Done():
@@ -283,10 +264,16 @@ func (n *Node) WaitPublished(ctx context.Context, p *Partition, view string, thr
 	}
 }
 
-// WaitCut waits until every partition of a group has folded the cut.
+// WaitCut waits until every partition of a group has folded the cut. It fails where this node does not own
+// them all.
 func (n *Node) WaitCut(ctx context.Context, group, id string) ([]CutInfo, error) {
+	here := n.Partitions(group)
+	if all := len(n.slots[group]); len(here) < all {
+		return nil, fault.New(fault.Failed, "this node has %d of the %d partitions of group %s", len(here), all, group).
+			ToMend("run a single node for what needs them all")
+	}
 	var out []CutInfo
-	for _, p := range n.partitions[group] {
+	for _, p := range here {
 		info, err := p.WaitCut(ctx, id)
 		if err != nil {
 			return nil, err

@@ -103,6 +103,12 @@ func (s *Server) get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.
 			return nil, status.Errorf(codes.InvalidArgument, "key %d: %s", i+1, err)
 		}
 		p, err := s.o.Node.For(views[0].view, key)
+		if away, ok := errors.AsType[*delta.Elsewhere](err); ok {
+			for range views {
+				out.Rows = append(out.Rows, &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: away.Error()})
+			}
+			continue
+		}
 		if err != nil {
 			return nil, status.Errorf(codes.InvalidArgument, "key %d: %s", i+1, err)
 		}

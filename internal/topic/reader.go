@@ -13,7 +13,10 @@ type ReaderOptions struct {
 	From      map[int32]int64
 	MaxBytes  int  // per poll over all partitions; 0 means 16 MiB
 	Committed bool // leave out records of aborted and open transactions
-	markers   bool
+	// Track makes Poll tell also of what has no records for us, as transactions' ends: then batches without
+	// records come, whose Next moves on.
+	Track   bool
+	markers bool
 }
 
 // Fetched is one record of a batch.
@@ -26,12 +29,14 @@ type Fetched struct {
 type Batch struct {
 	Partition int32
 	Records   []Fetched
+	Next      int64 // offset after the last record of the log that was read
 }
 
 // Reader reads partitions by direct assignment, from given offsets. It is not for concurrent use.
 type Reader struct {
 	kafka *kgo.Client
 	topic string
+	track bool
 }
 
 // NewReader makes a reader. Offsets that the topic no longer has are an error of Poll, not a jump.
@@ -56,14 +61,14 @@ func (c *Client) NewReader(o ReaderOptions) (*Reader, error) {
 		kgo.MaxConcurrentFetches(1),
 		kgo.FetchMaxWait(fetchWait),
 	)
-	if o.markers {
+	if o.markers || o.Track {
 		opts = append(opts, kgo.KeepControlRecords())
 	}
 	k, err := kgo.NewClient(opts...)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", o.Topic, err)
 	}
-	return &Reader{kafka: k, topic: o.Topic}, nil
+	return &Reader{kafka: k, topic: o.Topic, track: o.Track}, nil
 }
 
 // Poll gives what has arrived, one batch per partition, and blocks while nothing has.
@@ -80,9 +85,12 @@ func (r *Reader) Poll(ctx context.Context) ([]Batch, error) {
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 			b := Batch{Partition: p.Partition, Records: make([]Fetched, 0, len(p.Records))}
 			for _, rec := range p.Records {
-				b.Records = append(b.Records, Fetched{fromKafka(rec), rec.Attrs.IsControl()})
+				b.Next = rec.Offset + 1
+				if marker := rec.Attrs.IsControl(); !marker || !r.track {
+					b.Records = append(b.Records, Fetched{fromKafka(rec), marker})
+				}
 			}
-			if len(b.Records) > 0 {
+			if len(p.Records) > 0 {
 				out = append(out, b)
 			}
 		})

@@ -37,11 +37,12 @@ func (d nodeDeltas) partitions(view string) []*delta.Partition {
 }
 
 func (d nodeDeltas) partition(view string, i int) (*delta.Partition, error) {
-	all := d.partitions(view)
-	if i < 0 || i >= len(all) {
-		return nil, fault.New(fault.NotFound, "partition %d of view %s is not here", i, view)
+	for _, p := range d.partitions(view) {
+		if p.Number() == i {
+			return p, nil
+		}
 	}
-	return all[i], nil
+	return nil, fault.New(fault.NotFound, "partition %d of view %s is not here", i, view)
 }
 
 // Partitions is Deltas.Partitions.

@@ -257,10 +257,7 @@ func (b *balance) best(group string, n int, members []*Member, held, quota map[s
 	for _, m := range members {
 		furthest = max(furthest, position(m, group, n))
 	}
-	warm := func(m *Member) bool {
-		at := position(m, group, n)
-		return at >= 0 && at >= furthest-b.o.Lag
-	}
+	warm := func(m *Member) bool { return position(m, group, n) >= furthest-b.o.Lag } // a short log needs no state
 	return slices.MinFunc(members, func(x, y *Member) int {
 		return cmp.Or(
 			no(warm(x))-no(warm(y)),

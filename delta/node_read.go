@@ -1,0 +1,158 @@
+package delta
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/freshet-io/freshet/delta/checkpoint"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/topic"
+)
+
+// foldersAtOnce bounds how many partitions of one poll are folded beside each other.
+const foldersAtOnce = 4
+
+// reread makes the groups' readers look anew at what there is to read.
+func (n *Node) reread() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.version++
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// reading is what of a group is to be read, and what tells that this has changed.
+func (n *Node) reading(group string) (slots map[int32]*slot, changed <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	slots = map[int32]*slot{}
+	for i, s := range n.slots[group] {
+		if s.want != none && s.opened() != nil {
+			slots[int32(i)] = s
+		}
+	}
+	return slots, n.changed
+}
+
+// follow reads a group's changes and folds them, the partitions of one poll beside each other. Each time
+// what is to be read changes it begins with a new reader, at the record after the last one folded.
+func (n *Node) follow(ctx context.Context, group *feature.PartitionGroup) error {
+	name := n.o.Topics.Changes(group.Name)
+	known := map[int32]bool{}
+	for ctx.Err() == nil {
+		slots, changed := n.reading(group.Name)
+		if len(slots) == 0 {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err := n.judge(ctx, name, slots, known); err != nil {
+			return err
+		}
+		if err := n.read(ctx, name, slots, changed); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// judge refuses states that the log cannot continue, and notes of which topic the others are.
+func (n *Node) judge(ctx context.Context, name string, slots map[int32]*slot, known map[int32]bool) error {
+	starts, err := n.o.Topics.Starts(ctx, name)
+	if err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	ends, err := n.o.Topics.Ends(ctx, name)
+	if err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	id, err := n.o.Topics.ID(ctx, name)
+	if err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	maps.DeleteFunc(known, func(i int32, _ bool) bool { return slots[i] == nil }) // the log goes on without those
+	for i, s := range slots {
+		if known[i] {
+			continue
+		}
+		was := s.noted()
+		log := checkpoint.Log{TopicID: id, Start: starts[i], End: ends[i]}
+		if err := log.Fits(fmt.Sprintf("the state of %s/%d", s.group.Name, i), was.TopicID, s.position()); err != nil {
+			return fmt.Errorf("topic %s: %w", name, err)
+		}
+		if err := s.note(noted{TopicID: id, Offset: s.position()}); err != nil {
+			return err
+		}
+		known[i] = true
+	}
+	return nil
+}
+
+// read folds until what is to be read changes.
+func (n *Node) read(ctx context.Context, name string, slots map[int32]*slot, changed <-chan struct{}) error {
+	from := map[int32]int64{}
+	for i, s := range slots {
+		from[i] = s.position()
+	}
+	r, err := n.o.Topics.NewReader(topic.ReaderOptions{Topic: name, From: from, Committed: true, Track: true})
+	if err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	defer r.Close()
+	pollCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-changed:
+			cancel()
+		case <-pollCtx.Done():
+		}
+	}()
+	for {
+		batches, err := r.Poll(pollCtx)
+		if pollCtx.Err() != nil && ctx.Err() == nil {
+			return nil // what was polled and not folded is read again
+		}
+		if err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		if err := n.foldAll(ctx, slots, batches); err != nil {
+			return err
+		}
+	}
+}
+
+func (n *Node) foldAll(ctx context.Context, slots map[int32]*slot, batches []topic.Batch) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(foldersAtOnce)
+	for _, b := range batches {
+		g.Go(func() error { return slots[b.Partition].fold(ctx, b) })
+	}
+	return g.Wait()
+}
+
+func (s *slot) fold(ctx context.Context, b topic.Batch) error {
+	in := make([]Input, len(b.Records))
+	for i, r := range b.Records {
+		in[i] = Input{r.Offset, r.Value}
+	}
+	s.mu.Lock()
+	err := s.opened().Fold(ctx, in)
+	if err == nil {
+		s.next.Store(b.Next)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if f := s.n.o.Events.Folded; f != nil && len(in) > 0 {
+		f(s.group.Name, s.number, len(in))
+	}
+	s.poke(s.wake)
+	return nil
+}
