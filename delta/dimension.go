@@ -25,14 +25,14 @@ func (f *fold) dimensionChange(s *shape, ch *change.Change) error {
 		return err
 	}
 	if row == nil || !bytes.Equal(oldPK, newPK) {
-		if err := f.batch.Delete(keyOf(spaceDimension, s.name, oldPK)); err != nil {
+		if err := f.set(keyOf(spaceDimension, s.name, oldPK), nil); err != nil {
 			return err
 		}
 	}
 	if row == nil {
 		return nil
 	}
-	return f.batch.Set(keyOf(spaceDimension, s.name, newPK), encodeInputs(row))
+	return f.set(keyOf(spaceDimension, s.name, newPK), encodeInputs(row))
 }
 
 // completeDimension gives the after-image with what did not travel filled in from the row stored.
@@ -79,7 +79,7 @@ func (f *fold) joinsColumn(s *shape, column int) bool {
 // dimension gives a dimension's row, or nil. A row stored when the table had fewer columns has no more
 // than those: they were the first ones (feature.Pin).
 func (f *fold) dimension(t *feature.Table, pk []byte) ([]feature.Value, error) {
-	b, err := f.batch.Get(keyOf(spaceDimension, t.FullName(), pk))
+	b, err := f.get(keyOf(spaceDimension, t.FullName(), pk))
 	if err != nil || len(b) == 0 {
 		return nil, err
 	}

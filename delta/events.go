@@ -34,13 +34,13 @@ func (f *fold) event(v *view, ch *change.Change) error {
 		f.stats.Skipped++
 		return nil
 	}
-	pk := primaryKey(v.Source, ch.After)
+	f.pk = appendPrimaryKey(f.pk[:0], v.Source, v.sourceKey, ch.After)
+	pk := f.pk
 	if f.meta.Snapshot != "" && !f.meta.Done {
 		if again, err := f.eventSeen(v, ch, pk); again || err != nil {
 			return err
 		}
 	}
-	what := "an event of " + v.Source.FullName() + " in view " + v.Name
 	row, err := f.complete(v, ch, storedRow{})
 	var fresh storedRow
 	if err == nil {
@@ -50,19 +50,25 @@ func (f *fold) event(v *view, ch *change.Change) error {
 		if f.late(v, ch, fresh.contribution.time) {
 			f.stats.Late++
 			why := fmt.Sprintf("its event time is more than %s before log time", feature.Duration(v.Lateness))
-			return f.dead(f.letter(ch, what, why, pk))
+			return f.dead(f.letter(ch, v.eventOf(), why, pk))
 		}
-		if err = f.put(v, fresh.contribution); err == nil {
-			f.touch(v, fresh.contribution, causeOf(ch, change.CauseChange))
+		var e *entity
+		if e, err = f.put(v, fresh.contribution); err == nil {
+			f.touch(e, causeOf(ch, change.CauseChange))
 		}
+	}
+	if err == nil {
+		return nil
 	}
 	var bad errRow
 	if !errors.As(err, &bad) {
 		return err
 	}
 	f.stats.DeadRows++
-	return f.dead(f.letter(ch, what, bad.Error(), pk))
+	return f.dead(f.letter(ch, v.eventOf(), bad.Error(), pk))
 }
+
+func (v *view) eventOf() string { return "an event of " + v.Source.FullName() + " in view " + v.Name }
 
 // late tells whether an event comes too late to count.
 func (f *fold) late(v *view, ch *change.Change, t feature.Value) bool {
@@ -80,9 +86,9 @@ func (f *fold) gone(l *level, start int64) bool {
 func (f *fold) eventSeen(v *view, ch *change.Change, pk []byte) (bool, error) {
 	key := keyOf(spaceSeen, v.Name, pk)
 	if ch.Op == change.Insert {
-		return false, f.batch.Set(key, []byte{rowVersion})
+		return false, f.set(key, []byte{rowVersion})
 	}
-	b, err := f.batch.Get(key)
+	b, err := f.get(key)
 	return b != nil, err
 }
 

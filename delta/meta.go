@@ -3,14 +3,18 @@ package delta
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 
 	"github.com/freshet-io/freshet/internal/position"
 )
 
+// metaVersion is that of the whole state: 1 had served rows, lifetime tiles and deltas by themselves.
+const metaVersion = 2
+
 // Meta is what a partition knows about itself, kept as JSON under 06|meta in the same batch as the
 // state it describes.
 type Meta struct {
-	Version    int                `json:"version"` // 1
+	Version    int                `json:"version"` // metaVersion
 	Position   position.Position  `json:"position"`
 	Offset     int64              `json:"offset"` // next record of the changes topic
 	LogTime    int64              `json:"log_time"`
@@ -57,6 +61,14 @@ type CutInfo struct {
 	Sequences map[string]uint64 `json:"sequences"` // last delta of each view at the cut
 	// Stopped views' rows and deltas are not those of the cut but of where they stand still.
 	Stopped map[string]Stopped `json:"stopped,omitempty"`
+}
+
+// clone gives a copy that shares nothing that changes.
+func (m *Meta) clone() Meta {
+	c := *m
+	c.Sequences, c.Moves = maps.Clone(m.Sequences), maps.Clone(m.Moves)
+	c.Beside, c.Stopped = maps.Clone(m.Beside), maps.Clone(m.Stopped)
+	return c
 }
 
 func encodeJSON(v any) ([]byte, error) {

@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
-	"github.com/freshet-io/freshet/delta/expression"
 	"github.com/freshet-io/freshet/delta/state"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -30,9 +30,17 @@ type PartitionOptions struct {
 	Dir       string
 	State     state.Options
 	Schemas   Schemas
+	// Memory bounds what is held beside the store; shared between the partitions of a node. nil: one of
+	// its own.
+	Memory *Memory
+	// BatchBytes is about how much one batch writes at most, in bytes, but for its last cell; 0 means 8 MiB.
+	BatchBytes int
 	// Point is called at named places, for tests that kill the process there.
 	Point func(name string)
 }
+
+// defaultBatch is large because what is written of an entity is written once per batch.
+const defaultBatch = 8 << 20
 
 // Partition folds one partition of one group. Fold has one caller; reads are for everybody.
 type Partition struct {
@@ -42,7 +50,9 @@ type Partition struct {
 	order   []*view
 	dims    map[string]*feature.Table
 	shapes  map[uint32]*shape // by schema id
-	pending []pending
+	pending []pending         // of the cell that is not whole yet
+	work    *fold
+	cache   cache
 
 	stopped atomic.Pointer[map[string]Stopped] // of meta, for lookups
 
@@ -51,12 +61,16 @@ type Partition struct {
 	moved    chan struct{} // closed and replaced whenever meta moves
 	cuts     map[string]*state.Snapshot
 	cutOrder []string
+	hand     handOver
 }
 
+// pending is a change of a cell that is not whole yet. Its memory is used again for the next one.
 type pending struct {
-	ch    *change.Change
-	raw   []byte
-	shape *shape
+	ch            change.Change
+	raw           []byte
+	shape         *shape
+	before, after []feature.Value
+	bits          []byte
 }
 
 // keptCuts bounds the snapshots held open for verification.
@@ -64,6 +78,12 @@ const keptCuts = 2
 
 // OpenPartition opens or creates the state of a partition.
 func OpenPartition(o PartitionOptions) (*Partition, error) {
+	if o.BatchBytes == 0 {
+		o.BatchBytes = defaultBatch
+	}
+	if o.Memory == nil {
+		o.Memory = NewMemory(0)
+	}
 	p := &Partition{
 		o: o, views: map[string]*view{}, dims: map[string]*feature.Table{},
 		shapes: map[uint32]*shape{}, moved: make(chan struct{}), cuts: map[string]*state.Snapshot{},
@@ -76,6 +96,7 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 		if err != nil {
 			return nil, err
 		}
+		v.prepare()
 		p.views[fv.Name] = v
 		p.order = append(p.order, v)
 		for _, j := range fv.Joins {
@@ -88,17 +109,20 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 	}
 	p.store = store
 	if p.meta, err = p.loadMeta(); err != nil {
-		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, err)
+		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, closing(err, store.Close))
 	}
 	maps.DeleteFunc(p.meta.Stopped, func(name string, s Stopped) bool {
 		return p.views[name] == nil || p.views[name].Generation != s.Generation
 	})
 	p.stopped.Store(&p.meta.Stopped)
+	p.cache = cache{memory: o.Memory, views: p.order}
+	o.Memory.join()
+	p.work = p.newFold()
 	return p, nil
 }
 
 func (p *Partition) loadMeta() (Meta, error) {
-	m := Meta{Version: 1, Sequences: map[string]uint64{}, Moves: map[string]uint64{}}
+	m := Meta{Version: metaVersion, Sequences: map[string]uint64{}, Moves: map[string]uint64{}}
 	b, err := p.store.Get(metaKey("meta"))
 	if err != nil || b == nil {
 		return m, err
@@ -106,8 +130,8 @@ func (p *Partition) loadMeta() (Meta, error) {
 	if err := json.Unmarshal(b, &m); err != nil {
 		return m, fmt.Errorf("stored meta: %w", err)
 	}
-	if m.Version != 1 {
-		return m, fmt.Errorf("state has version %d, this freshet knows 1", m.Version)
+	if m.Version != metaVersion {
+		return m, fmt.Errorf("state has version %d, this freshet knows %d: remove the state directory and take a new snapshot", m.Version, metaVersion)
 	}
 	return m, nil
 }
@@ -120,6 +144,9 @@ func (p *Partition) Close() error {
 	}
 	p.cuts = nil
 	p.mu.Unlock()
+	p.work.batch.Close()
+	p.cache.clear()
+	p.o.Memory.leave()
 	return p.store.Close()
 }
 
@@ -130,10 +157,7 @@ func (p *Partition) Sync() error { return p.store.Sync() }
 func (p *Partition) Meta() Meta {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	m := p.meta
-	m.Sequences, m.Moves = maps.Clone(p.meta.Sequences), maps.Clone(p.meta.Moves)
-	m.Beside, m.Stopped = maps.Clone(p.meta.Beside), maps.Clone(p.meta.Stopped)
-	return m
+	return p.meta.clone()
 }
 
 // Moved gives a channel that is closed when the partition has folded something more.
@@ -149,12 +173,16 @@ type Input struct {
 	Value  []byte
 }
 
-// Fold takes records in offset order. A cell is applied as soon as its last record is here.
+// Fold takes records in offset order. Whole cells are applied when it returns, many in one batch when
+// many come; of a cell that is not whole the values must not be written to until it is.
 func (p *Partition) Fold(ctx context.Context, in []Input) error {
 	for _, r := range in {
 		if err := p.fold(ctx, r); err != nil {
-			return fmt.Errorf("partition %s/%d, record %d: %w", p.o.Group, p.o.Partition, r.Offset, err)
+			return fmt.Errorf("partition %s/%d, record %d: %w", p.o.Group, p.o.Partition, r.Offset, cmpErr(err, p.work.flush()))
 		}
+	}
+	if err := p.work.flush(); err != nil {
+		return fmt.Errorf("partition %s/%d: %w", p.o.Group, p.o.Partition, err)
 	}
 	return nil
 }
@@ -175,12 +203,15 @@ func (p *Partition) fold(ctx context.Context, r Input) error {
 		}
 		return p.control(c, r.Offset)
 	}
-	ch, err := shape.decode(payload)
-	if err != nil {
+	n := len(p.pending)
+	p.pending = slices.Grow(p.pending, 1)[:n+1]
+	next := &p.pending[n]
+	next.raw, next.shape = r.Value, shape
+	if err := shape.decode(next, payload); err != nil {
+		p.pending = p.pending[:n]
 		return err
 	}
-	p.pending = append(p.pending, pending{ch, r.Value, shape})
-	if !ch.LastInCell {
+	if !next.ch.LastInCell {
 		return nil
 	}
 	return p.cell(nil, r.Offset)
@@ -206,20 +237,6 @@ func (p *Partition) shape(ctx context.Context, id uint32) (*shape, error) {
 	return s, nil
 }
 
-// fold is the work on one cell.
-type fold struct {
-	*Partition
-	partition int
-	batch     *state.Batch
-	meta      Meta
-	stats     *Stats
-	was       map[string]Stopped // before this cell
-	state     expression.State
-	touched   map[string]*touched
-	raw       []byte // of the change being folded
-	shape     *shape // of the same
-}
-
 // control ends the cell before it and is a cell of its own.
 func (p *Partition) control(c *change.Control, offset int64) error {
 	if len(p.pending) > 0 {
@@ -230,73 +247,33 @@ func (p *Partition) control(c *change.Control, offset int64) error {
 	return p.cell(c, offset)
 }
 
-// cell folds a whole cell, or one control record, and applies it as one batch.
+// keptPending bounds what is kept of a large cell for the next one.
+const keptPending = 4096
+
+// cell folds a whole cell, or one control record.
 func (p *Partition) cell(c *change.Control, offset int64) error {
-	rows := p.pending
-	p.pending = nil
-	f := &fold{Partition: p, partition: p.o.Partition, batch: p.store.Batch(), meta: p.Meta(), touched: map[string]*touched{}}
-	f.stats, f.was = &f.meta.Stats, p.meta.Stopped
-	defer f.batch.Close()
-	for _, r := range rows {
-		if err := f.change(r); err != nil {
-			return err
-		}
+	err := p.work.cell(p.pending, c, offset)
+	if p.pending = p.pending[:0]; cap(p.pending) > keptPending {
+		p.pending = nil
 	}
-	if c != nil {
-		if err := f.control(c); err != nil {
-			return err
-		}
+	if err != nil {
+		p.abandon()
 	}
-	if err := f.due(f.meta.LogTime); err != nil {
-		return err
-	}
-	if err := f.serve(); err != nil {
-		return err
-	}
-	f.meta.Offset = offset + 1
-	f.stats.Cells++
-	f.stats.NotFinite += uint64(f.state.NotFinite)
-	return p.apply(f, c)
+	return err
 }
 
-func (p *Partition) apply(f *fold, c *change.Control) error {
-	b, err := encodeJSON(&f.meta)
-	if err != nil {
-		return err
+// abandon forgets what is not applied: a cell failed half-way.
+func (p *Partition) abandon() {
+	p.work.batch.Close()
+	p.cache.clear()
+	p.work = p.newFold()
+}
+
+func (p *Partition) newFold() *fold {
+	return &fold{
+		Partition: p, partition: p.o.Partition, batch: p.store.Blind(), meta: p.Meta(),
+		over: map[string][]byte{}, nextTimer: math.MinInt64,
 	}
-	if err := f.batch.Set(metaKey("meta"), b); err != nil {
-		return err
-	}
-	isCut := c != nil && c.Kind == change.Cut && f.meta.LastCut == c.ID
-	if isCut {
-		cut, err := encodeJSON(CutInfo{c.ID, f.meta.Position, f.meta.LogTime, f.meta.Offset, f.meta.Sequences, f.meta.Stopped})
-		if err != nil {
-			return err
-		}
-		if err := f.batch.Set(metaKey("cut/"+c.ID), cut); err != nil {
-			return err
-		}
-	}
-	p.point("delta.before-apply")
-	if err := f.batch.Apply(); err != nil {
-		return err
-	}
-	p.point("delta.after-apply")
-	if isCut {
-		if err := p.store.Sync(); err != nil {
-			return err
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.meta = f.meta
-	p.stopped.Store(&f.meta.Stopped)
-	if isCut && p.cuts != nil {
-		p.keepCut(c.ID)
-	}
-	close(p.moved)
-	p.moved = make(chan struct{})
-	return nil
 }
 
 func (p *Partition) keepCut(id string) {
@@ -316,71 +293,6 @@ func (p *Partition) point(name string) {
 	if p.o.Point != nil {
 		p.o.Point(name)
 	}
-}
-
-// change folds one row event, unless it was folded before.
-func (f *fold) change(r pending) error {
-	ch := r.ch
-	f.raw, f.shape = r.raw, r.shape
-	if ch.Op == change.Snapshot {
-		if !f.snapshotRow(ch, r.shape.name) {
-			f.stats.Dropped++
-			return nil
-		}
-	} else {
-		if !ch.Position.After(f.meta.Position) {
-			f.stats.Dropped++
-			return nil
-		}
-		f.meta.Position = ch.Position
-		f.meta.Resume = max(f.meta.Resume, ch.Position.LSN)
-	}
-	f.meta.LogTime = max(f.meta.LogTime, ch.LogTime)
-	f.meta.CommitTime = ch.CommitTime
-	f.stats.Changes++
-	if err := f.seen(r.shape, ch); err != nil {
-		return err
-	}
-	f.misfits(r.shape, ch.Op, ch.Position)
-	for _, v := range r.shape.sources {
-		if !f.folds(v) {
-			f.stats.Skipped++
-			continue
-		}
-		if err := f.rowChange(v, ch); err != nil {
-			return err
-		}
-	}
-	if slices.ContainsFunc(r.shape.joins, func(v *view) bool { return r.shape.misfit(v, ch.Op) == "" }) {
-		return f.dimensionChange(r.shape, ch)
-	}
-	return nil
-}
-
-// control folds a control record, unless it was folded before.
-func (f *fold) control(c *change.Control) error {
-	if !c.Position.After(f.meta.Position) {
-		f.stats.Dropped++
-		return nil
-	}
-	f.meta.Position = c.Position
-	f.meta.LogTime = max(f.meta.LogTime, c.LogTime)
-	f.meta.CommitTime = max(f.meta.CommitTime, c.CommitTime)
-	f.meta.Resume = max(f.meta.Resume, c.Resume, c.Position.LSN)
-	switch c.Kind {
-	case change.Cut:
-		f.meta.LastCut = c.ID
-	case change.Truncate:
-		return f.truncate(c.Table, c.Position)
-	case change.SchemaChange:
-		return f.schemaChange(c)
-	case change.SnapshotBegin:
-		return f.snapshotBegin(c)
-	case change.SnapshotEnd:
-		return f.snapshotEnd(c)
-	default: // a heartbeat and what does not concern the state: position and times are enough
-	}
-	return nil
 }
 
 func cmpErr(a, b error) error {

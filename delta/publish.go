@@ -17,6 +17,7 @@ type Publisher struct {
 	o          PublisherOptions
 	writer     *topic.Writer
 	frames     map[string][]byte // view: Confluent frame of its deltas
+	topics     map[string]string // of views' deltas
 	published  map[outboxID]uint64
 	partitions []*Partition
 }
@@ -43,7 +44,10 @@ func NewPublisher(ctx context.Context, o PublisherOptions, partitions []*Partiti
 	if o.MaxBytes == 0 {
 		o.MaxBytes = 4 << 20
 	}
-	p := &Publisher{o: o, frames: map[string][]byte{}, published: map[outboxID]uint64{}, partitions: partitions}
+	p := &Publisher{o: o, frames: map[string][]byte{}, topics: map[string]string{}, published: map[outboxID]uint64{}, partitions: partitions}
+	for _, part := range partitions {
+		part.handsOver()
+	}
 	var err error
 	if p.writer, err = o.Topics.NewWriter(ctx, o.ID); err != nil {
 		return nil, fmt.Errorf("publisher: %w", err)
@@ -71,6 +75,7 @@ func (p *Publisher) recover(ctx context.Context) error {
 		}
 		codec := change.DeltaCodec{View: v}
 		name := p.o.Topics.Delta(v.Name)
+		p.topics[v.Name] = name
 		id, err := p.o.Registry.SchemaID(ctx, codec.Subject(name), codec.Schema())
 		if err != nil {
 			return fmt.Errorf("%w", err)
@@ -200,6 +205,7 @@ func (p *Publisher) point(name string) {
 func (p *Publisher) settle(done map[outboxID]uint64) error {
 	for id, through := range done {
 		p.published[id] = through
+		id.p.taken(id.view, through)
 		if id.view == "" {
 			if err := id.p.setDeadPublished(through); err != nil {
 				return err
@@ -215,7 +221,22 @@ func (p *Publisher) settle(done map[outboxID]uint64) error {
 // put adds the outbox of one view of one partition to the open transaction, up to a size.
 func (p *Publisher) put(ctx context.Context, part *Partition, view string, after, through uint64, room int) (last uint64, n, size int, err error) {
 	last = after
-	err = part.outbox(view, after, through, func(sequence uint64, value []byte) error {
+	for _, h := range part.take(view, after) {
+		if h.sequence > through || (size > 0 && size >= room) {
+			return last, n, size, nil
+		}
+		copy(h.framed, p.frames[view])
+		p.writer.Put(ctx, topic.Record{
+			Topic: p.topics[view], Partition: int32(part.o.Partition), Key: h.key, Value: h.framed, Position: h.position,
+		})
+		size += len(h.framed) + len(h.key)
+		last = h.sequence
+		n++
+	}
+	if last == through {
+		return last, n, size, nil
+	}
+	err = part.outbox(view, last, through, func(sequence uint64, value []byte) error {
 		if size > 0 && size >= room {
 			return errFull
 		}
@@ -246,13 +267,13 @@ func (p *Publisher) record(part *Partition, view string, value []byte) (topic.Re
 		}
 		return topic.Record{Topic: p.o.Topics.Dead("delta"), Key: d.Key, Value: framed, Position: d.From}, nil
 	}
-	d, err := change.DeltaCodec{View: part.views[view].View}.Decode(value)
+	key, at, err := change.DeltaCodec{View: part.views[view].View}.Head(value)
 	if err != nil {
 		return topic.Record{}, fmt.Errorf("outbox: %w", err)
 	}
 	return topic.Record{
-		Topic: p.o.Topics.Delta(view), Partition: int32(part.o.Partition),
-		Key: []byte(feature.KeyText(d.Key)), Value: framed, Position: d.Position.String(),
+		Topic: p.topics[view], Partition: int32(part.o.Partition),
+		Key: []byte(feature.KeyText(key)), Value: framed, Position: at.String(),
 	}, nil
 }
 

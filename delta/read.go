@@ -129,14 +129,17 @@ func (p *Partition) Outbox(viewName string, after, through uint64, fn func(d *ch
 
 func (p *Partition) outbox(name string, after, through uint64, fn func(sequence uint64, value []byte) error) error {
 	var bad error
-	err := p.store.Scan(sequenceKey(name, after+1), sequenceKey(name, through+1), func(k, value []byte) bool {
-		bad = fn(binary.BigEndian.Uint64(k[len(k)-8:]), value)
-		return bad == nil
+	prefix := keyOf(spaceOutbox, name)
+	err := p.store.Scan(sequenceKey(name, after+1), successor(prefix), func(k, value []byte) bool {
+		last := binary.BigEndian.Uint64(k[len(k)-8:])
+		bad = eachInBlock(last, value, after, through, fn)
+		return bad == nil && last < through
 	})
 	return cmpErr(err, bad)
 }
 
-// Trim forgets the deltas of a view up to a sequence: they are published and in a table version.
+// Trim forgets the deltas of a view up to a sequence: they are published and in a table version. Those of
+// one cell are forgotten together.
 func (p *Partition) Trim(viewName string, through uint64) error {
 	b := p.store.Batch()
 	defer b.Close()

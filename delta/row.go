@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -130,8 +131,11 @@ func decodeInputs(b []byte, n int) ([]feature.Value, error) {
 
 // primaryKey gives the ordered key of a row image.
 func primaryKey(t *feature.Table, row []feature.Value) []byte {
-	var b []byte
-	for _, k := range t.KeyColumns() {
+	return appendPrimaryKey(nil, t, t.KeyColumns(), row)
+}
+
+func appendPrimaryKey(b []byte, t *feature.Table, keys []int, row []feature.Value) []byte {
+	for _, k := range keys {
 		b = appendKey(b, t.Columns[k], row[k])
 	}
 	return b
@@ -153,11 +157,13 @@ func (f *fold) rowChange(v *view, ch *change.Change) error {
 	}
 	var oldPK, newPK []byte
 	if ch.After != nil {
-		newPK = primaryKey(v.Source, ch.After)
+		f.pk = appendPrimaryKey(f.pk[:0], v.Source, v.sourceKey, ch.After)
+		newPK = f.pk
 		oldPK = newPK
 	}
 	if ch.Before != nil {
-		oldPK = primaryKey(v.Source, ch.Before)
+		f.oldPK = appendPrimaryKey(f.oldPK[:0], v.Source, v.sourceKey, ch.Before)
+		oldPK = f.oldPK
 	}
 	old, err := f.stored(v, oldPK)
 	if err != nil {
@@ -200,7 +206,8 @@ func (v *view) sameEntity(o *contribution, ch *change.Change) bool {
 }
 
 func (f *fold) stored(v *view, pk []byte) (storedRow, error) {
-	b, err := f.batch.Get(keyOf(spaceRow, v.Name, pk))
+	f.key = append(append(f.key[:0], v.rowPrefix...), pk...)
+	b, err := f.get(f.key)
 	if err != nil || b == nil {
 		return storedRow{}, err
 	}
@@ -214,7 +221,7 @@ func (f *fold) replace(v *view, ch *change.Change, oldPK, newPK []byte, old, fre
 	same := o != nil && n != nil && bytes.Equal(o.entity, n.entity) && o.time == n.time &&
 		bytes.Equal(o.pk, n.pk) && slices.Equal(o.inputs, n.inputs)
 	if oldPK != nil && !bytes.Equal(oldPK, newPK) {
-		if err := f.batch.Delete(keyOf(spaceRow, v.Name, oldPK)); err != nil {
+		if err := f.setRow(v, oldPK, nil); err != nil {
 			return err
 		}
 	}
@@ -224,24 +231,31 @@ func (f *fold) replace(v *view, ch *change.Change, oldPK, newPK []byte, old, fre
 		}
 	}
 	if !same && n != nil {
-		if err := f.put(v, n); err != nil {
+		e, err := f.put(v, n)
+		if err != nil {
 			return err
 		}
-		f.touch(v, n, causeOf(ch, change.CauseChange))
+		f.touch(e, causeOf(ch, change.CauseChange))
 	}
 	switch {
 	case newPK == nil:
 		return nil
 	case n == nil && fresh.kept == nil && fresh.print == nil:
-		return f.batch.Delete(keyOf(spaceRow, v.Name, newPK))
+		return f.setRow(v, newPK, nil)
 	default:
-		return f.batch.Set(keyOf(spaceRow, v.Name, newPK), v.encodeRow(fresh))
+		return f.setRow(v, newPK, v.encodeRow(fresh))
 	}
+}
+
+func (f *fold) setRow(v *view, pk, value []byte) error {
+	f.key = append(append(f.key[:0], v.rowPrefix...), pk...)
+	return f.set(f.key, value)
 }
 
 // takeBack takes a row's old contribution back; n is the one that replaces it, or nil.
 func (f *fold) takeBack(v *view, ch *change.Change, o, n *contribution) error {
-	if err := f.take(v, o); err != nil {
+	e, err := f.take(v, o)
+	if err != nil {
 		return err
 	}
 	cause := change.CauseRetraction
@@ -250,7 +264,7 @@ func (f *fold) takeBack(v *view, ch *change.Change, o, n *contribution) error {
 	} else if n != nil || ch.After != nil && !v.sameEntity(o, ch) {
 		f.meta.Moves[v.Name]++
 	}
-	f.touch(v, o, causeOf(ch, cause))
+	f.touch(e, causeOf(ch, cause))
 	return nil
 }
 
@@ -290,7 +304,8 @@ func (f *fold) evaluate(v *view, row []feature.Value, pk []byte) (storedRow, err
 	} else if len(v.Joins) > 0 {
 		out.print = fingerprint(v.needed(row))
 	}
-	c := &contribution{pk: pk, time: row[v.EventTime]}
+	c := &f.fresh
+	c.pk, c.time, c.key, c.entity = pk, row[v.EventTime], c.key[:0], c.entity[:0]
 	for _, k := range v.Key {
 		if row[k].IsNull() {
 			f.stats.NullKeys++
@@ -319,13 +334,20 @@ func (f *fold) evaluate(v *view, row []feature.Value, pk []byte) (storedRow, err
 			return out, nil
 		}
 	}
-	c.inputs = make([]feature.Value, len(v.inputs))
+	c.inputs = c.inputs[:0]
 	for i := range v.inputs {
-		if c.inputs[i], err = v.inputs[i].evaluate(v, row, &f.state); err != nil {
+		in, err := v.inputs[i].evaluate(v, row, &f.state)
+		if err != nil {
 			return out, err
 		}
+		if in.S != "" { // tiles keep it, and it may be a reference into the record
+			in.S = strings.Clone(in.S)
+		}
+		c.inputs = append(c.inputs, in)
 	}
-	c.entity = entityKey(c.key)
+	for _, k := range c.key {
+		c.entity = feature.AppendKey(c.entity, k)
+	}
 	out.contribution = c
 	return out, nil
 }
@@ -365,8 +387,12 @@ func fingerprint(values []feature.Value) []byte {
 // complete gives the after-image with the columns filled in that did not travel because they did
 // not change, followed by room for the joined rows.
 func (f *fold) complete(v *view, ch *change.Change, old storedRow) ([]feature.Value, error) {
-	row := make([]feature.Value, v.width())
-	copy(row, ch.After)
+	if len(v.Joins) == 0 && len(ch.Unchanged) == 0 {
+		return ch.After, nil
+	}
+	f.row = slices.Grow(f.row[:0], v.wide)[:v.wide]
+	row := f.row
+	clear(row[copy(row, ch.After):])
 	if len(ch.Unchanged) == 0 || (!ch.IsUnchanged(v.Key[0]) && !f.here(v, row)) {
 		return row, nil // what is missing of a row that is not ours is not missed
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/freshet-io/freshet/delta/aggregate"
 	"github.com/freshet-io/freshet/internal/change"
@@ -14,7 +15,10 @@ import (
 	"github.com/freshet-io/freshet/internal/position"
 )
 
-const servedVersion = 1
+const (
+	servedVersion = 2
+	unservedFlag  = 0x80 // in the status: rows came since the row was computed
+)
 
 // never is the wake time of an entity that no passing of time changes.
 const never = math.MaxInt64
@@ -29,13 +33,14 @@ const (
 	Expired
 )
 
-// Served is the value under 04: the answer to a lookup, kept as a tombstone after deletion so that
-// versions count on.
+// Served is the first part of the value under 04: the answer to a lookup, kept as a tombstone after
+// deletion so that versions count on. The lifetime tile follows, unless it has no rows: whoever touches
+// an entity needs both.
 //
-//	+-------+--------+---------+----------+-----------+----------+------------+--------+------+--------+
-//	| ver.  | status | version | position | commit    | log time | event time | wake   | why  | values |
-//	| 1 B=1 | 1 B    | 8 B     | 20 B     | time 8 B  | 8 B      | value      | 8 B    | 1 B  | values |
-//	+-------+--------+---------+----------+-----------+----------+------------+--------+------+--------+
+//	+-------+--------+---------+----------+-----------+----------+------------+--------+------+--------+----------+
+//	| ver.  | status | version | position | commit    | log time | event time | wake   | why  | values | lifetime |
+//	| 1 B=2 | 1 B    | 8 B     | 20 B     | time 8 B  | 8 B      | value      | 8 B    | 1 B  | values | tile     |
+//	+-------+--------+---------+----------+-----------+----------+------------+--------+------+--------+----------+
 type Served struct {
 	Status     Status
 	Version    uint64
@@ -49,8 +54,12 @@ type Served struct {
 	wakeFor change.Cause
 }
 
-func (s *Served) encode() []byte {
-	b := []byte{servedVersion, byte(s.Status)}
+func (s *Served) encode(b []byte, unserved bool) []byte {
+	status := byte(s.Status)
+	if unserved {
+		status |= unservedFlag
+	}
+	b = append(b, servedVersion, status)
 	b = binary.BigEndian.AppendUint64(b, s.Version)
 	b = s.Position.Append(b)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.CommitTime))
@@ -65,9 +74,16 @@ func (s *Served) encode() []byte {
 }
 
 func decodeServed(b []byte, outputs int) (*Served, error) {
-	s := &Served{wake: never}
+	s := &Served{}
+	_, err := s.decode(b, outputs)
+	return s, err
+}
+
+// decode reads what is stored, and gives the lifetime tile; nil is what never was.
+func (s *Served) decode(b []byte, outputs int) (life []byte, err error) {
+	*s = Served{wake: never}
 	if b == nil {
-		return s, nil
+		return nil, nil
 	}
 	const fixed = 2 + 8 + position.Size + 16
 	if len(b) < fixed {
@@ -76,8 +92,7 @@ func decodeServed(b []byte, outputs int) (*Served, error) {
 	if b[0] != servedVersion {
 		return nil, errors.New("served row: unknown version")
 	}
-	s.Status, s.Version = Status(b[1]), binary.BigEndian.Uint64(b[2:])
-	var err error
+	s.Status, s.Version = Status(b[1]&^unservedFlag), binary.BigEndian.Uint64(b[2:])
 	if s.Position, err = position.Decode(b[10:]); err != nil {
 		return nil, fmt.Errorf("served row: %w", err)
 	}
@@ -90,23 +105,36 @@ func decodeServed(b []byte, outputs int) (*Served, error) {
 		return nil, fmt.Errorf("served row: %w", feature.ErrTruncated)
 	}
 	s.wake, s.wakeFor = int64(binary.BigEndian.Uint64(b)), change.Cause(b[8])
+	b = b[9:]
 	if s.Status == Present {
-		s.Values, _, err = decodeValues(b[9:], outputs)
+		if s.Values, b, err = decodeValues(b, outputs); err != nil {
+			return nil, err
+		}
 	}
-	return s, err
+	if len(b) == 0 {
+		b = nil
+	}
+	return b, nil
 }
 
-// compute gives what the entity's row is at log time now, and when time alone will change it.
-func (f *fold) compute(v *view, entity []byte, now int64) (*Served, error) {
-	s := &Served{wake: never}
-	life, err := f.tile(v, entity, &v.levels[0], 0)
-	if err != nil || life.Rows == 0 {
-		return s, err
-	}
-	if v.Events {
-		s.EventTime, _ = life.Result(v.levels[0].ops, aggregate.Read{Agg: feature.Max, At: v.newest}, now)
-	} else if s.EventTime, err = f.newest(v, entity); err != nil {
+// compute gives what the entity's row is at log time now, and when time alone will change it. It is in
+// the fold's memory.
+func (f *fold) compute(e *entity, now int64) (*Served, error) {
+	v, s := e.view, &f.next
+	*s = Served{wake: never}
+	if err := f.mend(e); err != nil {
 		return nil, err
+	}
+	for i := range e.spans {
+		if err := f.advance(e, i, now); err != nil {
+			return nil, err
+		}
+	}
+	if e.life.Rows == 0 {
+		return s, nil
+	}
+	if s.EventTime = e.newest; v.Events {
+		s.EventTime, _ = e.life.Result(v.levels[0].ops, aggregate.Read{Agg: feature.Max, At: v.newest}, now)
 	}
 	s.Status = Present
 	if ttl := v.ttl(); ttl > 0 && !s.EventTime.IsNull() && s.EventTime.I != feature.Infinity {
@@ -116,25 +144,27 @@ func (f *fold) compute(v *view, entity []byte, now int64) (*Served, error) {
 		}
 		s.wakeAt(s.EventTime.I+ttl+1, change.CauseExpiry)
 	}
-	values := make([]feature.Value, len(v.plan), len(v.names))
-	for i := range v.levels {
-		l := &v.levels[i]
-		windows, err := f.windows(v, entity, l, now, life, s)
-		if err != nil {
+	for i := range e.spans {
+		if err := f.total(e, i); err != nil {
 			return nil, err
 		}
-		for o, p := range v.plan {
-			if p.level == i {
-				t := windows[slices.Index(l.windows, p.window)+1]
-				value, overflow := t.Result(l.ops, p.read, now)
-				if overflow {
-					f.stats.Overflows++
-				}
-				values[o] = value
-			}
-		}
+		e.wakes(i, s)
 	}
-	s.Values = f.derive(v, values)
+	values := f.values[:0]
+	for o := range v.plan {
+		p := &v.plan[o]
+		t := &e.life
+		if v.slots[o] >= 0 {
+			t = &e.spans[p.level-1].totals[v.slots[o]]
+		}
+		value, overflow := t.Result(v.levels[p.level].ops, p.read, now)
+		if overflow {
+			f.stats.Overflows++
+		}
+		values = append(values, value)
+	}
+	f.values = f.derive(v, values)
+	s.Values = f.values
 	return s, nil
 }
 
@@ -142,60 +172,6 @@ func (s *Served) wakeAt(t int64, why change.Cause) {
 	if t < s.wake {
 		s.wake, s.wakeFor = t, why
 	}
-}
-
-// newest gives the newest event time of the entity's rows; NULL when none has one.
-func (f *fold) newest(v *view, entity []byte) (feature.Value, error) {
-	prefix := keyOf(spaceIndex, v.Name, entity)
-	key, err := f.batch.Last(prefix, successor(prefix))
-	if err != nil || key == nil {
-		return feature.Value{}, err
-	}
-	t, _, err := feature.DecodeKey(key[len(prefix):])
-	if err != nil {
-		return feature.Value{}, fmt.Errorf("row index: %w", err)
-	}
-	return t, nil
-}
-
-// windows gives the totals of a level: the lifetime first, then one per window, and notes in s
-// when the first tile leaves or enters one.
-func (f *fold) windows(v *view, entity []byte, l *level, now int64, life *aggregate.Tile, s *Served) ([]*aggregate.Tile, error) {
-	totals := []*aggregate.Tile{life}
-	if l.hop == 0 {
-		return totals, nil
-	}
-	froms := make([]int64, len(l.windows))
-	for i, w := range l.windows {
-		totals = append(totals, aggregate.New(l.ops))
-		froms[i] = floor(now-w, l.hop)
-	}
-	to := floor(now, l.hop) + l.hop
-	prefix := keyOf(spaceTile, v.Name, entity, signed(l.hop))
-	var bad error
-	err := f.batch.Scan(append(slices.Clip(prefix), signed(froms[len(froms)-1])...), successor(prefix), func(key, value []byte) bool {
-		start := unsigned(key[len(prefix):])
-		if start >= to {
-			s.wakeAt(start, change.CauseEntry)
-			return false
-		}
-		t, err := aggregate.Decode(l.ops, value)
-		for i := 0; err == nil && i < len(froms); i++ {
-			if start >= froms[i] {
-				s.wakeAt(start+l.hop+l.windows[i], change.CauseExpiry)
-				if l.decays {
-					s.wakeAt(to, change.CauseExpiry)
-				}
-				err = totals[i+1].Merge(l.ops, t)
-			}
-		}
-		bad = err
-		return err == nil
-	})
-	if err == nil {
-		err = bad
-	}
-	return totals, err
 }
 
 // derive appends the derived features; what leaves the range of its type gives NULL and is counted.
@@ -215,42 +191,66 @@ func (f *fold) derive(v *view, values []feature.Value) []feature.Value {
 	return values
 }
 
-// touched is an entity that must be computed anew at the end of the cell.
-type touched struct {
-	view  *view
-	key   []feature.Value
-	bytes []byte
-	cause change.Cause
-}
-
-// touch notes an entity; of several causes the strongest stays.
-func (f *fold) touch(v *view, c *contribution, cause change.Cause) {
-	id := v.Name + "\x00" + string(c.entity)
-	t, ok := f.touched[id]
-	if !ok {
-		f.touched[id] = &touched{v, c.key, c.entity, cause}
+// touch notes an entity that must be computed anew at the end of the cell; of several causes the
+// strongest stays.
+func (f *fold) touch(e *entity, cause change.Cause) {
+	if e.cell != f.cells {
+		e.cell, e.cause = f.cells, cause
+		f.touched = append(f.touched, e)
 		return
 	}
-	if strength(cause) < strength(t.cause) {
-		t.cause = cause
+	if strength(cause) < strength(e.cause) {
+		e.cause = cause
 	}
 }
 
+// strength orders causes, the strongest first.
 func strength(c change.Cause) int {
-	return slices.Index([]change.Cause{
-		change.CauseChange, change.CauseRetraction, change.CauseSnapshot,
-		change.CauseBackfill, change.CauseEntry, change.CauseExpiry,
-	}, c)
+	return [...]int{
+		change.CauseChange: 0, change.CauseRetraction: 1, change.CauseSnapshot: 2,
+		change.CauseBackfill: 3, change.CauseEntry: 4, change.CauseExpiry: 5,
+	}[c]
 }
 
 // due notes every entity whose timer is at or before now.
 func (f *fold) due(now int64) error {
+	for {
+		w, ok := f.wakes.pop(now)
+		if !ok {
+			break
+		}
+		e := w.e
+		switch {
+		case !e.dirty || e.row.wake != w.at:
+		case f.asleep(e.view): // it goes on with a fresh one
+			if err := f.setTimer(e, never); err != nil {
+				return err
+			}
+			e.timer = e.row.wake
+		default:
+			f.touch(e, change.CauseExpiry)
+		}
+	}
+	if now < f.nextTimer {
+		return nil
+	}
+	return f.dueStored(now)
+}
+
+// dueStored notes those whose timer is in the store, and finds the next one there.
+func (f *fold) dueStored(now int64) error {
 	var bad error
 	var late [][]byte // of views that stand still: they go on with fresh ones
-	err := f.batch.Scan([]byte{spaceTimer}, append([]byte{spaceTimer}, signed(now+1)...), func(key, _ []byte) bool {
+	f.nextTimer = never
+	err := f.reader().Scan([]byte{spaceTimer}, []byte{spaceTimer + 1}, func(key, _ []byte) bool {
+		wake := unsigned(key[1:9])
+		if wake > now {
+			f.nextTimer = wake
+			return false
+		}
 		var name feature.Value
-		var rest []byte
-		if name, rest, bad = feature.DecodeKey(key[9:]); bad != nil {
+		var id []byte
+		if name, id, bad = feature.DecodeKey(key[9:]); bad != nil {
 			return false
 		}
 		v := f.views[name.S]
@@ -262,15 +262,13 @@ func (f *fold) due(now int64) error {
 			late = append(late, bytes.Clone(key))
 			return true
 		}
-		c := &contribution{entity: bytes.Clone(rest)}
-		for range v.Key {
-			var k feature.Value
-			if k, rest, bad = feature.DecodeKey(rest); bad != nil {
-				return false
-			}
-			c.key = append(c.key, k)
+		var e *entity
+		if e, bad = f.entity(v, id); bad != nil {
+			return false
 		}
-		f.touch(v, c, change.CauseExpiry)
+		if !e.loaded || (e.timer == wake && e.row.wake == wake) {
+			f.touch(e, change.CauseExpiry)
+		}
 		return true
 	})
 	if err := cmpErr(err, bad); err != nil {
@@ -286,121 +284,100 @@ func (f *fold) due(now int64) error {
 
 // serve computes the entities touched, in key order, and puts what changed in the outbox.
 func (f *fold) serve() error {
-	ids := make([]string, 0, len(f.touched))
-	for id := range f.touched {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		if err := f.serveOne(f.touched[id]); err != nil {
+	slices.SortFunc(f.touched, func(a, b *entity) int {
+		if a.view != b.view {
+			return strings.Compare(a.view.Name, b.view.Name)
+		}
+		return strings.Compare(a.id, b.id)
+	})
+	for _, e := range f.touched {
+		if err := f.serveOne(e); err != nil {
 			return err
+		}
+		if f.cache.over() && !f.asleep(e.view) {
+			if err := f.unload(e); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (f *fold) serveOne(t *touched) error {
-	v := t.view
-	if f.asleep(v) {
-		return nil
-	}
-	k := keyOf(spaceServed, v.Name, t.bytes)
-	b, err := f.batch.Get(k)
-	if err != nil {
-		return err
-	}
-	old, err := decodeServed(b, len(v.names))
-	if err != nil {
-		return err
-	}
-	s, err := f.compute(v, t.bytes, f.meta.LogTime)
-	if err != nil {
-		return err
-	}
-	if t.cause == change.CauseExpiry && old.wakeFor == change.CauseEntry && old.wake <= f.meta.LogTime {
-		t.cause = change.CauseEntry
-	}
-	if err := f.setTimer(v, t.bytes, old.wake, s.wake); err != nil {
-		return err
-	}
-	changed := differences(v, old, s)
-	if changed == nil {
-		s.Version, s.Position, s.CommitTime, s.LogTime = old.Version, old.Position, old.CommitTime, old.LogTime
-		if b == nil && s.Status == NotFound {
-			return nil
-		}
-		return f.batch.Set(k, s.encode())
-	}
-	s.Version, s.Position = old.Version+1, f.meta.Position
-	s.CommitTime, s.LogTime = f.meta.CommitTime, f.meta.LogTime
-	if err := f.batch.Set(k, s.encode()); err != nil {
-		return err
-	}
-	return f.emit(v, t, s, changed)
-}
-
-func (f *fold) setTimer(v *view, entity []byte, old, fresh int64) error {
-	key := func(t int64) []byte {
-		k := append([]byte{spaceTimer}, signed(t)...)
-		k = feature.AppendKey(k, feature.OfString(v.Name))
-		return append(k, entity...)
-	}
-	if old == fresh {
-		return nil
-	}
-	if old != never {
-		if err := f.batch.Delete(key(old)); err != nil {
+// unload writes an entity before the batch ends and forgets all but its key. Then the batch must end with
+// this cell, which does not touch it again.
+func (f *fold) unload(e *entity) error {
+	if e.dirty {
+		if err := f.keep(e); err != nil {
 			return err
 		}
 	}
-	if fresh == never {
+	f.full = true
+	f.resize(e, entitySize-e.size)
+	*e = entity{view: e.view, id: e.id, key: e.key, timer: never, cell: e.cell, cause: e.cause, size: e.size}
+	return nil
+}
+
+func (f *fold) serveOne(e *entity) error {
+	v := e.view
+	if f.asleep(v) {
+		return f.mend(e)
+	}
+	if err := f.load(e); err != nil {
+		return err
+	}
+	s, err := f.compute(e, f.meta.LogTime)
+	if err != nil {
+		return err
+	}
+	old := &e.row
+	if e.cause == change.CauseExpiry && old.wakeFor == change.CauseEntry && old.wake <= f.meta.LogTime {
+		e.cause = change.CauseEntry
+	}
+	changed := f.differences(v, old, s)
+	e.unserved = false
+	if changed == nil && !e.known && s.Status == NotFound {
 		return nil
 	}
-	return f.batch.Set(key(fresh), []byte{1})
+	f.soil(e)
+	e.unserved = false // soil notes what is to be served
+	if changed == nil {
+		s.Version, s.Position, s.CommitTime, s.LogTime = old.Version, old.Position, old.CommitTime, old.LogTime
+	} else {
+		s.Version, s.Position = old.Version+1, f.meta.Position
+		s.CommitTime, s.LogTime = f.meta.CommitTime, f.meta.LogTime
+	}
+	if s.wake != old.wake && s.wake != never {
+		f.wakes.push(wakeup{s.wake, e})
+	}
+	values := old.Values
+	*old = *s
+	old.Values = nil
+	if s.Status == Present {
+		old.Values = append(values[:0], s.Values...)
+	}
+	if changed == nil {
+		return nil
+	}
+	return f.emit(v, e, s, changed)
 }
 
 // differences gives the names of the outputs that differ, an empty list for a deletion, and nil
 // when there is nothing to tell.
-func differences(v *view, old, s *Served) []string {
+func (f *fold) differences(v *view, old, s *Served) []string {
 	switch {
 	case old.Status != Present && s.Status != Present:
 		return nil
 	case s.Status != Present:
 		return []string{}
 	}
-	var out []string
+	f.changed = f.changed[:0]
 	for i, name := range v.names {
 		if old.Status != Present || old.Values[i] != s.Values[i] {
-			out = append(out, name)
+			f.changed = append(f.changed, name)
 		}
 	}
-	return out
-}
-
-func (f *fold) emit(v *view, t *touched, s *Served, changed []string) error {
-	f.meta.Sequences[v.Name]++
-	d := &change.Delta{
-		Key: t.key, Generation: v.Generation, Sequence: f.meta.Sequences[v.Name], Version: s.Version,
-		Op: change.Upsert, Cause: t.cause, Position: s.Position, CommitTime: s.CommitTime,
-		LogTime: s.LogTime, EventTime: s.EventTime, Changed: changed, Features: s.Values,
+	if len(f.changed) == 0 {
+		return nil
 	}
-	if s.Status != Present {
-		d.Op, d.EventTime, d.Features = change.Remove, feature.Value{}, nil
-		f.stats.Deletes++
-	}
-	switch t.cause {
-	case change.CauseEntry:
-		f.stats.Entries++
-	case change.CauseExpiry:
-		f.stats.Expiries++
-	default: // counted as a delta only
-	}
-	f.stats.Deltas++
-	return f.batch.Set(sequenceKey(v.Name, d.Sequence), change.DeltaCodec{View: v.View}.Append(nil, d))
-}
-
-// dead puts a dead letter in the outbox, under the empty view name.
-func (f *fold) dead(d *change.Dead) error {
-	f.meta.Sequences[""]++
-	return f.batch.Set(sequenceKey("", f.meta.Sequences[""]), change.AppendDead(nil, d))
+	return f.changed
 }

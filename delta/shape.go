@@ -13,8 +13,9 @@ import (
 // they cannot be folded into. It is worked out once per schema, not per change.
 type shape struct {
 	control bool
-	codec   change.Codec // of the table as it was when the record was written
-	name    string       // of the table
+	codec   change.Codec    // of the table as it was when the record was written
+	decoder *change.Decoder // of what is read of it; nil when pick is needed
+	name    string          // of the table
 	table   *feature.Table
 	pick    []int   // column of the record for each column of table, -1: it has none; nil: the same columns
 	sources []*view // whose rows these are
@@ -29,7 +30,8 @@ func (p *Partition) newShape(from *feature.Table) *shape {
 	if s.table = p.o.Catalog.Tables[s.name]; s.table == nil {
 		s.table = from
 	}
-	if !slices.EqualFunc(from.Columns, s.table.Columns, func(a, b feature.Column) bool { return a.Name == b.Name && a.Type == b.Type }) {
+	n := len(s.table.Columns)
+	if len(from.Columns) < n || !slices.EqualFunc(from.Columns[:n], s.table.Columns, func(a, b feature.Column) bool { return a.Name == b.Name && a.Type == b.Type }) {
 		s.pick = make([]int, len(s.table.Columns))
 		for i, col := range s.table.Columns {
 			s.pick[i] = from.Index(col.Name)
@@ -47,7 +49,25 @@ func (p *Partition) newShape(from *feature.Table) *shape {
 			}
 		}
 	}
+	if s.pick == nil {
+		s.decoder = s.codec.NewDecoder(s.wanted())
+	}
 	return s
+}
+
+// wanted tells which columns of a record are read: those that views use and the primary key, and of a
+// dimension all, because its rows are kept.
+func (s *shape) wanted() []bool {
+	want := make([]bool, len(s.codec.Table.Columns))
+	for i := range s.table.Columns {
+		want[i] = len(s.joins) > 0 || s.table.Columns[i].Key
+	}
+	for _, v := range s.sources {
+		for _, c := range v.needs {
+			want[c] = true
+		}
+	}
+	return want
 }
 
 // judge notes why rows of this shape do not fit a view that uses some of the table's columns; join is
@@ -125,10 +145,25 @@ func (s *shape) misfit(v *view, op change.Op) string {
 // decode reads a record and puts its columns into the catalogue's order: an added column is carried
 // by the log and not yet used. What did not travel because it did not change is taken from the
 // before-image where that has it.
-func (s *shape) decode(payload []byte) (*change.Change, error) {
-	ch, err := s.codec.Decode(payload)
-	if err != nil {
-		return nil, fmt.Errorf("%w", err)
+func (s *shape) decode(p *pending, payload []byte) error {
+	ch, n := &p.ch, len(s.codec.Table.Columns)
+	if s.decoder != nil {
+		if cap(p.before) < n {
+			p.before, p.after = make([]feature.Value, n), make([]feature.Value, n)
+		}
+		if err := s.decoder.Decode(ch, payload, p.before, p.after); err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		if len(ch.Unchanged) > 0 { // it is the record's
+			p.bits = append(p.bits[:0], ch.Unchanged...)
+			ch.Unchanged = p.bits
+		}
+	} else {
+		whole, err := s.codec.Decode(payload)
+		if err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		*ch = *whole
 	}
 	if ch.Before != nil && ch.After != nil && len(ch.Unchanged) > 0 {
 		for i := range ch.After {
@@ -139,8 +174,16 @@ func (s *shape) decode(payload []byte) (*change.Change, error) {
 		}
 	}
 	if s.pick == nil {
-		return ch, nil
+		n = len(s.table.Columns)
+		ch.Before, ch.After = ch.Before[:min(n, len(ch.Before))], ch.After[:min(n, len(ch.After))]
+		return nil
 	}
+	s.reorder(ch)
+	return nil
+}
+
+// reorder brings a change into the catalogue's order of columns.
+func (s *shape) reorder(ch *change.Change) {
 	pick := func(row []feature.Value) []feature.Value {
 		if row == nil {
 			return nil
@@ -163,5 +206,4 @@ func (s *shape) decode(payload []byte) (*change.Change, error) {
 		}
 	}
 	ch.Before, ch.After, ch.Unchanged = pick(ch.Before), pick(ch.After), bits
-	return ch, nil
 }

@@ -169,7 +169,7 @@ func (f *fold) seen(s *shape, ch *change.Change) error {
 	if !f.meta.Beside[s.name].Whole || ch.After == nil {
 		return nil
 	}
-	return f.batch.Set(keyOf(spaceSeen, s.name, primaryKey(s.table, ch.After)), []byte{rowVersion})
+	return f.set(keyOf(spaceSeen, s.name, primaryKey(s.table, ch.After)), []byte{rowVersion})
 }
 
 func (f *fold) forgetSeen(table string) error {
@@ -190,10 +190,11 @@ func (f *fold) retractUnseen(table string) error {
 				return err
 			}
 			if o := r.contribution; o != nil {
-				if err := f.take(v, o); err != nil {
+				e, err := f.take(v, o)
+				if err != nil {
 					return err
 				}
-				f.touch(v, o, change.CauseRetraction)
+				f.touch(e, change.CauseRetraction)
 			}
 			return f.batch.Delete(append(bytes.Clone(prefix), pk...))
 		})
@@ -278,31 +279,32 @@ func (f *fold) truncate(table string, at position.Position) error {
 	return f.batch.DeleteRange(prefix, successor(prefix))
 }
 
+// truncateView takes all rows of a view back. Nothing of it is in the cache: it is of a control record.
 func (f *fold) truncateView(v *view) error {
-	if v.Events {
-		if err := f.touchAll(v); err != nil {
-			return err
-		}
-	}
-	prefix := keyOf(spaceRow, v.Name)
-	var rows []*contribution
 	var bad error
-	err := f.batch.Scan(prefix, successor(prefix), func(key, value []byte) bool {
-		var r storedRow
-		r, bad = v.decodeRow(bytes.Clone(key[len(prefix):]), value)
-		if r.contribution != nil {
-			rows = append(rows, r.contribution)
+	var keys, rows [][]byte
+	err := f.batch.Scan(v.servedPrefix, successor(v.servedPrefix), func(key, value []byte) bool {
+		var s Served
+		var life []byte
+		if life, bad = s.decode(value, len(v.names)); life != nil && bad == nil {
+			keys, rows = append(keys, bytes.Clone(key)), append(rows, s.encode(nil, true))
 		}
 		return bad == nil
 	})
-	if err != nil || bad != nil {
-		return fmt.Errorf("truncating %s: %w", v.Name, cmpErr(err, bad))
+	if err := cmpErr(err, bad); err != nil {
+		return fmt.Errorf("truncating %s: %w", v.Name, err)
 	}
-	for _, c := range rows {
-		f.touch(v, c, change.CauseRetraction)
+	for i, key := range keys {
+		if err := f.batch.Set(key, rows[i]); err != nil {
+			return err
+		}
+		e, err := f.entity(v, key[len(v.servedPrefix):])
+		if err != nil {
+			return err
+		}
+		f.touch(e, change.CauseRetraction)
 	}
-	for _, space := range []byte{spaceRow, spaceIndex, spaceTile} {
-		p := keyOf(space, v.Name)
+	for _, p := range [][]byte{v.rowPrefix, v.indexPrefix, v.tilePrefix} {
 		if err := f.batch.DeleteRange(p, successor(p)); err != nil {
 			return err
 		}

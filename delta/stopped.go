@@ -1,7 +1,6 @@
 package delta
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -169,29 +168,18 @@ func (f *fold) mendEnd(table string) error {
 	return nil
 }
 
-// touchAll notes every entity of a view that is served or has rows.
+// touchAll notes every entity of a view. It is of a control record: nothing of the view is in the cache.
 func (f *fold) touchAll(v *view) error {
-	for _, space := range []byte{spaceServed, spaceTile} {
-		prefix := keyOf(space, v.Name)
-		var bad error
-		err := f.batch.Scan(prefix, successor(prefix), func(key, _ []byte) bool {
-			c := &contribution{}
-			rest := bytes.Clone(key[len(prefix):])
-			entity := rest
-			for range v.Key {
-				var k feature.Value
-				if k, rest, bad = feature.DecodeKey(rest); bad != nil {
-					return false
-				}
-				c.key = append(c.key, k)
-			}
-			c.entity = entity[:len(entity)-len(rest)]
-			f.touch(v, c, change.CauseSnapshot)
-			return true
-		})
-		if err := cmpErr(err, bad); err != nil {
-			return fmt.Errorf("entities of %s: %w", v.Name, err)
+	var bad error
+	err := f.batch.Scan(v.servedPrefix, successor(v.servedPrefix), func(key, _ []byte) bool {
+		var e *entity
+		if e, bad = f.entity(v, key[len(v.servedPrefix):]); bad == nil {
+			f.touch(e, change.CauseSnapshot)
 		}
+		return bad == nil
+	})
+	if err := cmpErr(err, bad); err != nil {
+		return fmt.Errorf("entities of %s: %w", v.Name, err)
 	}
 	return nil
 }

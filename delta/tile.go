@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/freshet-io/freshet/delta/aggregate"
+	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
 )
 
@@ -16,17 +17,9 @@ type contribution struct {
 	inputs []feature.Value
 }
 
-// order is the row's place for first and last: (event time, primary key).
-func (c *contribution) order() []byte {
-	return append(feature.AppendKey(nil, c.time), c.pk...)
-}
-
-func (v *view) indexKey(c *contribution) []byte {
-	return keyOf(spaceIndex, v.Name, c.entity, c.order())
-}
-
-func (v *view) tileKey(entity []byte, hop, start int64) []byte {
-	return keyOf(spaceTile, v.Name, entity, signed(hop), signed(start))
+// appendOrder appends the row's place for first and last: (event time, primary key).
+func (c *contribution) appendOrder(b []byte) []byte {
+	return append(feature.AppendKey(b, c.time), c.pk...)
 }
 
 // start gives the start of the tile of one level that holds the row; ok is false when the row has
@@ -49,40 +42,109 @@ func floor(t, hop int64) int64 {
 	return q * hop
 }
 
-// put adds a row to its tiles and the row index. With an errRow nothing is written.
-func (f *fold) put(v *view, c *contribution) error {
-	row := aggregate.Row{Inputs: c.inputs, Order: c.order()}
-	tiles, starts := make([]*aggregate.Tile, len(v.levels)), make([]int64, len(v.levels))
-	for i := range v.levels {
-		l := &v.levels[i]
-		start, ok := l.start(c.time)
-		if !ok || (v.Events && f.gone(l, start)) {
-			continue
-		}
-		t, err := f.tile(v, c.entity, l, start)
-		if err != nil {
-			return err
-		}
-		if err := t.Add(l.ops, row); err != nil {
-			return errRow{err}
-		}
-		if name := v.overflows(i, t); name != "" {
-			return errRow{fmt.Errorf("with it the sum %s would have more than 38 digits", name)}
-		}
-		tiles[i], starts[i] = t, start
+// put adds a row to its tiles and the row index. With an errRow nothing is changed.
+func (f *fold) put(v *view, c *contribution) (*entity, error) {
+	e, err := f.entity(v, c.entity)
+	if err != nil {
+		return nil, err
 	}
-	for i, t := range tiles {
-		if t == nil {
-			continue
+	if err := f.load(e); err != nil {
+		return nil, err
+	}
+	f.place = c.appendOrder(f.place[:0])
+	row := aggregate.Row{Inputs: c.inputs, Order: f.place}
+	if !v.certain {
+		if err := f.try(e, c, row); err != nil {
+			return nil, err
 		}
-		if err := f.setTile(v, c.entity, &v.levels[i], starts[i], t); err != nil {
-			return err
+	}
+	f.soil(e)
+	if !e.rebuild {
+		if err := e.life.Add(v.levels[0].ops, row); err != nil {
+			return nil, fmt.Errorf("%w", err)
+		}
+	}
+	for i := range e.spans {
+		if err := f.putSpan(e, i, c, row); err != nil {
+			return nil, err
 		}
 	}
 	if v.Events {
+		return e, nil
+	}
+	f.indexRow(e, f.place, encodeInputs(c.inputs))
+	if e.newest.IsNull() || (!c.time.IsNull() && c.time.I >= e.newest.I) {
+		e.newest, e.stale = c.time, false
+	}
+	return e, nil
+}
+
+func (f *fold) putSpan(e *entity, i int, c *contribution, row aggregate.Row) error {
+	l, s := &e.view.levels[i+1], &e.spans[i]
+	start, ok := l.start(c.time)
+	if !ok || (e.view.Events && f.gone(l, start)) {
 		return nil
 	}
-	return f.batch.Set(v.indexKey(c), encodeInputs(c.inputs))
+	r, err := f.at(e, i, start)
+	if err != nil {
+		return err
+	}
+	f.soilTile(r, l)
+	if r.rebuild {
+		return nil
+	}
+	if err := r.tile.Add(l.ops, row); err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	for j := range s.totals {
+		if s.valid && start >= s.froms[j] && start < s.to {
+			if !l.steady {
+				s.valid = false
+			} else if err := s.totals[j].Add(l.ops, row); err != nil {
+				return fmt.Errorf("%w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (f *fold) soilTile(r *ref, l *level) {
+	if !r.dirty {
+		r.dirty = true
+		f.dirtyness += 48 + 24*len(l.ops)
+	}
+}
+
+// try adds a row to copies of its tiles, to know whether it can be added.
+func (f *fold) try(e *entity, c *contribution, row aggregate.Row) error {
+	if err := f.mend(e); err != nil {
+		return err
+	}
+	for i := range e.view.levels {
+		l := &e.view.levels[i]
+		start, ok := l.start(c.time)
+		if !ok || (e.view.Events && f.gone(l, start)) {
+			continue
+		}
+		t := &e.life
+		if i > 0 {
+			r, err := f.at(e, i-1, start)
+			if err != nil {
+				return err
+			}
+			t = r.tile
+		}
+		if err := l.scratch.CopyFrom(l.ops, t); err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		if err := l.scratch.Add(l.ops, row); err != nil {
+			return errRow{err}
+		}
+		if name := e.view.overflows(i, &l.scratch); name != "" {
+			return errRow{fmt.Errorf("with it the sum %s would have more than 38 digits", name)}
+		}
+	}
+	return nil
 }
 
 // overflows gives the name of a decimal sum whose tile is out of range, or nothing. Sums of int64 are
@@ -97,78 +159,216 @@ func (v *view) overflows(level int, t *aggregate.Tile) string {
 	return ""
 }
 
-// take removes a row from the row index and its tiles; a tile that cannot take it back is rebuilt
-// from the rows that remain.
-func (f *fold) take(v *view, c *contribution) error {
-	if err := f.batch.Delete(v.indexKey(c)); err != nil {
+func (f *fold) indexRow(e *entity, order, inputs []byte) {
+	if e.index == nil {
+		e.index = map[string][]byte{}
+	}
+	e.index[string(order)] = inputs
+	f.dirtyness += 64 + len(order) + len(inputs)
+}
+
+// take removes a row from the row index and its tiles. A tile that cannot take it back is rebuilt from
+// the rows that remain, once, when it is needed.
+func (f *fold) take(v *view, c *contribution) (*entity, error) {
+	e, err := f.entity(v, c.entity)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.load(e); err != nil {
+		return nil, err
+	}
+	f.soil(e)
+	f.place = c.appendOrder(f.place[:0])
+	f.indexRow(e, f.place, nil)
+	row := aggregate.Row{Inputs: c.inputs, Order: f.place}
+	e.stale = e.stale || e.newest == c.time
+	if !e.rebuild {
+		exact, err := e.life.Retract(v.levels[0].ops, row)
+		if err != nil {
+			return nil, fmt.Errorf("%w", err)
+		}
+		e.rebuild = !exact
+	}
+	for i := range e.spans {
+		if err := f.takeSpan(e, i, c, row); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+func (f *fold) takeSpan(e *entity, i int, c *contribution, row aggregate.Row) error {
+	l, s := &e.view.levels[i+1], &e.spans[i]
+	start, ok := l.start(c.time)
+	if !ok {
+		return nil
+	}
+	r, err := f.at(e, i, start)
+	if err != nil {
 		return err
 	}
-	row := aggregate.Row{Inputs: c.inputs, Order: c.order()}
-	for i := range v.levels {
-		l := &v.levels[i]
-		start, ok := l.start(c.time)
-		if !ok {
-			continue
-		}
-		t, err := f.tile(v, c.entity, l, start)
+	f.soilTile(r, l)
+	if !r.rebuild {
+		exact, err := r.tile.Retract(l.ops, row)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w", err)
 		}
-		exact, err := t.Retract(l.ops, row)
-		if err != nil {
-			return err
-		}
-		if !exact {
-			if t, err = f.rebuild(v, c.entity, l, start); err != nil {
-				return err
+		r.rebuild = !exact
+	}
+	for j := range s.totals {
+		if s.valid && start >= s.froms[j] && start < s.to {
+			if !l.invertible {
+				s.valid = false
+				continue
 			}
-		}
-		if err := f.setTile(v, c.entity, l, start, t); err != nil {
-			return err
+			if exact, err := s.totals[j].Retract(l.ops, row); err != nil || !exact {
+				return fmt.Errorf("a window could not take a row back: %w", cmpErr(err, errInexact))
+			}
 		}
 	}
 	return nil
 }
 
-func (f *fold) tile(v *view, entity []byte, l *level, start int64) (*aggregate.Tile, error) {
-	b, err := f.batch.Get(v.tileKey(entity, l.hop, start))
-	if err != nil {
-		return nil, err
+// mend rebuilds what could not take a row back.
+func (f *fold) mend(e *entity) error {
+	if e.stale && !e.view.Events {
+		t, err := f.lastRow(e)
+		if err != nil {
+			return err
+		}
+		e.newest, e.stale = t, false
 	}
-	return aggregate.Decode(l.ops, b)
-}
-
-func (f *fold) setTile(v *view, entity []byte, l *level, start int64, t *aggregate.Tile) error {
-	k := v.tileKey(entity, l.hop, start)
-	if t.Rows == 0 {
-		return f.batch.Delete(k)
+	if e.rebuild {
+		if err := f.rebuild(e, &e.view.levels[0], 0, &e.life); err != nil {
+			return err
+		}
+		e.rebuild = false
 	}
-	return f.batch.Set(k, t.Append(nil, l.ops))
+	for i := range e.spans {
+		for n := range e.spans[i].refs {
+			r := &e.spans[i].refs[n]
+			if !r.rebuild {
+				continue
+			}
+			if err := f.rebuild(e, &e.view.levels[i+1], r.start, r.tile); err != nil {
+				return err
+			}
+			r.rebuild = false
+		}
+	}
+	return nil
 }
 
 // rebuild makes one tile from the row index.
-func (f *fold) rebuild(v *view, entity []byte, l *level, start int64) (*aggregate.Tile, error) {
-	prefix := keyOf(spaceIndex, v.Name, entity)
-	from, to := prefix, successor(prefix)
+func (f *fold) rebuild(e *entity, l *level, start int64, t *aggregate.Tile) error {
+	var from, to []byte
 	if l.hop > 0 {
-		at := func(us int64) []byte {
-			return feature.AppendKey(append([]byte(nil), prefix...), feature.OfMicros(us))
-		}
-		from, to = at(start), at(start+l.hop)
+		from = feature.AppendKey(nil, feature.OfMicros(start))
+		to = feature.AppendKey(nil, feature.OfMicros(start+l.hop))
 	}
-	t := aggregate.New(l.ops)
-	var bad error
-	err := f.batch.Scan(from, to, func(key, value []byte) bool {
-		inputs, err := decodeInputs(value, len(v.inputs))
-		if err == nil {
-			err = t.Add(l.ops, aggregate.Row{Inputs: inputs, Order: key[len(prefix):]})
-		}
-		bad = err
-		return err == nil
-	})
-	if err == nil {
-		err = bad
-	}
+	t.Reset(l.ops)
 	f.stats.Rebuilds++
-	return t, err
+	return f.eachRow(e, from, to, func(order, value []byte) error {
+		inputs, err := decodeInputs(value, len(e.view.inputs))
+		if err != nil {
+			return err
+		}
+		if err := t.Add(l.ops, aggregate.Row{Inputs: inputs, Order: order}); err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		return nil
+	})
+}
+
+// advance brings the windows of a level to log time now.
+func (f *fold) advance(e *entity, i int, now int64) error {
+	l, s := &e.view.levels[i+1], &e.spans[i]
+	to := floor(now, l.hop) + l.hop
+	for j, w := range l.windows {
+		from := floor(now-w, l.hop)
+		was := s.froms[j]
+		if from == was && to == s.to {
+			continue
+		}
+		s.froms[j] = from
+		for n := range s.refs {
+			r := &s.refs[n]
+			if !s.valid {
+				break
+			}
+			in, wasIn := r.start >= from && r.start < to, r.start >= was && r.start < s.to
+			if in == wasIn || (r.tile != nil && r.tile.Rows == 0) {
+				continue
+			}
+			if in && !l.steady || wasIn && !l.invertible {
+				s.valid = false
+				break
+			}
+			if err := f.body(e, l, r); err != nil {
+				return err
+			}
+			if in {
+				if err := s.totals[j].Merge(l.ops, r.tile); err != nil {
+					return fmt.Errorf("%w", err)
+				}
+			} else if !s.totals[j].Subtract(l.ops, r.tile) {
+				return fmt.Errorf("a window could not give a tile up: %w", errInexact)
+			}
+		}
+	}
+	s.to = to
+	if e.view.Events && !e.dirty && len(s.refs) > 0 && s.refs[0].start < s.froms[len(s.froms)-1] {
+		f.soil(e) // tiles are to go
+	}
+	return nil
+}
+
+// total adds up the windows of a level whose totals cannot be kept up to date.
+func (f *fold) total(e *entity, i int) error {
+	l, s := &e.view.levels[i+1], &e.spans[i]
+	if s.valid {
+		return nil
+	}
+	for j := range s.totals {
+		s.totals[j].Reset(l.ops)
+		for n := range s.refs {
+			r := &s.refs[n]
+			if r.start < s.froms[j] || r.start >= s.to {
+				continue
+			}
+			if err := f.body(e, l, r); err != nil {
+				return err
+			}
+			if err := s.totals[j].Merge(l.ops, r.tile); err != nil {
+				return fmt.Errorf("%w", err)
+			}
+		}
+	}
+	s.valid = l.steady
+	return nil
+}
+
+// wakes notes in s when the first tile leaves or enters a window.
+func (e *entity) wakes(i int, row *Served) {
+	l, s := &e.view.levels[i+1], &e.spans[i]
+	first := func(from int64) (int64, bool) {
+		at, _ := s.find(from)
+		for ; at < len(s.refs); at++ {
+			if r := &s.refs[at]; r.tile == nil || r.tile.Rows > 0 {
+				return r.start, true
+			}
+		}
+		return 0, false
+	}
+	for j, w := range l.windows {
+		if start, ok := first(s.froms[j]); ok && start < s.to {
+			row.wakeAt(start+l.hop+w, change.CauseExpiry)
+			if l.decays {
+				row.wakeAt(s.to, change.CauseExpiry)
+			}
+		}
+	}
+	if start, ok := first(s.to); ok {
+		row.wakeAt(start, change.CauseEntry)
+	}
 }

@@ -27,6 +27,15 @@ type view struct {
 	// none, by a join alone.
 	joinDecides bool
 	newest      int // of events: the accumulator of the newest event time in the lifetime tiles
+
+	// Of the fold: see prepare.
+	cached    map[string]*entity
+	sourceKey []int // primary key of the source
+	wide      int   // columns of the source row followed by the joined rows
+	slots     []int // by plan, the window among its level's; -1: lifetime
+	certain   bool  // adding a row cannot fail
+
+	rowPrefix, indexPrefix, tilePrefix, servedPrefix, timerPart []byte
 }
 
 // input is one column that aggregates read, of the rows for which a condition holds: elsewhere it is
@@ -46,6 +55,11 @@ type level struct {
 	windows []int64 // microseconds, ascending; 0: the tile of now alone, which is a tumbling window
 	sums    []int   // outputs that are sums of decimals
 	decays  bool    // an output changes with each hop, as long as its window has rows
+
+	steady     bool // adding rows to a total gives what merging their tiles does
+	invertible bool // tiles can be subtracted from a total
+	free       []*aggregate.Tile
+	scratch    aggregate.Tile
 }
 
 type output struct {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -66,6 +67,8 @@ func Open(dir string, o Options) (*Store, error) {
 		L0CompactionThreshold:      4,
 		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 	}
+	// Most of what is looked up and not cached is new, and in no file.
+	po.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
 	if o.Cache != nil {
 		po.Cache = o.Cache.c
 	}
@@ -172,11 +175,17 @@ func (s *Store) Scan(from, to []byte, f func(key, value []byte) bool) error {
 // Last implements Reader.
 func (s *Store) Last(from, to []byte) ([]byte, error) { return last(s.db, from, to) }
 
-// Batch collects the writes of one cell and reads through them.
+// Batch collects writes and reads through them.
 type Batch struct{ b *pebble.Batch }
 
 // Batch starts an empty batch.
 func (s *Store) Batch() *Batch { return &Batch{s.db.NewIndexedBatch()} }
+
+// Blind starts an empty batch that cannot be read through: that makes writes cheaper.
+func (s *Store) Blind() *Batch { return &Batch{s.db.NewBatch()} }
+
+// Size gives the bytes written so far.
+func (b *Batch) Size() int { return b.b.Len() }
 
 // Get implements Reader.
 func (b *Batch) Get(key []byte) ([]byte, error) { return get(b.b, key) }

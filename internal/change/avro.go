@@ -38,8 +38,9 @@ func appendDouble(b []byte, bits int64) []byte {
 
 // reader walks one record; the first error sticks.
 type reader struct {
-	b   []byte
-	err error
+	b     []byte
+	err   error
+	refer bool // strings are references into b
 }
 
 func (r *reader) fail(err error) {
@@ -81,7 +82,7 @@ func (r *reader) raw() []byte {
 	return s
 }
 
-func (r *reader) string() string { return string(r.raw()) }
+func (r *reader) string() string { return r.text(r.raw()) }
 
 func (r *reader) bool() bool {
 	if len(r.b) == 0 {

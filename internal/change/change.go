@@ -161,7 +161,11 @@ func appendPosition(b []byte, p position.Position) []byte {
 }
 
 func (r *reader) position() position.Position {
-	p, err := position.Parse(r.string())
+	raw := r.raw()
+	if r.err != nil {
+		return position.Position{}
+	}
+	p, err := position.ParseText(raw)
 	if err != nil && r.err == nil {
 		r.fail(err)
 	}

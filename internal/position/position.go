@@ -170,3 +170,41 @@ func Decode(b []byte) (Position, error) {
 		Ordinal: binary.BigEndian.Uint32(b[16:]),
 	}, nil
 }
+
+// ParseText is [Parse] of bytes, without allocating when they are well formed.
+func ParseText(b []byte) (Position, error) {
+	var p Position
+	i := 0
+	number := func(base uint64, end byte) (n uint64, ok bool) {
+		from := i
+		for ; i < len(b) && (b[i] != end || end == 0); i++ {
+			d := uint64(b[i] - '0')
+			if b[i] >= 'A' && b[i] <= 'F' {
+				d = uint64(b[i]-'A') + 10
+			}
+			if d >= base || n > math.MaxUint32 {
+				return 0, false
+			}
+			n = n*base + d
+		}
+		ok = i > from && n <= math.MaxUint32 && (end == 0 || i < len(b))
+		i++
+		return n, ok
+	}
+	epoch, ok1 := number(10, ':')
+	high, ok2 := number(16, '/')
+	low, ok3 := number(16, ':')
+	control := i < len(b) && b[i] == 'c'
+	if control {
+		i++
+	}
+	n, ok4 := number(10, 0)
+	if !ok1 || !ok2 || !ok3 || !ok4 || (!control && n == Max) {
+		return Parse(string(b))
+	}
+	p.Epoch, p.LSN, p.Seq = uint32(epoch), LSN(high<<32|low), uint32(n)
+	if control {
+		p.Seq, p.Ordinal = Max, uint32(n)
+	}
+	return p, nil
+}

@@ -26,6 +26,9 @@ func TestTextAndBytesRoundTripAndKeepOrder(t *testing.T) {
 		if back, err := Parse(p.String()); err != nil || back != p {
 			t.Fatalf("Parse(%q) = %v, %v", p.String(), back, err)
 		}
+		if back, err := ParseText([]byte(p.String())); err != nil || back != p {
+			t.Fatalf("ParseText(%q) = %v, %v", p.String(), back, err)
+		}
 		pb, qb := p.Append(nil), q.Append(nil)
 		if back, err := Decode(pb); err != nil || back != p {
 			t.Fatalf("Decode = %v, %v; want %v", back, err, p)
@@ -56,6 +59,9 @@ func TestGolden(t *testing.T) {
 
 func TestRefusesWhatIsNoPosition(t *testing.T) {
 	for _, s := range []string{"", "1", "1:0/1", "1:01:2", "x:0/1:2", "1:0/1:y", "1:0/1:-1", "1:0/1:4294967295", "1:0/G:1"} {
+		if p, err := ParseText([]byte(s)); err == nil {
+			t.Errorf("ParseText(%q) = %v", s, p)
+		}
 		if p, err := Parse(s); err == nil {
 			t.Errorf("Parse(%q) = %v", s, p)
 		}

@@ -1,0 +1,328 @@
+package delta
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/freshet-io/freshet/delta/expression"
+	"github.com/freshet-io/freshet/delta/state"
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+// fold is the work on one batch: some whole cells, one after another. What cells write is seen by those
+// after them through the cache of entities and, of rows, dimensions and marks, through over; the batch
+// itself is only written to. Control records that go over whole views (truncation, snapshots, schema) have
+// a batch of their own, which is read through, and begin with an empty cache.
+//
+// What is computed at the end of a cell depends on the log alone, never on where batches end.
+type fold struct {
+	*Partition
+	partition int
+	batch     *state.Batch
+	indexed   bool              // batch can be read through
+	over      map[string][]byte // what the batch has of rows, dimensions and marks; nil: deleted
+	overBytes int
+	meta      Meta
+	stats     *Stats
+	was       map[string]Stopped // before this cell
+	state     expression.State
+	cells     uint64    // since the process started
+	worked    bool      // something is to be applied
+	full      bool      // the batch must end with this cell
+	cut       string    // the cut that ends the batch
+	touched   []*entity // in this cell
+	dirty     []*entity // in this batch
+	dirtyness int       // bytes they will write, about
+	wakes     wakeups   // timers of dirty entities
+	nextTimer int64     // no timer of the store is before it but for those of wakes
+	out       outbox
+	raw       []byte // of the change being folded
+	shape     *shape // of the same
+
+	fresh     contribution    // memory of the contribution being made
+	row       []feature.Value // memory of a completed row
+	pk, oldPK []byte
+	place     []byte
+	key       []byte
+	buf       []byte
+	values    []feature.Value // memory of the row being served
+	next      Served
+	changed   []string
+	delta     change.Delta
+	textOf    position.Position
+	text      string // of textOf
+}
+
+// cell folds a whole cell, or one control record, and applies the batch if it must end here.
+func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
+	if err := f.begin(c); err != nil {
+		return err
+	}
+	for i := range rows {
+		if err := f.change(&rows[i]); err != nil {
+			return err
+		}
+	}
+	if c != nil {
+		if err := f.control(c); err != nil {
+			return err
+		}
+	}
+	if err := f.due(f.meta.LogTime); err != nil {
+		return err
+	}
+	if err := f.serve(); err != nil {
+		return err
+	}
+	if err := f.out.end(f.batch); err != nil {
+		return err
+	}
+	f.meta.Offset = offset + 1
+	f.stats.Cells++
+	f.stats.NotFinite += uint64(f.state.NotFinite)
+	f.state.NotFinite = 0
+	if c != nil && c.Kind == change.Cut && f.meta.LastCut == c.ID {
+		f.cut = c.ID
+	}
+	if f.indexed || f.full || f.cut != "" || f.batch.Size()+f.overBytes+f.dirtyness >= f.o.BatchBytes {
+		return f.flush()
+	}
+	return nil
+}
+
+func (f *fold) begin(c *change.Control) error {
+	if c != nil && (c.Kind == change.Truncate || c.Kind == change.SchemaChange || c.Kind == change.SnapshotBegin || c.Kind == change.SnapshotEnd) {
+		if err := f.flush(); err != nil {
+			return err
+		}
+		f.cache.clear()
+		f.batch.Close()
+		f.batch, f.indexed = f.store.Batch(), true
+	}
+	f.cells++
+	f.worked = true
+	f.stats, f.was = &f.meta.Stats, maps.Clone(f.meta.Stopped)
+	f.touched = f.touched[:0]
+	return nil
+}
+
+// flush writes what changed of entities and applies the batch.
+func (f *fold) flush() error {
+	if !f.worked {
+		return nil
+	}
+	for _, e := range f.dirty {
+		if !e.dirty { // unloaded
+			continue
+		}
+		if err := f.keep(e); err != nil {
+			return err
+		}
+	}
+	b, err := encodeJSON(&f.meta)
+	if err != nil {
+		return err
+	}
+	if err := f.batch.Set(metaKey("meta"), b); err != nil {
+		return err
+	}
+	if f.cut != "" {
+		b, err := encodeJSON(CutInfo{f.cut, f.meta.Position, f.meta.LogTime, f.meta.Offset, f.meta.Sequences, f.meta.Stopped})
+		if err != nil {
+			return err
+		}
+		if err := f.batch.Set(metaKey("cut/"+f.cut), b); err != nil {
+			return err
+		}
+	}
+	f.point("delta.before-apply")
+	if err := f.batch.Apply(); err != nil {
+		return err
+	}
+	f.point("delta.after-apply")
+	if f.cut != "" {
+		if err := f.store.Sync(); err != nil {
+			return err
+		}
+	}
+	f.publishMeta()
+	f.cleared()
+	return nil
+}
+
+// publishMeta shows readers what is applied.
+func (f *fold) publishMeta() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Partition.meta = f.meta.clone()
+	f.stopped.Store(&f.Partition.meta.Stopped)
+	f.hand.add(&f.out, f.o.Memory)
+	if f.cut != "" && f.cuts != nil {
+		f.keepCut(f.cut)
+	}
+	close(f.moved)
+	f.moved = make(chan struct{})
+}
+
+// cleared makes ready for the next batch.
+func (f *fold) cleared() {
+	f.batch.Close()
+	f.batch, f.indexed, f.worked, f.full, f.cut = f.store.Blind(), false, false, false, ""
+	clear(f.over)
+	f.overBytes, f.dirtyness = 0, 0
+	f.wakes = f.wakes[:0]
+	for _, e := range f.dirty {
+		e.dirty = false
+	}
+	clear(f.dirty)
+	f.dirty = f.dirty[:0]
+	f.cache.trim()
+}
+
+// get reads a key of rows, dimensions, marks, or of an entity that is not in the cache.
+func (f *fold) get(key []byte) ([]byte, error) {
+	if f.indexed {
+		return f.batch.Get(key)
+	}
+	if b, ok := f.over[string(key)]; ok {
+		return b, nil
+	}
+	return f.store.Get(key)
+}
+
+// set writes a row, a dimension's row or a mark; nil deletes it. The value is kept until the batch ends.
+func (f *fold) set(key, value []byte) error {
+	if !f.indexed {
+		f.over[string(key)] = value
+		f.overBytes += len(key) + len(value) + 64
+	}
+	if value == nil {
+		return f.batch.Delete(key)
+	}
+	return f.batch.Set(key, value)
+}
+
+// reader is what scans read.
+func (f *fold) reader() state.Reader {
+	if f.indexed {
+		return f.batch
+	}
+	return f.store
+}
+
+// change folds one row event, unless it was folded before.
+func (f *fold) change(r *pending) error {
+	ch := &r.ch
+	f.raw, f.shape = r.raw, r.shape
+	if ch.Op == change.Snapshot {
+		if !f.snapshotRow(ch, r.shape.name) {
+			f.stats.Dropped++
+			return nil
+		}
+	} else {
+		if !ch.Position.After(f.meta.Position) {
+			f.stats.Dropped++
+			return nil
+		}
+		f.meta.Position = ch.Position
+		f.meta.Resume = max(f.meta.Resume, ch.Position.LSN)
+	}
+	f.meta.LogTime = max(f.meta.LogTime, ch.LogTime)
+	f.meta.CommitTime = ch.CommitTime
+	f.stats.Changes++
+	if err := f.seen(r.shape, ch); err != nil {
+		return err
+	}
+	f.misfits(r.shape, ch.Op, ch.Position)
+	for _, v := range r.shape.sources {
+		if !f.folds(v) {
+			f.stats.Skipped++
+			continue
+		}
+		if err := f.rowChange(v, ch); err != nil {
+			return err
+		}
+	}
+	if len(r.shape.joins) > 0 && slices.ContainsFunc(r.shape.joins, func(v *view) bool { return r.shape.misfit(v, ch.Op) == "" }) {
+		return f.dimensionChange(r.shape, ch)
+	}
+	return nil
+}
+
+// control folds a control record, unless it was folded before.
+func (f *fold) control(c *change.Control) error {
+	if !c.Position.After(f.meta.Position) {
+		f.stats.Dropped++
+		return nil
+	}
+	f.meta.Position = c.Position
+	f.meta.LogTime = max(f.meta.LogTime, c.LogTime)
+	f.meta.CommitTime = max(f.meta.CommitTime, c.CommitTime)
+	f.meta.Resume = max(f.meta.Resume, c.Resume, c.Position.LSN)
+	switch c.Kind {
+	case change.Cut:
+		f.meta.LastCut = c.ID
+	case change.Truncate:
+		return f.truncate(c.Table, c.Position)
+	case change.SchemaChange:
+		return f.schemaChange(c)
+	case change.SnapshotBegin:
+		return f.snapshotBegin(c)
+	case change.SnapshotEnd:
+		return f.snapshotEnd(c)
+	default: // a heartbeat and what does not concern the state: position and times are enough
+	}
+	return nil
+}
+
+// wakeups is a heap of the timers that dirty entities will have, earliest first. An entity whose timer
+// moved leaves the old one here.
+type wakeups []wakeup
+
+type wakeup struct {
+	at int64
+	e  *entity
+}
+
+func (w *wakeups) push(x wakeup) {
+	h := append(*w, x)
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if h[up].at <= h[i].at {
+			break
+		}
+		h[up], h[i] = h[i], h[up]
+		i = up
+	}
+	*w = h
+}
+
+// pop takes the earliest out, if it is not after now.
+func (w *wakeups) pop(now int64) (x wakeup, ok bool) {
+	h := *w
+	if len(h) == 0 || h[0].at > now {
+		return x, false
+	}
+	x = h[0]
+	last := len(h) - 1
+	h[0] = h[last]
+	h = h[:last]
+	for i := 0; ; {
+		down := 2*i + 1
+		if down >= len(h) {
+			break
+		}
+		if down+1 < len(h) && h[down+1].at < h[down].at {
+			down++
+		}
+		if h[i].at <= h[down].at {
+			break
+		}
+		h[i], h[down] = h[down], h[i]
+		i = down
+	}
+	*w = h
+	return x, true
+}

@@ -1,0 +1,246 @@
+package delta
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/freshet-io/freshet/delta/state"
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+// Deltas lie in the outbox in blocks: what one cell emits of one view, cut at blockBytes. A block is under
+// 07 by the sequence of its last delta:
+//
+//	+---------+---------+--------------------------------+
+//	| version | count   | per delta: length uvarint +    |
+//	| 1 B = 1 | uvarint | Avro binary                    |
+//	+---------+---------+--------------------------------+
+//
+// Dead letters are in blocks of the empty view.
+const (
+	outboxVersion = 1
+	blockBytes    = 64 << 10
+	frameSize     = 5 // room for the Confluent frame before what is handed over
+)
+
+// outbox makes the blocks of a cell, and keeps what the batch emits for the publisher.
+type outbox struct {
+	deltas, letters block
+	chunk           []byte // where what is handed over lies
+	handed          []handed
+}
+
+type block struct {
+	view   string
+	last   uint64
+	count  uint64
+	bytes  []byte
+	buffer []byte
+}
+
+// handed is one record that goes to the publisher without a way over the store.
+type handed struct {
+	view     string
+	sequence uint64
+	key      []byte // of the record
+	position string
+	framed   []byte // frameSize bytes to be filled in, then the Avro binary
+}
+
+// put adds a delta or dead letter of a view; sequence is its own.
+func (o *outbox) put(b *state.Batch, view string, sequence uint64, avro []byte) error {
+	to := &o.deltas
+	if view == "" {
+		to = &o.letters
+	}
+	if to.count > 0 && (to.view != view || len(to.bytes) >= blockBytes) {
+		if err := o.write(b, to); err != nil {
+			return err
+		}
+	}
+	to.view, to.last = view, sequence
+	to.count++
+	to.bytes = binary.AppendUvarint(to.bytes, uint64(len(avro)))
+	to.bytes = append(to.bytes, avro...)
+	return nil
+}
+
+// hand keeps a delta for the publisher.
+func (o *outbox) hand(view string, sequence uint64, key []byte, position string, avro []byte) {
+	n := frameSize + len(avro)
+	if cap(o.chunk)-len(o.chunk) < n {
+		o.chunk = make([]byte, 0, max(n, blockBytes))
+	}
+	at := len(o.chunk)
+	o.chunk = append(o.chunk[:at+frameSize], avro...)
+	o.handed = append(o.handed, handed{view, sequence, key, position, o.chunk[at:len(o.chunk):len(o.chunk)]})
+}
+
+// end writes the blocks of a cell.
+func (o *outbox) end(b *state.Batch) error {
+	if err := o.write(b, &o.deltas); err != nil {
+		return err
+	}
+	return o.write(b, &o.letters)
+}
+
+func (o *outbox) write(b *state.Batch, k *block) error {
+	if k.count == 0 {
+		return nil
+	}
+	k.buffer = append(k.buffer[:0], outboxVersion)
+	k.buffer = binary.AppendUvarint(k.buffer, k.count)
+	k.buffer = append(k.buffer, k.bytes...)
+	k.count, k.bytes = 0, k.bytes[:0]
+	return b.Set(sequenceKey(k.view, k.last), k.buffer)
+}
+
+// eachInBlock calls fn for the deltas of a block whose sequence is in (after, through].
+func eachInBlock(last uint64, b []byte, after, through uint64, fn func(sequence uint64, avro []byte) error) error {
+	if len(b) == 0 || b[0] != outboxVersion {
+		return errors.New("outbox: unknown version")
+	}
+	bad := fmt.Errorf("outbox: %w", feature.ErrTruncated)
+	count, n := binary.Uvarint(b[1:])
+	if n <= 0 || count > last || count > uint64(len(b)) {
+		return bad
+	}
+	b = b[1+n:]
+	for sequence := last - count + 1; sequence <= last; sequence++ {
+		size, n := binary.Uvarint(b)
+		if n <= 0 || size > uint64(len(b)-n) {
+			return bad
+		}
+		if sequence > after && sequence <= through {
+			if err := fn(sequence, b[n:n+int(size)]); err != nil {
+				return err
+			}
+		}
+		b = b[n+int(size):]
+	}
+	if len(b) > 0 {
+		return fmt.Errorf("outbox: %d bytes follow", len(b))
+	}
+	return nil
+}
+
+// handOver is what was emitted and not yet published, as far as memory allows: the end of each view's
+// deltas, without gaps.
+type handOver struct {
+	on    bool // a publisher takes it
+	views map[string][]handed
+	bytes int64
+}
+
+// handOverhead is what a handed record takes besides its bytes.
+const handOverhead = 120
+
+// add takes over what a batch emitted. When memory is full what was there is dropped: the publisher
+// finds it in the store.
+func (h *handOver) add(o *outbox, m *Memory) {
+	if h.on && h.views == nil {
+		h.views = map[string][]handed{}
+	}
+	for i := range o.handed {
+		if !h.on {
+			break
+		}
+		x := &o.handed[i]
+		if m.full() {
+			h.drop(m)
+		}
+		n := int64(len(x.framed) + handOverhead)
+		h.bytes += n
+		m.used.Add(n)
+		h.views[x.view] = append(h.views[x.view], *x)
+	}
+	clear(o.handed)
+	o.handed = o.handed[:0]
+}
+
+func (h *handOver) drop(m *Memory) {
+	m.used.Add(-h.bytes)
+	h.bytes = 0
+	clear(h.views)
+}
+
+// take gives the records of a view from after+1 on, or none when they are not there.
+func (p *Partition) take(view string, after uint64) []handed {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := p.hand.views[view]
+	if len(all) == 0 || all[0].sequence > after+1 || all[len(all)-1].sequence <= after {
+		return nil
+	}
+	return slices.Clip(all[after+1-all[0].sequence:])
+}
+
+// taken forgets what was published of a view.
+func (p *Partition) taken(view string, through uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := p.hand.views[view]
+	n := 0
+	for n < len(all) && all[n].sequence <= through {
+		size := int64(len(all[n].framed) + handOverhead)
+		p.hand.bytes -= size
+		p.o.Memory.used.Add(-size)
+		n++
+	}
+	if n == len(all) {
+		delete(p.hand.views, view)
+	} else if n > 0 {
+		p.hand.views[view] = all[n:]
+	}
+}
+
+// handsOver makes the partition keep what it emits for a publisher.
+func (p *Partition) handsOver() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hand.on = true
+}
+
+// emit puts what changed of an entity in the outbox.
+func (f *fold) emit(v *view, e *entity, s *Served, changed []string) error {
+	f.meta.Sequences[v.Name]++
+	d := &f.delta
+	*d = change.Delta{
+		Key: e.key, Generation: v.Generation, Sequence: f.meta.Sequences[v.Name], Version: s.Version,
+		Op: change.Upsert, Cause: e.cause, Position: s.Position, CommitTime: s.CommitTime,
+		LogTime: s.LogTime, EventTime: s.EventTime, Changed: changed, Features: s.Values,
+	}
+	if s.Status != Present {
+		d.Op, d.EventTime, d.Features = change.Remove, feature.Value{}, nil
+		f.stats.Deletes++
+	}
+	switch e.cause {
+	case change.CauseEntry:
+		f.stats.Entries++
+	case change.CauseExpiry:
+		f.stats.Expiries++
+	default: // counted as a delta only
+	}
+	f.stats.Deltas++
+	f.buf = change.DeltaCodec{View: v.View}.Append(f.buf[:0], d)
+	f.out.hand(v.Name, d.Sequence, e.topicKey(), f.positionText(s.Position), f.buf)
+	return f.out.put(f.batch, v.Name, d.Sequence, f.buf)
+}
+
+// positionText is the text of a position, which all deltas of a cell share.
+func (f *fold) positionText(p position.Position) string {
+	if f.textOf != p || f.text == "" {
+		f.textOf, f.text = p, p.String()
+	}
+	return f.text
+}
+
+// dead puts a dead letter in the outbox, under the empty view name.
+func (f *fold) dead(d *change.Dead) error {
+	f.meta.Sequences[""]++
+	return f.out.put(f.batch, "", f.meta.Sequences[""], change.AppendDead(nil, d))
+}
