@@ -143,6 +143,8 @@ func (p *Partition) Close() error {
 		s.Close()
 	}
 	p.cuts = nil
+	p.hand.drop(p.o.Memory)
+	p.hand.on = false
 	p.mu.Unlock()
 	p.work.batch.Close()
 	p.cache.clear()

@@ -96,7 +96,7 @@ func (c DeltaCodec) Head(b []byte) (key []feature.Value, at position.Position, e
 // text gives bytes as a string, which is a reference to them if the reader is to refer.
 func (r *reader) text(b []byte) string {
 	if r.refer && len(b) > 0 {
-		return unsafe.String(&b[0], len(b))
+		return unsafe.String(&b[0], len(b)) //nolint:gosec // NewDecoder says that the record must stay as it is
 	}
 	return string(b)
 }

@@ -1,0 +1,81 @@
+package delta
+
+import (
+	"bytes"
+	"encoding/hex"
+	"testing"
+
+	"github.com/freshet-io/freshet/delta/state"
+	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
+)
+
+// A block keeps its bytes, gives what is asked of it, and is refused at any length but its own.
+func TestOutboxBlockGoldenAndTruncation(t *testing.T) {
+	store, err := state.Open(t.TempDir(), state.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = store.Close() }()
+	var o outbox
+	b := store.Blind()
+	for i, avro := range []string{"one", "two", ""} {
+		if err := o.put(b, "v", uint64(7+i), []byte(avro)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cmpErr(o.end(b), b.Apply()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := store.Get(sequenceKey("v", 9))
+	if err != nil || hex.EncodeToString(got) != "0103036f6e650374776f00" {
+		t.Fatalf("block %x, %v", got, err)
+	}
+	seen := ""
+	err = eachInBlock(9, got, 7, 8, func(sequence uint64, avro []byte) error {
+		seen += string(avro) + string(rune('0'+sequence))
+		return nil
+	})
+	if err != nil || seen != "two8" {
+		t.Errorf("%q, %v", seen, err)
+	}
+	none := func(uint64, []byte) error { return nil }
+	for n := range got {
+		if eachInBlock(9, got[:n], 0, 9, none) == nil {
+			t.Errorf("%d of %d bytes were accepted", n, len(got))
+		}
+	}
+	for _, bad := range [][]byte{append(bytes.Clone(got), 0), append([]byte{2}, got[1:]...), {1, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01}} {
+		if eachInBlock(9, bad, 0, 9, none) == nil {
+			t.Errorf("%x was accepted", bad)
+		}
+	}
+}
+
+// A served row keeps its bytes, and what follows it is the lifetime tile.
+func TestServedRowGoldenAndTruncation(t *testing.T) {
+	s := Served{
+		Status: Present, Version: 3, Position: position.Position{Epoch: 1, LSN: 2, Seq: 3}, CommitTime: 4, LogTime: 5,
+		EventTime: feature.OfMicros(6), Values: []feature.Value{feature.OfInt(7), {}}, wake: 8, wakeFor: 3,
+	}
+	b := s.encode(nil, true)
+	const golden = "02810000000000000003" + "0000000100000000000000020000000300000000" + "0000000000000004" + "0000000000000005" +
+		"080000000000000006" + "0000000000000008" + "03" + "020000000000000007" + "00"
+	if hex.EncodeToString(b) != golden {
+		t.Errorf("bytes %x", b)
+	}
+	var got Served
+	life, err := got.decode(append(bytes.Clone(b), 9, 9), 2)
+	if err != nil || got.Version != 3 || got.Status != Present || got.wake != 8 || got.Values[0].I != 7 || !bytes.Equal(life, []byte{9, 9}) {
+		t.Errorf("%+v, %x, %v", got, life, err)
+	}
+	for n := 1; n < len(b); n++ {
+		if _, err := got.decode(b[:n], 2); err == nil {
+			t.Errorf("%d of %d bytes were accepted", n, len(b))
+		}
+	}
+	b[0] = 1
+	if _, err := got.decode(b, 2); err == nil {
+		t.Error("version 1 was accepted")
+	}
+}
