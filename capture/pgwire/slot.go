@@ -28,7 +28,7 @@ type SlotState struct {
 	Retained  int64  // bytes of WAL held by it
 	SafeWAL   *int64 // bytes of WAL that can be written before it may be lost; nil: no bound is set, or it is lost
 	Status    string // wal_status: reserved, extended, unreserved, lost
-	TwoPhase  bool   // prepared transactions are decoded at PREPARE (14)
+	TwoPhase  bool   // prepared transactions are decoded at PREPARE (14), and sent then (pgoutput: 15)
 	// Failover: a standby that synchronizes slots keeps a copy of it (17).
 	Failover bool
 	// Synced: it is such a copy, on the standby (17).

@@ -301,7 +301,11 @@ func TestSource(t *testing.T) {
 		w.want("slot", Fail, "decodes with test_decoding", "pg_drop_replication_slot")
 		drop()
 		drop = slotOf("select pg_create_logical_replication_slot(SLOT, 'pgoutput', false, true)")
-		w.want("slot", Fail, "was made with two_phase", "pg_drop_replication_slot")
+		if version >= 15 {
+			w.want("slot", Fail, "was made with two_phase", "pg_drop_replication_slot")
+		} else { // pgoutput knows nothing of it
+			w.want("slot", OK, "nobody reads it", "")
+		}
 		drop()
 		drop = slotOf("select pg_create_logical_replication_slot(SLOT, 'pgoutput', true)")
 		w.want("slot", Fail, "is temporary", "pg_drop_replication_slot")

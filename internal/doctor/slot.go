@@ -31,7 +31,7 @@ func Measured(slot string, st pgwire.SlotState, at time.Time) slotguard.Measure 
 }
 
 // slot judges the slot as its guard would at the first look.
-func (r *report) slot(name string, st pgwire.SlotState, database string) {
+func (r *report) slot(name string, st pgwire.SlotState, database string, number int) {
 	drop := fmt.Sprintf("SELECT pg_drop_replication_slot('%s'); if nobody needs it, or choose another source: {postgres: {slot: …}}", strings.ReplaceAll(name, "'", "''"))
 	state, actions := slotguard.Step(slotguard.State{}, Measured(name, st, r.Now()), r.Guard)
 	what := fmt.Sprintf("%s: wal_status %s, holds %d MiB of the log", name, st.Status, st.Retained>>20)
@@ -44,7 +44,7 @@ func (r *report) slot(name string, st pgwire.SlotState, database string) {
 		r.add("slot", Fail, drop, "%s is of database %s, not of %s", name, st.Database, database)
 	case st.Temporary:
 		r.add("slot", Fail, drop, "%s is temporary: it goes with the connection that made it", name)
-	case st.TwoPhase:
+	case st.TwoPhase && number >= 150000: // before, pgoutput knows nothing of it
 		r.add("slot", Fail, drop, "%s was made with two_phase: it sends transactions when they are prepared, before they are committed", name)
 	case st.Synced:
 		r.add("slot", Fail, "name the primary in source.postgres.url, with target_session_attrs=read-write", "%s is a copy that this standby keeps", name)

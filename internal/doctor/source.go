@@ -66,7 +66,7 @@ func (r *report) source(ctx context.Context) {
 		return
 	}
 	for i, s := range all {
-		r.slot(s.Slot, states[i], c.Config().Database)
+		r.slot(s.Slot, states[i], c.Config().Database, sv.number)
 	}
 	for i, s := range all {
 		r.failover(ctx, c, s.Slot, i == 0)
