@@ -16,6 +16,9 @@ import (
 // listsSince is the first version of PostgreSQL with column lists and row filters in publications.
 const listsSince = 15
 
+// generatedSince is the first version whose publications can have generated columns.
+const generatedSince = 18
+
 // PublishedTable is what is wanted of a table in the publication.
 type PublishedTable struct {
 	Name    string   // schema.table
@@ -202,7 +205,7 @@ func (s Source) fits(ctx context.Context, c *pgx.Conn, t PublishedTable, have ma
 }
 
 // sameColumns checks that an existing publication has the columns that are wanted, and none that a
-// snapshot does not read: generated ones, which it can have from version 18 on.
+// snapshot does not read: generated ones.
 func (s Source) sameColumns(ctx context.Context, c *pgx.Conn, t PublishedTable, have []string, again string) error {
 	shapes, err := Describe(ctx, c, []string{t.Name})
 	if err != nil {
@@ -224,8 +227,9 @@ func (s Source) sameColumns(ctx context.Context, c *pgx.Conn, t PublishedTable, 
 				ToMend("%s; or do not capture the column", again)
 		}
 	}
-	for _, col := range have {
-		if !slices.Contains(all, col) {
+	version := major(c.PgConn().ParameterStatus("server_version"))
+	for _, col := range have { // before, some versions list generated ones and publish none
+		if version >= generatedSince && !slices.Contains(all, col) {
 			return fault.New(fault.Usage, "publication %s has the generated column %s of table %s, which snapshots do not have", s.Publication, col, t.Name).
 				ToMend("ALTER PUBLICATION %s SET (publish_generated_columns = none); if the column is listed: %s", pgx.Identifier{s.Publication}.Sanitize(), again)
 		}
