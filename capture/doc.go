@@ -15,6 +15,8 @@
 //	failover.go  whether a server continues what was captured
 //	ledger.go    what must be known after a restart, kept so that a capture taken over cannot undo it
 //	cut.go       cuts, also ones that equal an exported snapshot
+//	several.go   several slots of one source in one process; joint.go puts a cut at one commit over all of them
+//	owner.go     which slot a topic is written through
 //
 // The slot is confirmed only up to what Kafka has durably: the commit LSN of the last published
 // commit, or the resume point of the last published heartbeat (decision 0002). After a takeover the

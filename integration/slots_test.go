@@ -2,14 +2,21 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/delta"
@@ -18,6 +25,7 @@ import (
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/topic"
+	"github.com/freshet-io/freshet/internal/verify"
 )
 
 // halves is a source of two tables in two groups, each read through a slot of its own. Every transaction
@@ -35,14 +43,24 @@ type halves struct {
 	node     *delta.Node
 }
 
-func newHalves(t *testing.T) *halves {
+// newHalvesSource makes the tables only.
+func newHalvesSource(t *testing.T) *halves {
 	t.Helper()
 	ctx := t.Context()
-	h := &halves{t: t, url: testkit.Postgres(t).URL(), brokers: testkit.Kafka(t), prefix: testkit.Prefix(t)}
+	h := &halves{t: t, url: testkit.Postgres(t).URL()}
 	c := must(pgx.Connect(ctx, h.url))(t)
 	defer c.Close(ctx) //nolint:errcheck // a test's end
 	must(c.Exec(ctx, `create table public.lefts (id bigint primary key, k bigint, at timestamptz not null default '2013-01-01'); alter table public.lefts replica identity full;
 		create table public.rights (id bigint primary key, k bigint, at timestamptz not null default '2013-01-01'); alter table public.rights replica identity full`))(t)
+	return h
+}
+
+func newHalves(t *testing.T) *halves {
+	t.Helper()
+	ctx, h := t.Context(), newHalvesSource(t)
+	h.brokers, h.prefix = testkit.Kafka(t), testkit.Prefix(t)
+	c := must(pgx.Connect(ctx, h.url))(t)
+	defer c.Close(ctx) //nolint:errcheck // a test's end
 	defs := &feature.Definitions{}
 	for _, side := range []string{"left", "right"} {
 		defs.Groups = append(defs.Groups, feature.PartitionGroup{Name: side, Key: feature.GroupKey{Name: "k", Type: "int64"}, Partitions: 2})
@@ -380,4 +398,107 @@ func TestAGroupThatMoves(t *testing.T) {
 	}
 	end()
 	must(0, <-done)(t)
+}
+
+// up starts both slots and a node in one process, which kills itself at a point.
+func (h *halves) up(config string, at string) *process {
+	h.t.Helper()
+	var env []string
+	if at != "" {
+		env = append(env, "FRESHET_CRASH_AT="+at)
+	}
+	return launch(h.t, env, binary(h.t), "up", "-c", config)
+}
+
+// TestKilledHalfWayThroughACut kills `freshet up` where the second slot puts its part of a cut, before and
+// after, also of one that equals a snapshot. The next process finishes it or gives it up, verification
+// under writers finds nothing, and no part is left.
+func TestKilledHalfWayThroughACut(t *testing.T) {
+	h := newHalvesSource(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	h.write(20)
+	dir, address := t.TempDir(), freePort(t)
+	config := filepath.Join(dir, "freshet.yaml")
+	defs := "apiVersion: freshet/v1\n"
+	for _, side := range []string{"left", "right"} {
+		defs += fmt.Sprintf(`kind: PartitionGroup
+name: %[1]s
+key: {name: k, type: int64}
+partitions: 2
+---
+apiVersion: freshet/v1
+kind: FeatureView
+name: %[1]s
+group: %[1]s
+entity: [k]
+source: public.%[1]ss
+key: {k: k}
+event_time: at
+features: [{name: n, agg: count}]
+---
+apiVersion: freshet/v1
+`, side)
+	}
+	defs = strings.TrimSuffix(defs, "---\napiVersion: freshet/v1\n")
+	must(0, os.Mkdir(filepath.Join(dir, "definitions"), 0o755))(t)
+	for name, text := range map[string]string{
+		"url": h.url, "definitions/halves.yaml": defs,
+		"freshet.yaml": fmt.Sprintf("name: x\nsource: {postgres: {url: file:url, slots: [{slot: freshet}, {slot: freshet_b, groups: [right]}]}}\nembedded: {kafka: %s}\nlisten: {grpc: %s, http: %s}\n",
+			freePort(t), address, freePort(t)),
+	} {
+		must(0, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))(t)
+	}
+	conn := must(grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials())))(t)
+	defer conn.Close() //nolint:errcheck // a test's end
+	admin := freshetv1.NewAdminClient(conn)
+	cut := func() (*freshetv1.CutResponse, error) {
+		return admin.Cut(ctx, &freshetv1.CutRequest{}, grpc.WaitForReady(true))
+	}
+	verified := func() error {
+		stream, err := admin.Verify(ctx, &freshetv1.VerifyRequest{}, grpc.WaitForReady(true))
+		for err == nil {
+			var p *freshetv1.Progress
+			if p, err = stream.Recv(); err == nil && p.Done {
+				var reports []*verify.Report
+				if err = json.Unmarshal(p.ResultJson, &reports); err == nil {
+					err = verify.Judge(reports)
+				}
+				if err == nil && len(reports) != 8 {
+					err = fmt.Errorf("%d places", len(reports))
+				}
+				return err
+			}
+		}
+		return err
+	}
+	p := h.up(config, "")
+	must(cut())(t) // the first snapshot is there
+	stop := h.busy()
+	defer stop()
+	for _, at := range []string{"capture.before-cut:2", "capture.cut-in-topics:1", "capture.cut-in-topics:2", "sql capture.before-cut:2", "sql capture.cut-in-topics:1", "sql capture.paused:2"} {
+		_ = p.cmd.Process.Signal(syscall.SIGINT)
+		<-p.done
+		point, sql := strings.CutPrefix(at, "sql ")
+		p = h.up(config, point)
+		var err error
+		if sql {
+			err = verified()
+		} else {
+			_, err = cut()
+		}
+		if err == nil || !p.killed() {
+			t.Fatalf("%s: it was not killed: %v\n%s", at, err, p.log)
+		}
+		p = h.up(config, "")
+		if err := verified(); err != nil {
+			t.Fatalf("after %s: %v\n%s", at, err, p.log)
+		}
+	}
+	stop()
+	if err := verified(); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGINT)
+	<-p.done
 }

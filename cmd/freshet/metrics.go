@@ -94,7 +94,7 @@ type captureView struct {
 	streamed bool
 }
 
-// figure is one figure of capture without labels; what is not known is not shown.
+// figure is one figure of capture without labels but its slot; what is not known is not shown.
 type figure struct {
 	name, help string
 	kind       prometheus.ValueType

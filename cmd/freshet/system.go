@@ -214,9 +214,10 @@ func (s *system) openCapture(ctx context.Context) error {
 		return err
 	}
 	var runners []*capture.Runner
+	point := crashPoint() // it counts the passages of all slots
 	for _, source := range sources {
 		at := slices.IndexFunc(s.wanted.parts, func(p feature.SlotPart) bool { return p.Slot == source.Slot })
-		one, err := s.openSlot(ctx, c, source, s.wanted.parts[at], tables.raw)
+		one, err := s.openSlot(ctx, c, source, s.wanted.parts[at], tables.raw, point)
 		if err != nil {
 			return err
 		}
@@ -229,7 +230,7 @@ func (s *system) openCapture(ctx context.Context) error {
 }
 
 // openSlot wires what captures through one slot.
-func (s *system) openSlot(ctx context.Context, c *pgx.Conn, source pgwire.Source, part feature.SlotPart, shapes []*feature.Table) (*captured, error) {
+func (s *system) openSlot(ctx context.Context, c *pgx.Conn, source pgwire.Source, part feature.SlotPart, shapes []*feature.Table, point func(string)) (*captured, error) {
 	w, src, log := s.wanted.of(part), s.cfg.Source, s.log
 	dir := filepath.Join(s.cfg.DataDir, "spool")
 	var slots []string
@@ -252,7 +253,7 @@ func (s *system) openSlot(ctx context.Context, c *pgx.Conn, source pgwire.Source
 		Name: s.cfg.Name, Source: source, Slots: slots, Clock: src.Clock, Catalog: s.catalog.Part(part.Groups), Topics: s.topics, Registry: s.registry,
 		Dir: dir, SpoolBytes: int64(src.Spool), Workers: src.Snapshot.Workers, ChunkBytes: int64(src.Snapshot.Chunk),
 		Tables: w.tables, Guard: limits(src.SlotGuard), Heartbeat: time.Duration(src.Heartbeat),
-		NewSnapshot: s.roles.newSnapshot, Events: told.over(captureEvents(log)), Point: crashPoint(),
+		NewSnapshot: s.roles.newSnapshot, Events: told.over(captureEvents(log)), Point: point,
 	}, shapes)
 	return &captured{r, told}, err
 }
