@@ -8,6 +8,8 @@
 //	          C6  bytes of log that an idle slot holds while another table is written to
 //	delta     D1  changes/s that a node folds and publishes as deltas, exactly once, and per CPU-second;
 //	          peer: Kafka Streams
+//	          D3  seconds from kill -9 of a node until it serves again what is not a second old; peer: the
+//	          bound of 15 s, and Kafka Streams that restores
 //	lookup    L1  single-key lookups/s of 8 callers; peer: Redis HMGET
 //	          L2  rows/s of 8 callers that ask for 100 keys at a time; peer: Redis HMGET in pipelines
 //	scoring   S1  rows/s of one core, 500 trees of 64 leaves over 20 inputs; peer: LightGBM's predict
@@ -39,6 +41,7 @@ type Options struct {
 	Debezium string   // a directory with Debezium's jars; "": no such peer
 	// KafkaStreams is a directory with the jars of Kafka Streams; "": no such peer.
 	KafkaStreams string
+	Binary       string // freshet, whose node is killed; "": the program that runs
 	Out          io.Writer
 	Progress     func(string)
 	Now          func() time.Time // measures; nil: time.Now
@@ -61,17 +64,21 @@ type size struct {
 	accounts     int           // delta: entities
 	fans         []int         // D1: partitions
 	folding      int           // D1: rounds
-	entities     int           // lookup
-	spell        time.Duration // lookup: of one round
-	rows         int           // scoring
-	trees        int
+	pace         int           // D3: changes/s
+	// D3: when a node is killed after its start: checkpoints are a minute apart, so its first one is nearly a
+	// minute old then.
+	spellBeforeKill time.Duration
+	entities        int           // lookup
+	spell           time.Duration // lookup: of one round
+	rows            int           // scoring
+	trees           int
 }
 
 func full() size {
 	return size{
 		rounds: 3, transactions: 2_000, bulk: 1_000_000, bulkLimited: 5_000_000, workMem: "64MB", first: 2_000_000, foreign: 1 << 30,
 		settle: time.Minute, patience: 2 * time.Minute,
-		changes: 2_000_000, accounts: 100_000, fans: []int{8, 4, 2, 1}, folding: 2,
+		changes: 2_000_000, accounts: 100_000, fans: []int{8, 4, 2, 1}, folding: 2, pace: 20_000, spellBeforeKill: 118 * time.Second,
 		entities: 500_000, spell: 5 * time.Second, rows: 200_000, trees: 500,
 	}
 }
@@ -80,7 +87,7 @@ func quick() size {
 	return size{
 		rounds: 3, transactions: 200, bulk: 100_000, bulkLimited: 500_000, workMem: "4MB", first: 200_000, foreign: 64 << 20,
 		settle: 30 * time.Second, patience: time.Minute,
-		changes: 200_000, accounts: 100_000, fans: []int{8, 1}, folding: 1,
+		changes: 200_000, accounts: 100_000, fans: []int{8, 1}, folding: 1, pace: 2_000, spellBeforeKill: 5 * time.Second,
 		entities: 50_000, spell: 2 * time.Second, rows: 20_000, trees: 500,
 	}
 }
@@ -104,7 +111,7 @@ func apart(name string) []string {
 	case "capture":
 		return captureIDs()
 	case "delta":
-		return []string{"D1"}
+		return []string{"D1", "D3"}
 	default:
 		return nil
 	}

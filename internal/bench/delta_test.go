@@ -2,8 +2,12 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -15,8 +19,41 @@ import (
 const foldLines = "D1 mode: events, inserts, 2 partitions, D1 mode: events, inserts, 2 partitions, per CPU-second, " +
 	"D1 mode: rows, 20 % updates, 5 % deletes, 2 partitions, D1 mode: rows, 20 % updates, 5 % deletes, 2 partitions, per CPU-second"
 
+const killLines = "D3 same disk, D3 same disk, against kafka streams, D3 empty disk, D3 empty disk, against kafka streams"
+
+// freshet builds the program whose node is killed.
+func freshet(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "freshet")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", file, "../../cmd/freshet").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return file
+}
+
+func TestKilled(t *testing.T) {
+	all := lines(t, "delta", Options{Dir: testkit.Dir(t), Only: []string{"D3"}, Binary: freshet(t)})
+	if ids(all) != killLines {
+		t.Fatalf("%s", ids(all))
+	}
+	for _, l := range all {
+		if strings.Contains(l.Variant, "kafka streams") != (l.Ratio == nil) || l.Unit != "s" || l.Versions["postgresql"] == "" {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
+// TestANodeThatEndsIsNoFigure: what it said last is the reason.
+func TestANodeThatEndsIsNoFigure(t *testing.T) {
+	err := Run(t.Context(), "delta", Options{Dir: testkit.Dir(t), Only: []string{"D3"}, Binary: "false", size: tiny()})
+	if err == nil || !strings.Contains(err.Error(), "a node ended by itself: exit status 1") {
+		testkit.Unavailable(t, cmp.Or(err, errors.New("there is a figure")))
+	}
+}
+
 func TestDelta(t *testing.T) {
-	all := lines(t, "delta", Options{Dir: testkit.Dir(t)})
+	all := lines(t, "delta", Options{Dir: testkit.Dir(t), Only: []string{"D1"}})
 	if ids(all) != foldLines {
 		t.Fatalf("%s", ids(all))
 	}
@@ -36,13 +73,13 @@ func TestDeltaAgainstKafkaStreams(t *testing.T) {
 	if jars == "" {
 		testkit.Unavailable(t, fault.New(fault.Unreachable, "FRESHET_BENCH_KAFKASTREAMS names no directory with the jars of internal/bench/kafkastreams/pom.xml"))
 	}
-	all := lines(t, "delta", Options{Dir: testkit.Dir(t), KafkaStreams: jars, Brokers: testkit.Kafka(t)})
-	if ids(all) != foldLines {
+	all := lines(t, "delta", Options{Dir: testkit.Dir(t), KafkaStreams: jars, Brokers: testkit.Kafka(t), Binary: freshet(t)})
+	if ids(all) != foldLines+", "+killLines {
 		t.Fatalf("%s", ids(all))
 	}
 	for _, l := range all {
 		// Without cache every record of the peer's input is an output.
-		if l.Ratio == nil || l.Versions["kafka-streams"] == "" || !strings.Contains(l.Note, "3000") {
+		if l.Ratio == nil || strings.HasPrefix(l.Peer, "kafka streams") != (l.Versions["kafka-streams"] != "") || l.ID == "D1" && !strings.Contains(l.Note, "3000") {
 			t.Errorf("%+v", l)
 		}
 	}

@@ -201,13 +201,14 @@ type paidWriter struct {
 	w          *topic.Writer
 	codec      change.Codec
 	frame      []byte
-	to, peer   string
+	to, peer   string // topics; "": not there
 	partitions int
 	n          int
+	late       float64 // seconds, at most, of what is written at a pace
 }
 
-func newPaidWriter(ctx context.Context, k *kafkaSide, partitions int) (*paidWriter, error) {
-	out := &paidWriter{codec: change.Codec{Table: paidTable()}, to: k.topics.Changes(paidGroup), peer: k.topics.Changes("peer"), partitions: partitions}
+func newPaidWriter(ctx context.Context, k *kafkaSide, shape *feature.Table, partitions int) (*paidWriter, error) {
+	out := &paidWriter{codec: change.Codec{Table: shape}, to: k.topics.Changes(paidGroup), peer: k.topics.Changes("peer"), partitions: partitions}
 	if err := k.topics.Ensure(ctx, []topic.Spec{{Topic: out.to, Partitions: partitions}, {Topic: out.peer, Partitions: partitions}}); err != nil {
 		return nil, err
 	}
@@ -242,9 +243,13 @@ func (w *paidWriter) cell(ctx context.Context, changes []paid) error {
 	}
 	for i, c := range all {
 		key := []byte(accountName(changes[i].account()))
-		value := w.codec.Append(slices.Clip(w.frame), c)
-		w.w.Put(ctx, topic.Record{Topic: w.to, Partition: int32(at[i]), Key: key, Value: value, Position: c.Position.String()})
-		w.w.Put(ctx, topic.Record{Topic: w.peer, Partition: int32(at[i]), Key: key, Value: changes[i].peer()})
+		if w.to != "" {
+			value := w.codec.Append(slices.Clip(w.frame), c)
+			w.w.Put(ctx, topic.Record{Topic: w.to, Partition: int32(at[i]), Key: key, Value: value, Position: c.Position.String()})
+		}
+		if w.peer != "" {
+			w.w.Put(ctx, topic.Record{Topic: w.peer, Partition: int32(at[i]), Key: key, Value: changes[i].peer()})
+		}
 	}
 	return nil
 }
@@ -256,7 +261,7 @@ func (w *paidWriter) write(ctx context.Context, h *history, changes int) error {
 		if err := w.w.Begin(); err != nil {
 			return err
 		}
-		for range paidCommit {
+		for range min(paidCommit, (changes+paidCell-1)/paidCell) {
 			cell = cell[:0]
 			for range min(paidCell, changes) {
 				cell = append(cell, h.next())

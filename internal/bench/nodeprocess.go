@@ -1,0 +1,207 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+const paidDefinitions = `apiVersion: freshet/v1
+kind: PartitionGroup
+name: account
+key: {name: account, type: string}
+partitions: %d
+---
+apiVersion: freshet/v1
+kind: FeatureView
+name: paid
+group: account
+entity: [account]
+source: public.payments
+key: {account: account}
+mode: events
+lateness: 1h
+event_time: at
+features:
+  - {name: n, agg: count}
+  - {name: total, agg: sum, of: amount}
+  - {name: latest, agg: last, of: amount}
+  - {name: recent, agg: count, windows: [1d]}
+  - {name: spent, agg: sum, of: amount, windows: [1d]}
+`
+
+// nodeProject is a directory with a configuration and definitions, for processes of freshet node.
+type nodeProject struct {
+	binary string // of freshet
+	dir    string
+	data   string // data_dir
+	config string
+	listen string // gRPC
+	starts int
+}
+
+// project writes a configuration of a node by itself.
+func (r *run) project(ctx context.Context, k *kafkaSide, source string, partitions int) (*nodeProject, error) {
+	p := &nodeProject{binary: r.Binary, dir: filepath.Join(r.dir, k.prefix)}
+	p.data, p.config = filepath.Join(p.dir, "data"), filepath.Join(p.dir, "freshet.yaml")
+	var err error
+	if p.binary == "" {
+		if p.binary, err = os.Executable(); err != nil {
+			return nil, fault.Wrap(fault.Failed, err, "cannot tell which program this is")
+		}
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fault.Wrap(fault.Failed, err, "cannot listen")
+	}
+	p.listen = l.Addr().String()
+	l.Close() //nolint:errcheck // the node listens there
+	for name, text := range map[string]string{
+		"source.url":                   source,
+		"definitions/definitions.yaml": fmt.Sprintf(paidDefinitions, partitions),
+		"freshet.yaml": fmt.Sprintf("name: %s\ndata_dir: %q\nsource: {postgres: {url: file:source.url}}\nkafka: {brokers: [\"%s\"]}\nstorage: {hot: %q}\n"+
+			"listen: {grpc: %q, http: \"127.0.0.1:0\"}\ndefinitions: definitions\n",
+			k.prefix, p.data, strings.Join(k.addresses, `", "`), "file://"+filepath.ToSlash(filepath.Join(p.dir, "storage")), p.listen),
+	} {
+		file := filepath.Join(p.dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return nil, fault.Wrap(fault.Failed, err, "cannot make a project")
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return nil, fault.Wrap(fault.Failed, err, "cannot make a project")
+		}
+	}
+	return p, nil
+}
+
+// nodeProcess is a process of freshet node.
+type nodeProcess struct {
+	cmd    *exec.Cmd
+	log    string // the file of what it says
+	ended  chan struct{}
+	failed error // valid once it has ended
+}
+
+func (p *nodeProject) start(ctx context.Context) (*nodeProcess, error) {
+	p.starts++
+	n := &nodeProcess{
+		cmd: exec.CommandContext(ctx, p.binary, "node", "-c", p.config), log: filepath.Join(p.dir, "node"+strconv.Itoa(p.starts)+".log"), ended: make(chan struct{}),
+	}
+	out, err := os.Create(n.log)
+	if err != nil {
+		return nil, fault.Wrap(fault.Failed, err, "cannot keep what a node says")
+	}
+	defer out.Close() //nolint:errcheck // the process has it open by itself
+	n.cmd.Stdout, n.cmd.Stderr = out, out
+	if err := n.cmd.Start(); err != nil {
+		return nil, fault.Wrap(fault.Failed, err, "cannot start %s", p.binary)
+	}
+	go func() {
+		n.failed = n.cmd.Wait()
+		close(n.ended)
+	}()
+	return n, nil
+}
+
+// kill ends it as a lost machine would.
+func (n *nodeProcess) kill() {
+	n.cmd.Process.Signal(syscall.SIGKILL) //nolint:errcheck // it may have ended by itself
+	<-n.ended
+}
+
+// gone is why a process that ought to run does not: what it said last.
+func (n *nodeProcess) gone() error {
+	b, err := os.ReadFile(n.log)
+	if err != nil {
+		b = []byte(err.Error())
+	}
+	lines := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
+	return fault.New(fault.Failed, "a node ended by itself: %v: %s", n.failed, lines[len(lines)-1])
+}
+
+// rss gives its peak resident memory in MB; 0 where there is no /proc.
+func (n *nodeProcess) rss() float64 {
+	kb, _, _ := strings.Cut(procField(fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid), "VmHWM"), " ")
+	v, err := strconv.ParseFloat(kb, 64)
+	if err != nil {
+		return 0
+	}
+	return math.Round(v * 1024 / 1e6)
+}
+
+// freshness asks a node, one account of each partition in one request.
+type freshness struct {
+	conn *grpc.ClientConn
+	stub freshetv1.FeatureStoreClient
+	keys []*freshetv1.Key
+}
+
+func (p *nodeProject) freshness(accounts []string) (*freshness, error) {
+	// A connection to a node that starts again is tried at once.
+	often := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: askEvery, Multiplier: 1, MaxDelay: askEvery}, MinConnectTimeout: time.Second}
+	conn, err := grpc.NewClient(p.listen, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(often))
+	if err != nil {
+		return nil, fault.Wrap(fault.Failed, err, "cannot call %s", p.listen)
+	}
+	f := &freshness{conn: conn, stub: freshetv1.NewFeatureStoreClient(conn)}
+	for _, a := range accounts {
+		f.keys = append(f.keys, &freshetv1.Key{Values: []*freshetv1.Value{{Kind: &freshetv1.Value_String_{String_: a}}}})
+	}
+	return f, nil
+}
+
+// ask tells whether a row of every partition is answered, by partitions whose last commit is at most so old.
+func (f *freshness) ask(ctx context.Context, age time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	out, err := f.stub.Get(ctx, &freshetv1.GetRequest{Selections: []*freshetv1.Selection{{View: "paid"}}, Keys: f.keys, MaxAgeUs: age.Microseconds()})
+	if err != nil || len(out.Rows) != len(f.keys) {
+		return false
+	}
+	for _, row := range out.Rows {
+		if row.Status != freshetv1.Status_PRESENT {
+			return false
+		}
+	}
+	return true
+}
+
+// within asks until it is so.
+func (f *freshness) within(ctx context.Context, r *run, n *nodeProcess, age time.Duration) error {
+	start := r.Now()
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for !f.ask(ctx, age) {
+		select {
+		case <-tick.C:
+		case <-n.ended:
+			return n.gone()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if r.since(start) > freshWait.Seconds() {
+			what := "answers"
+			if age > 0 {
+				what = fmt.Sprintf("answers with what is at most %s old", age)
+			}
+			return fault.New(fault.Timeout, "a node did not give %s within %s, at %d changes/s", what, freshWait, r.pace)
+		}
+	}
+	return nil
+}
