@@ -80,6 +80,25 @@ func (n *Node) Plan() *assign.Plan {
 	return n.plan
 }
 
+// Pending tells what this node has been given and does not answer for yet; nothing: it is ready.
+func (n *Node) Pending() []string {
+	if n.group == nil {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.plan == nil {
+		return []string{"the group of nodes has not given this one its partitions yet"}
+	}
+	var out []string
+	for _, s := range n.all {
+		if s.want == owner && !s.serving {
+			out = append(out, fmt.Sprintf("partition %s/%d has not caught up: it is at record %d", s.group.Name, s.number, s.position()))
+		}
+	}
+	return out
+}
+
 // join makes the node a member of the group of nodes; Run joins.
 func (n *Node) join() error {
 	m := n.o.Member

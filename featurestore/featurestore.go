@@ -44,7 +44,8 @@ type Server struct {
 	o             Options
 	metrics       *metrics
 	views         map[string]*selected // every view with all its columns
-	subscriptions chan struct{}        // one element per running Subscribe
+	others        others
+	subscriptions chan struct{} // one element per running Subscribe
 }
 
 // New makes a Server.
@@ -96,17 +97,15 @@ func (s *Server) get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.
 	for _, v := range views {
 		out.Columns = append(out.Columns, v.message)
 	}
-	touched := map[*delta.Partition]int{}
+	touched, away := map[*delta.Partition]int{}, away{}
 	for i, k := range in.Keys {
 		key, err := keyOf(views[0].view, k)
 		if err != nil {
 			return nil, status.Errorf(codes.InvalidArgument, "key %d: %s", i+1, err)
 		}
 		p, err := s.o.Node.For(views[0].view, key)
-		if away, ok := errors.AsType[*delta.Elsewhere](err); ok {
-			for range views {
-				out.Rows = append(out.Rows, &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: away.Error()})
-			}
+		if e, ok := errors.AsType[*delta.Elsewhere](err); ok {
+			away.elsewhere(ctx, i, len(views), e, out)
 			continue
 		}
 		if err != nil {
@@ -127,6 +126,9 @@ func (s *Server) get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.
 			}
 			out.Rows = append(out.Rows, row)
 		}
+	}
+	if len(away) > 0 {
+		s.forward(ctx, in, away, len(views), out)
 	}
 	return out, nil
 }

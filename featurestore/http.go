@@ -68,6 +68,9 @@ func (s *Server) HTTP() http.Handler {
 
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	var missing bytes.Buffer
+	for _, what := range s.o.Node.Pending() {
+		fmt.Fprintln(&missing, what)
+	}
 	for _, g := range s.o.Node.Catalog().Groups {
 		for _, p := range s.o.Node.Partitions(g.Name) {
 			if m := p.Meta(); !m.Done {

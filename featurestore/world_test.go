@@ -98,6 +98,17 @@ func must[T any](v T, err error) func(t testing.TB) T {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	w, o := newSource(t)
+	w.node = must(delta.OpenNode(o))(t)
+	w.run()
+	w.serve()
+	w.heartbeat() // the node runs, and its topics are there
+	return w
+}
+
+// newSource is a world without a node yet, and what a node is made with.
+func newSource(t testing.TB) (*world, delta.NodeOptions) {
+	t.Helper()
 	ctx := t.Context()
 	prefix := testkit.Prefix(t)
 	w := &world{t: t, brokers: testkit.Kafka(t), now: start, clock: time.UnixMicro(start).UTC(), ids: map[string]uint32{}, at: position.Position{Epoch: 1, LSN: 0x1000}}
@@ -115,11 +126,7 @@ func newWorld(t testing.TB) *world {
 	must(0, w.topics.Ensure(ctx, specs))(t)
 	w.writer = must(w.topics.NewWriter(ctx, prefix+".capture"))(t)
 	t.Cleanup(w.writer.Close)
-	w.node = must(delta.OpenNode(delta.NodeOptions{Name: prefix, Dir: t.TempDir(), Catalog: catalog, Topics: w.topics, Registry: w.registry}))(t)
-	w.run()
-	w.serve()
-	w.heartbeat() // the node runs, and its topics are there
-	return w
+	return w, delta.NodeOptions{Name: prefix, Dir: t.TempDir(), Catalog: catalog, Topics: w.topics, Registry: w.registry}
 }
 
 // run runs the node until the test ends.

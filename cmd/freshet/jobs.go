@@ -51,11 +51,16 @@ func (s *system) keepSchedules(ctx context.Context) error {
 	}
 }
 
-// logTime is the least log time over all partitions; zero before the first snapshot is whole.
+// logTime is the least log time over all partitions; zero before the first snapshot is whole, and where this
+// node does not have all partitions.
 func (s *system) logTime() time.Time {
 	var least int64
 	for _, g := range s.catalog.Groups {
-		for _, p := range s.node.Partitions(g.Name) {
+		here := s.node.Partitions(g.Name)
+		if len(here) < g.Partitions { // others have the rest, or nobody yet
+			return time.Time{}
+		}
+		for _, p := range here {
 			m := p.Meta()
 			if !m.Done {
 				return time.Time{}

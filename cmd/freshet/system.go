@@ -266,12 +266,7 @@ func (s *system) openNode(context.Context) error {
 	if s.store, err = store.Open(s.cfg.Storage.Hot); err != nil {
 		return fault.Wrap(fault.Usage, err, "storage.hot %q", s.cfg.Storage.Hot)
 	}
-	s.node, err = delta.OpenNode(delta.NodeOptions{
-		Name: s.cfg.Name, Dir: filepath.Join(s.cfg.DataDir, "state"), Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
-		Memory: int64(s.cfg.State.Memory), Retention: time.Duration(s.cfg.Kafka.Retention), Point: crashPoint(),
-		// Pebble cannot go on after this: end, and recover at the next start.
-		Events: delta.Events{Fatal: func(m string) { s.log.Error("state", "error", m); os.Exit(1) }},
-	})
+	s.node, err = delta.OpenNode(s.nodeOptions())
 	if err != nil {
 		return err
 	}
@@ -299,7 +294,8 @@ func (s *system) openListener(ctx context.Context) error {
 	s.listen, s.grpcAddr = l, l.Addr().String()
 	s.onClose(func() { l.Close() }) //nolint:errcheck // the server has closed it by then
 	if s.node != nil {
-		s.lookups = featurestore.New(featurestore.Options{Node: s.node, Name: s.cfg.Name, Topics: s.topics, Registry: s.registry, Metrics: s.metrics})
+		s.lookups = featurestore.New(featurestore.Options{Node: s.node, Name: s.nodeName(), Topics: s.topics, Registry: s.registry, Metrics: s.metrics})
+		s.onClose(s.lookups.Close)
 	}
 	w, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Listen.HTTP)
 	if err != nil {

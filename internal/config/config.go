@@ -5,6 +5,7 @@ package config
 import (
 	"encoding"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -20,16 +21,18 @@ import (
 
 // Config is the configuration of one process.
 type Config struct {
-	Name        string   `yaml:"name"`
-	DataDir     string   `yaml:"data_dir"`
-	Source      Source   `yaml:"source"`
-	Kafka       Kafka    `yaml:"kafka"`
-	NATS        NATS     `yaml:"nats"`
-	Embedded    Embedded `yaml:"embedded"`
-	Storage     Storage  `yaml:"storage"`
-	Listen      Listen   `yaml:"listen"`
-	State       State    `yaml:"state"`
-	Definitions string   `yaml:"definitions"`
+	Name        string    `yaml:"name"`
+	DataDir     string    `yaml:"data_dir"`
+	Source      Source    `yaml:"source"`
+	Kafka       Kafka     `yaml:"kafka"`
+	NATS        NATS      `yaml:"nats"`
+	Embedded    Embedded  `yaml:"embedded"`
+	Storage     Storage   `yaml:"storage"`
+	Listen      Listen    `yaml:"listen"`
+	Advertise   Advertise `yaml:"advertise"`
+	Node        Node      `yaml:"node"`
+	State       State     `yaml:"state"`
+	Definitions string    `yaml:"definitions"`
 }
 
 // Kafka is where the broker is; without brokers it is embedded.
@@ -61,9 +64,25 @@ type Listen struct {
 	HTTP string `yaml:"http"`
 }
 
-// State bounds the state of the node.
+// Advertise says how others reach this process.
+type Advertise struct {
+	GRPC string `yaml:"grpc"` // "": listen.grpc, or the machine's name with its port where that is every address
+}
+
+// Node says who this node is among others.
+type Node struct {
+	ID    string `yaml:"id"`    // lasting; "": the machine's name
+	Host  string `yaml:"host"`  // warm copies are kept on other hosts; "": the node's own
+	Class string `yaml:"class"` // told to others, not used yet
+	// SessionTimeout is how long the other nodes wait for a silent one; 0: 6 seconds.
+	SessionTimeout feature.Duration `yaml:"session_timeout"`
+}
+
+// State bounds the state of the node, and says how it is kept.
 type State struct {
-	Memory Size `yaml:"memory"`
+	Memory             Size             `yaml:"memory"`
+	Standbys           int              `yaml:"standbys"`            // warm copies of each partition on other nodes
+	CheckpointInterval feature.Duration `yaml:"checkpoint_interval"` // 0: a minute
 }
 
 // Size is a number of bytes, written with a unit: 512MiB.
@@ -258,8 +277,28 @@ func (c *Config) defaults(dir string) {
 	if c.State.Memory == 0 {
 		c.State.Memory = 512 << 20
 	}
+	c.identify(os.Hostname)
 	if c.Source.Clock == "commit" {
 		c.Source.Clock = ""
+	}
+}
+
+// identify fills in who this node is and where it is reached; where the machine's name is not known, what
+// needs it stays empty.
+func (c *Config) identify(hostname func() (string, error)) {
+	machine, err := hostname()
+	if err != nil {
+		machine = ""
+	}
+	if c.Node.ID == "" {
+		c.Node.ID = machine
+	}
+	if c.Advertise.GRPC == "" {
+		c.Advertise.GRPC = c.Listen.GRPC
+		host, port, err := net.SplitHostPort(c.Listen.GRPC)
+		if ip := net.ParseIP(host); err == nil && machine != "" && (host == "" || ip.IsUnspecified()) {
+			c.Advertise.GRPC = net.JoinHostPort(machine, port)
+		}
 	}
 }
 
@@ -278,6 +317,9 @@ func (c *Config) validate(file string) error {
 	}
 	if c.Source.Clock != "" && strings.Count(c.Source.Clock, ".") != 2 {
 		return fault.New(fault.Usage, "source.clock is %q", c.Source.Clock).At("%s", file).ToMend("write commit, or schema.table.column")
+	}
+	if c.State.Standbys < 0 {
+		return fault.New(fault.Usage, "state.standbys is %d", c.State.Standbys).At("%s", file).ToMend("state: {standbys: 1}, or leave it out")
 	}
 	return c.Source.validate(file)
 }

@@ -30,6 +30,31 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+func TestWhoANodeIs(t *testing.T) {
+	for _, c := range []struct{ text, id, at string }{
+		{"", "machine", "127.0.0.1:7400"},
+		{"listen: {grpc: ':7500'}\n", "machine", "machine:7500"},
+		{"listen: {grpc: '0.0.0.0:7500'}\nnode: {id: n1}\n", "n1", "machine:7500"},
+		{"listen: {grpc: '0.0.0.0:7500'}\nadvertise: {grpc: 'n1:1'}\nnode: {id: n1, host: rack, class: spot, session_timeout: 10s}\nstate: {standbys: 1, checkpoint_interval: 5s}\n", "n1", "n1:1"},
+	} {
+		got, err := load(t, "name: x\nsource: {postgres: {url: env:U}}\n"+c.text, map[string]string{"U": "postgres://h/d"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := &Config{Listen: got.Listen}
+		if strings.Contains(c.text, "advertise") {
+			again.Advertise = got.Advertise
+		}
+		if strings.Contains(c.text, "node") {
+			again.Node = got.Node
+		}
+		again.identify(func() (string, error) { return "machine", nil })
+		if again.Node.ID != c.id || again.Advertise.GRPC != c.at {
+			t.Errorf("%q: %+v, %+v", c.text, again.Node, again.Advertise)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	src := func(more string) string {
 		return "name: x\nsource:\n  postgres: {url: env:U}\n  " + more + "\n"
@@ -42,6 +67,7 @@ func TestRefusals(t *testing.T) {
 		{base + "listn: {grpc: a}\n", "freshet.yaml:3: unknown key listn\n  to mend: did you mean listen?"},
 		{base + "source: 1\n", "freshet.yaml:3"},
 		{base + "state: {memory: 12}\n", "is not a size"},
+		{base + "state: {standbys: -1}\n", "state.standbys is -1"},
 		{base + "kafka: {retention: 7 days}\n", "is not a time span"},
 		{"name: x\nsource: {postgres: {url: env:NO}}\n", "source.postgres.url: environment variable NO is not set"},
 		{"name: x\nsource: {postgres: {url: 'postgres://a:hush@h/d'}}\n", "a password is written in the configuration"},

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/delta"
+	"github.com/freshet-io/freshet/delta/checkpoint"
+	"github.com/freshet-io/freshet/internal/topic/assign"
+)
+
+// nodeOptions wires the node. A node that runs by itself shares the partitions with others; up has them all.
+func (s *system) nodeOptions() delta.NodeOptions {
+	o := delta.NodeOptions{
+		Name: s.cfg.Name, Dir: filepath.Join(s.cfg.DataDir, "state"), Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
+		Memory: int64(s.cfg.State.Memory), Retention: time.Duration(s.cfg.Kafka.Retention), Point: crashPoint(),
+		Checkpoints: s.store, Every: time.Duration(s.cfg.State.CheckpointInterval), Events: s.nodeEvents(),
+	}
+	if !s.roles.capture {
+		o.Member = &delta.MemberOptions{
+			ID: s.cfg.Node.ID, Address: s.cfg.Advertise.GRPC, Host: s.cfg.Node.Host, Standbys: s.cfg.State.Standbys,
+			Session: time.Duration(s.cfg.Node.SessionTimeout),
+		}
+	}
+	return o
+}
+
+// nodeName is this node's in lags.
+func (s *system) nodeName() string {
+	if s.roles.capture {
+		return s.cfg.Name
+	}
+	return s.cfg.Node.ID
+}
+
+func (s *system) nodeEvents() delta.Events {
+	return delta.Events{
+		// Pebble cannot go on after this: end, and recover at the next start.
+		Fatal: func(m string) { s.log.Error("state", "error", m); os.Exit(1) },
+		Restored: func(group string, partition int, m *checkpoint.Manifest, took time.Duration) {
+			rate := int64(float64(m.Bytes()) / max(took.Seconds(), 1e-3))
+			s.log.Info("restored", "group", group, "partition", partition, "checkpoint", m.Number, "position", m.Position, "bytes", m.Bytes(), "took", took, "bytes_per_second", rate)
+		},
+		Passed: func(group string, partition int, number uint64, err error) {
+			s.log.Error("a checkpoint cannot be used", "group", group, "partition", partition, "checkpoint", number, "error", err)
+		},
+		Checkpointed: func(group string, partition int, up checkpoint.Uploaded, err error) {
+			if err != nil {
+				s.log.Warn("no checkpoint", "group", group, "partition", partition, "error", err)
+				return
+			}
+			s.log.Debug("checkpoint", "group", group, "partition", partition, "checkpoint", up.Number, "bytes", up.Bytes, "uploaded", up.Moved)
+		},
+		Owns: func(group string, partition int, owns bool, replayed int64, took time.Duration) {
+			s.log.Info("partition", "group", group, "partition", partition, "owned", owns, "replayed", replayed, "took", took)
+		},
+		Planned: func(generation int32, _ *assign.Plan) { s.log.Info("plan", "generation", generation) },
+		Trouble: func(err error) { s.log.Warn("node", "error", err) },
+	}
+}
+
+// Nodes tells who owns which partition, and how far those of this node are.
+func (a admin) Nodes(context.Context, *freshetv1.NodesRequest) (*freshetv1.NodesResponse, error) {
+	if err := a.needsNode(); err != nil {
+		return nil, err
+	}
+	out := &freshetv1.NodesResponse{}
+	plan := a.s.node.Plan()
+	for _, g := range a.s.catalog.Groups {
+		here := map[int]*delta.Partition{}
+		for _, p := range a.s.node.Partitions(g.Name) {
+			here[p.Number()] = p
+		}
+		for i := range g.Partitions {
+			lag := &freshetv1.PartitionLag{Group: g.Name, Partition: int32(i), Node: a.s.nodeName()}
+			if plan != nil {
+				lag.Node = plan.Owner(g.Name, i)
+			}
+			if p := here[i]; p != nil {
+				m := p.Meta()
+				lag.Position, lag.LogTime, lag.CommitTime, lag.Resume = m.Position.String(), m.LogTime, m.CommitTime, m.Resume.String()
+			}
+			out.Partitions = append(out.Partitions, lag)
+		}
+	}
+	return out, nil
+}
+
+func nodesCommand() *cobra.Command {
+	c := &cobra.Command{Use: "nodes", Short: "List who owns which partition", Example: "  freshet nodes", Args: cobra.NoArgs}
+	return remote(c, func(ctx context.Context, conn *grpc.ClientConn, _ []string, output string) error {
+		r, err := freshetv1.NewAdminClient(conn).Nodes(ctx, &freshetv1.NodesRequest{})
+		if err != nil {
+			return err
+		}
+		if output == "json" {
+			return json.NewEncoder(os.Stdout).Encode(r)
+		}
+		slices.SortStableFunc(r.Partitions, func(a, b *freshetv1.PartitionLag) int { return cmp.Compare(a.Node, b.Node) })
+		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "NODE\tGROUP\tPARTITION\tPOSITION\tLOG TIME")
+		for _, p := range r.Partitions {
+			node, at := p.Node, "-"
+			if node == "" {
+				node = "(moving)"
+			}
+			var when any = "-"
+			if p.Position != "" {
+				at, when = p.Position, instant(&p.LogTime)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%v\n", node, p.Group, p.Partition, at, when)
+		}
+		return w.Flush()
+	})
+}
