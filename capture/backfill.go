@@ -50,6 +50,13 @@ func (s *session) atBoundary(ctx context.Context, high position.LSN, do func(con
 
 // backfill takes snapshots beside the stream, one after another, as long as the connection lives.
 func (s *session) backfill(ctx context.Context) error {
+	if s.unended {
+		err := s.atBoundary(ctx, 0, func(ctx context.Context, _ *loop) error { return s.initialDone(ctx) })
+		if err != nil {
+			return err
+		}
+		s.unended = false
+	}
 	for {
 		j, err := s.jobs.wait(ctx, func() bool { return !s.shed.Load() })
 		if err != nil {
@@ -147,12 +154,17 @@ func (b *backfill) run(ctx context.Context) (err error) {
 		case b.shed.Load():
 			return nil
 		}
-		if err := b.chunk(ctx, j); err != nil {
+		if err := b.chunk(ctx, j); errors.Is(err, errOver) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 		b.told(b.id)
 	}
 }
+
+// errOver ends a run whose job has failed in the publisher: what it holds is of no use to a later one.
+var errOver = errors.New("the snapshot has failed")
 
 // both joins two conditions in SQL, either of which may be "".
 func both(a, b string) string {
@@ -277,13 +289,19 @@ func (b *backfill) chunk(ctx context.Context, j Job) error {
 	if err != nil {
 		return err
 	}
-	open := false // the window is to be opened anew
+	open, over := false, false // the window is to be opened anew; the job has failed
 	err = b.atBoundary(ctx, batch.High, func(ctx context.Context, l *loop) error {
 		w := l.windows[b.known.raw.FullName()]
+		if over = w.over; over {
+			return nil
+		}
 		ok, err := b.publish(ctx, l, w, j, batch, asked)
-		open = !ok || w.Full()
+		open, over = !ok || w.Full(), w.over
 		return err
 	})
+	if err == nil && over {
+		return errOver
+	}
 	pause := time.NewTicker(windowPause)
 	defer pause.Stop()
 	for err == nil && open {
@@ -330,6 +348,9 @@ func (b *backfill) publish(ctx context.Context, l *loop, w *window, j Job, batch
 		return true, err
 	}
 	l.p.at("capture.chunk-committed")
+	if w.over { // it begins anew, if it does
+		return true, nil
+	}
 	err = b.jobs.change(ctx, b.id, func(j *Job) error {
 		b.advance(j, batch, asked)
 		j.Rows += rows
@@ -376,6 +397,7 @@ type window struct {
 	job string
 	// asked are how many keys at the beginning of the job's Again are being read: they are about to go.
 	asked int
+	over  bool // the job has failed, and nothing is told the window any more
 }
 
 // again makes the keys of rows that must be read again durable, before what makes it necessary is
@@ -383,17 +405,11 @@ type window struct {
 func (l *loop) again(ctx context.Context) error {
 	for _, w := range l.windows {
 		keys := w.TakeAgain()
-		if len(keys) == 0 {
+		if len(keys) == 0 || w.over {
 			continue
 		}
 		err := l.jobs.change(ctx, w.job, func(j *Job) error {
-			all := append([][]byte(nil), j.Again...)
-			for _, k := range keys {
-				if !slices.ContainsFunc(all[w.asked:], func(x []byte) bool { return string(x) == k }) {
-					all = append(all, []byte(k))
-				}
-			}
-			j.Again = all
+			w.over = !j.readAgain(w.asked, keys)
 			return nil
 		})
 		if err != nil {
@@ -401,6 +417,18 @@ func (l *loop) again(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// giveUp fails the snapshot of a window in which a change came that it cannot be told of.
+func (l *loop) giveUp(ctx context.Context, w *window, cause error) error {
+	if w.over {
+		return nil
+	}
+	w.over = true
+	return l.jobs.change(ctx, w.job, func(j *Job) error {
+		j.fail(cause)
+		return nil
+	})
 }
 
 // end writes the end of a snapshot.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/capture/slotguard"
@@ -62,6 +63,31 @@ func (s *session) care(ctx context.Context, conn *pgx.Conn) error {
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	return g.Run(ctx)
+}
+
+// cared takes care of the slot while f works without a stream: it makes the server keep its log from the
+// first row of a snapshot on. As the last resort f is cut off.
+func (s *session) cared(ctx context.Context, f func(context.Context) error) error {
+	conn, err := s.o.Source.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	g, within := errgroup.WithContext(ctx)
+	working, done := context.WithCancel(within)
+	defer done()
+	until := func(err error) error { // the end of f's work is none of theirs
+		if working.Err() != nil && within.Err() == nil {
+			return nil
+		}
+		return err
+	}
+	g.Go(func() error {
+		defer done()
+		return f(within)
+	})
+	g.Go(func() error { return until(s.care(working, conn)) })
+	g.Go(func() error { return until(s.dropped(working, ctx)) })
+	return g.Wait()
 }
 
 // ended asks what became of a transaction of the stream, whose id is of 32 bits: the one nearest to now.

@@ -63,7 +63,7 @@ func (s *session) initial(ctx context.Context, conn *pgx.Conn, h history) (posit
 	if err := s.unfinished(ctx); err != nil {
 		return 0, err
 	}
-	if err := s.copyAll(ctx, snap, export.Name); err != nil {
+	if err := s.cared(ctx, func(ctx context.Context) error { return s.copyAll(ctx, snap, export.Name) }); err != nil {
 		return 0, err
 	}
 	return export.Consistent, s.initialDone(ctx)
@@ -118,6 +118,9 @@ func (s *session) rest() ([]*table, error) {
 // finish makes jobs of what is left of the first snapshot.
 func (s *session) finish(ctx context.Context, rest []*table) error {
 	if len(rest) == 0 {
+		if s.unended = s.p.part; s.unended { // a control may not stand between a transaction's rows
+			return nil
+		}
 		return s.initialDone(ctx)
 	}
 	known := s.jobs.list()

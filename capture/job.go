@@ -60,7 +60,47 @@ type Job struct {
 	LogTime int64 `json:"log_time,omitempty"` // when it was asked for, microseconds
 }
 
-const chunkBits = 16 // chunks of one start
+const (
+	chunkBits = 16 // chunks of one start
+	// againBytes bounds the keys that wait to be read again. All are written whenever some are added.
+	againBytes = 256 << 10
+)
+
+// fail ends the work on a job until somebody resumes it; then it begins at the first row.
+func (j *Job) fail(cause error) {
+	if j.Status == JobRunning || j.Status == JobPaused {
+		j.Status = JobFailed
+	}
+	j.Error = cause.Error()
+	j.Last, j.Again, j.Leaf, j.Block, j.File, j.Ended = nil, nil, "", 0, 0, false
+}
+
+// readAgain adds keys of rows to be read again; the first of those there, asked many, are being read, and
+// are about to go. It gives false if there are too many: then the job has failed.
+func (j *Job) readAgain(asked int, keys []string) bool {
+	have, size := map[string]bool{}, 0
+	for i, k := range j.Again {
+		size += len(k)
+		if i >= asked {
+			have[string(k)] = true
+		}
+	}
+	all := append([][]byte(nil), j.Again...)
+	for _, k := range keys {
+		if !have[k] {
+			have[k] = true
+			size += len(k)
+			all = append(all, []byte(k))
+		}
+	}
+	if size > againBytes {
+		j.fail(fault.New(fault.Failed, "too many rows of %s change their key while it is read, and the log does not have them whole", j.Table).
+			ToMend("ALTER TABLE %s REPLICA IDENTITY FULL, at least until it is read; then: freshet snapshot resume %s", j.Table, j.ID))
+		return false
+	}
+	j.Again = all
+	return true
+}
 
 // number is the next chunk's.
 func (j *Job) number() uint32 { return j.Starts<<chunkBits | j.Chunk }

@@ -102,8 +102,7 @@ func (l *loop) event(ctx context.Context, e *event) error {
 	case evRow:
 		if e.touched != nil {
 			if w := l.windows[e.table.raw.FullName()]; w != nil {
-				e.touched.tell(w.Window, e.xid)
-				if err := l.bound(ctx, w); err != nil {
+				if err := l.touch(ctx, w, e); err != nil {
 					return err
 				}
 			}
@@ -157,6 +156,18 @@ func (l *loop) event(ctx context.Context, e *event) error {
 	case evNothing:
 	}
 	return nil
+}
+
+// touch tells a window of a change.
+func (l *loop) touch(ctx context.Context, w *window, e *event) error {
+	if e.touched.err != nil {
+		return l.giveUp(ctx, w, e.touched.err)
+	}
+	if w.over {
+		return nil
+	}
+	e.touched.tell(w.Window, e.xid)
+	return l.bound(ctx, w)
 }
 
 // tick publishes heartbeats, and asks an idle server how far it is.

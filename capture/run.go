@@ -88,9 +88,11 @@ type session struct {
 	oldest uint32      // in the spool, the last time
 	dead   chan uint32 // transactions that were rolled back, whatever the stream says
 	still  bool        // the server may not be asked to log its running transactions
-	given  error       // why the slot was given up for the server's sake
-	mute   bool        // heartbeats may not be written into the source's log
-	steps  chan *step
+	// unended: all of the first snapshot is read, and its end is to be written at the next boundary.
+	unended bool
+	given   error // why the slot was given up for the server's sake
+	mute    bool  // heartbeats may not be written into the source's log
+	steps   chan *step
 	// whole: the spool was full once, and since then the server keeps transactions until they are
 	// committed, on its own disk.
 	whole bool

@@ -2,6 +2,8 @@ package capture_test
 
 import (
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 
 	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/capture/filter"
+	"github.com/freshet-io/freshet/capture/slotguard"
 	"github.com/freshet-io/freshet/internal/testkit"
 )
 
@@ -257,5 +260,74 @@ func TestRowFilter(t *testing.T) {
 	w.wait(j.ID, capture.JobDone)
 	w.exec(c, "delete from public.items where n % 2 = 1")
 	w.same()
+	w.end()
+}
+
+// TestAKeyThatIsRenamedWhileItsTableIsRead: the snapshot fails, with what to do; the stream goes on.
+func TestAKeyThatIsRenamedWhileItsTableIsRead(t *testing.T) {
+	w := newWorld(t, nil)
+	halted, goOn := make(chan struct{}), make(chan struct{})
+	var armed atomic.Bool
+	w.options = func(o *capture.Options) {
+		o.Point = func(name string) {
+			if name == "capture.chunk-committed" && armed.CompareAndSwap(true, false) {
+				close(halted)
+				<-goOn
+			}
+		}
+	}
+	w.start()
+	w.began()
+	c := w.connect()
+	w.exec(c, "alter table public.items disable trigger audit")
+	w.exec(c, "insert into public.items select i, 'account ' || i % 7, i, 'x' from generate_series(1, 5000) i")
+	armed.Store(true)
+	j, err := w.runner.SnapshotRun(t.Context(), "public.items", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-halted
+	w.exec(c, "alter table public.items rename column id to number")
+	w.exec(c, "update public.items set n = n + 1 where number = 4000")
+	close(goOn)
+	if j = w.wait(j.ID, capture.JobFailed); j.Error == "" { // by the change or by the next chunk, whichever comes first
+		t.Errorf("%+v", j)
+	}
+	if _, err := w.runner.Cut(t.Context(), false); err != nil {
+		t.Error(err)
+	}
+	w.end()
+}
+
+// TestTheSlotIsWatchedDuringTheFirstSnapshot: it makes the server keep its log from then on.
+func TestTheSlotIsWatchedDuringTheFirstSnapshot(t *testing.T) {
+	w := newWorld(t, nil)
+	w.exec(w.connect(), "insert into public.items values (1, 'account 1', 1, 'x')")
+	var measured atomic.Bool
+	w.options = func(o *capture.Options) {
+		o.GuardEvery = 20 * time.Millisecond
+		known := make(chan struct{})
+		var once sync.Once
+		o.Events.Guard = func(r slotguard.Report) {
+			if r.State.Last.Exists {
+				once.Do(func() { close(known) })
+			}
+		}
+		o.Point = func(name string) {
+			if name != "capture.chunk-committed" {
+				return
+			}
+			select {
+			case <-known:
+				measured.Store(true)
+			case <-t.Context().Done():
+			}
+		}
+	}
+	w.start()
+	w.began()
+	if !measured.Load() {
+		t.Error("the slot was not measured before the snapshot was whole")
+	}
 	w.end()
 }

@@ -157,7 +157,7 @@ func (d *decoder) row(m *pgwire.Message) (event, error) {
 	if k, ok := d.watch.of(t.raw.FullName()); ok {
 		var err error
 		if e.touched, err = touch(k, t, m, len(ch.Unchanged) > 0); err != nil {
-			return event{}, err
+			e.touched = &touched{err: err} // the snapshot fails, and the stream goes on
 		}
 	}
 	if ch := e.change; t.clock >= 0 && ch.After != nil && ch.After[t.clock].Kind == feature.Timestamp {

@@ -49,6 +49,7 @@ func (w *watch) of(table string) (initial.Key, bool) {
 type touched struct {
 	before, after []byte // nil: there was, or is, no row
 	partial       bool   // a value is unchanged and neither image has it
+	err           error  // why it has no key: the table has another one since
 }
 
 // touch takes the keys off a message. The image's columns may stand in another order than the key's
@@ -88,8 +89,8 @@ func touch(k initial.Key, t *table, m *pgwire.Message, unchanged bool) (*touched
 }
 
 func shapeOf(k initial.Key, err error) error {
-	return fault.Wrap(fault.Failed, err, "a snapshot of %s is being taken, and a change has no primary key", k.Table.FullName()).
-		ToMend("cancel the snapshot, and take it again: freshet snapshot cancel …")
+	return fault.Wrap(fault.Failed, err, "while %s was read, a change came without the primary key that it was read by", k.Table.FullName()).
+		ToMend("freshet snapshot resume …: it begins at the first row, once capture was started again if the key has other columns now")
 }
 
 // tell tells a window of a change that is published.

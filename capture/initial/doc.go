@@ -7,7 +7,7 @@
 // [Plan] cuts tables into ranges of blocks, a [Copier] reads them by several connections that have
 // adopted the snapshot and delivers them in order. Every row is as of the consistent point, so all of
 // them are published before the stream's first commit, and nothing else needs to be known. After each
-// chunk the publisher makes [State.Published] durable with the rows. Chunks of one plan have the same
+// chunk the publisher makes durable how far it is, with the rows. Chunks of one plan have the same
 // rows however often they are read, as long as the snapshot is held.
 //
 // # Between watermarks
@@ -40,29 +40,29 @@
 //
 // # What the publisher does
 //
-//  1. At the beginning, and after every takeover: [State.Takeover], durable before anything else is
-//     published; a new [Window]; from now on every published change of the table is told to it, in the
+//  1. At the beginning, and after every takeover: chunk numbers that were never used, durable before
+//     anything else is published; a new [Window]; from now on every published change of the table is told to it, in the
 //     order of publication: Touch, Move for an update that changes the key, Truncate. An image
-//     that the old one completes is whole. Where the state says the table is read, [Window.Covered]
+//     that the old one completes is whole. Where the table is known to be read, [Window.Covered]
 //     with the keys it still has to read again.
 //  2. [Fence], beside the stream, which goes on. For a table that is new to the publication, after it
 //     was added there.
-//  3. By another connection: [Reader.Next] after the state's Last; or, for a table begun by blocks
-//     whose images are all whole ([WholeImages]), [Reader.Blocks] over what [Rest] gives of a fresh
+//  3. By another connection: [Reader.Next] after the last key read; or, for a table begun by blocks
+//     whose images are all whole ([WholeImages]), [Reader.Blocks] over what is left of a fresh
 //     [Plan]; or [Reader.Again]. One batch at a time is enough: the next is read while this one waits.
 //  4. When every commit below the batch's High is published and no half of another (at a Begin whose LSN
 //     is not below High; or a keepalive, which is to be asked for if nothing comes): [Batch.Publish].
 //     If it gives false, back to 3. It may also wait at High for a batch that is not read yet; then next
 //     to nothing is overtaken.
-//  5. In the Kafka transaction that holds the rows: [State.Published], with the keys of
-//     [Window.TakeAgain]. When the table is read to its end, [Window.Covered]. In every other
-//     transaction with changes of the table: [State.AddAgain] with the keys of TakeAgain.
+//  5. Once the Kafka transaction that holds the rows is committed: how far it is, durable. When the table is
+//     read to its end, [Window.Covered]. Before the commit of any transaction with changes of the table:
+//     the keys of [Window.TakeAgain], durable.
 //  6. If [Window.Full]: [Current], [Window.Open] with it; if it is still full, wait and do it again.
 //     It may be done in the middle of a transaction.
-//  7. When [State.Next] gives nil: the control record that ends the snapshot, if it has one.
+//  7. When all is read, and nothing is left to be read again: the control record that ends the snapshot, if it has one.
 //
-// A kill at any point leaves a state and exactly the rows and changes that it tells of. What was read
-// and not published is read again. A chunk that was written in a Kafka transaction which was aborted
+// A kill at any point leaves the rows and changes that are noted, or one chunk more, which is read again
+// and replaces itself. What was read and not published is read again. A chunk that was written in a Kafka transaction which was aborted
 // may have been read by those who do not wait for commits; it was right at its place in the log, and
 // what is read again has a number of its own, so that it is not taken for the same.
 //
@@ -78,6 +78,4 @@
 // A row's key is, for each column of the primary key in the index's order:
 //
 //	length, uvarint | value as PostgreSQL's text
-//
-// The state is JSON, version 1: see [State].
 package initial

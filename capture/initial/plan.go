@@ -199,7 +199,7 @@ func cut(out []Chunk, t *feature.Table, l sized, block, step int64) []Chunk {
 }
 
 // After tells where the table of chunk i goes on after it: at which leaf and block, or that it is at
-// its end. It is what a [Piece] says of it.
+// its end.
 func After(chunks []Chunk, i int) (leaf *Leaf, block uint32, end bool) {
 	if i+1 == len(chunks) || chunks[i+1].Table.FullName() != chunks[i].Table.FullName() {
 		return nil, 0, true
