@@ -32,7 +32,7 @@ type entity struct {
 	unserved bool
 	rebuild  bool // the lifetime tile has lost what only its rows can tell
 
-	newest feature.Value // of rows: newest event time; if stale, not older than it
+	newest feature.Value // newest event time; if stale, not older than it
 	stale  bool
 	index  map[string][]byte // of rows: what the batch writes under 02, by order; nil: deleted
 
@@ -144,9 +144,12 @@ func (f *fold) load(e *entity) error {
 		return fmt.Errorf("%w", err)
 	}
 	e.known, e.timer, e.unserved = b != nil, e.row.wake, len(b) > 1 && b[1]&unservedFlag != 0
-	e.newest, e.stale = e.row.EventTime, e.unserved
-	if e.stale {
+	// Rows have an index to find it in; events are never left unserved.
+	if e.newest, e.stale = e.row.EventTime, e.unserved && !v.Events; e.stale {
 		e.newest = feature.Value{Kind: feature.Timestamp, I: math.MaxInt64}
+	}
+	if life == nil {
+		e.newest, e.stale = feature.Value{}, false
 	}
 	if e.spans == nil {
 		e.spans = make([]span, len(v.levels)-1)

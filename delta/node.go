@@ -26,8 +26,10 @@ type NodeOptions struct {
 	Catalog  *feature.Catalog
 	Topics   *topic.Client
 	Registry *topic.Registry
-	Memory   int64         // block cache of all partitions, bytes; 0 means 64 MiB
-	Sync     time.Duration // between syncs of the state; 0 means one second
+	// Memory is for the block cache of all partitions and for what they hold beside their stores, half of
+	// it each, in bytes; 0 means 128 MiB.
+	Memory int64
+	Sync   time.Duration // between syncs of the state; 0 means one second
 	// Retention of the delta topics; 0 keeps them for ever.
 	Retention time.Duration
 	// Checkpoints is where copies of the state are kept; nil: nowhere.
@@ -67,11 +69,12 @@ type Events struct {
 
 // Node folds the changes of partitions. Of those it owns it publishes the deltas and answers for the rows.
 type Node struct {
-	o     NodeOptions
-	cache *state.Cache
-	slots map[string][]*slot
-	all   []*slot
-	group *topic.Member // nil: alone
+	o      NodeOptions
+	cache  *state.Cache
+	memory *Memory
+	slots  map[string][]*slot
+	all    []*slot
+	group  *topic.Member // nil: alone
 
 	mu        sync.Mutex
 	plan      *assign.Plan
@@ -85,7 +88,7 @@ type Node struct {
 // from checkpoints what is not there; else Run opens what it is given.
 func OpenNode(o NodeOptions) (*Node, error) {
 	if o.Memory == 0 {
-		o.Memory = 64 << 20
+		o.Memory = 128 << 20
 	}
 	if o.Sync == 0 {
 		o.Sync = time.Second
@@ -97,7 +100,7 @@ func OpenNode(o NodeOptions) (*Node, error) {
 		o.Now = time.Now //nolint:forbidigo // leases and rates; in no value
 	}
 	n := &Node{
-		o: o, cache: state.NewCache(o.Memory), slots: map[string][]*slot{}, changed: make(chan struct{}),
+		o: o, cache: state.NewCache(o.Memory / 2), memory: NewMemory(o.Memory / 2), slots: map[string][]*slot{}, changed: make(chan struct{}),
 		published: map[outboxID]uint64{}, moved: make(chan struct{}),
 	}
 	for _, g := range o.Catalog.Groups {

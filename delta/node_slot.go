@@ -118,7 +118,7 @@ func (s *slot) openState() (*Partition, error) {
 	o := &s.n.o
 	return OpenPartition(PartitionOptions{
 		Catalog: o.Catalog, Group: s.group.Name, Partition: s.number, Dir: s.dir(),
-		State: state.Options{Cache: s.n.cache, MemTable: 2 << 20, Fatal: o.Events.Fatal}, Schemas: o.Registry, Point: o.Point,
+		State: state.Options{Cache: s.n.cache, MemTable: 2 << 20, Fatal: o.Events.Fatal}, Schemas: o.Registry, Memory: s.n.memory, Point: o.Point,
 	})
 }
 

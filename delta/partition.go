@@ -103,6 +103,7 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 			p.dims[j.Table.FullName()] = j.Table
 		}
 	}
+	o.State.Apart = []byte{spaceOutbox}
 	store, err := state.Open(o.Dir, o.State)
 	if err != nil {
 		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, err)

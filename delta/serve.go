@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/freshet-io/freshet/delta/aggregate"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/position"
@@ -133,10 +132,7 @@ func (f *fold) compute(e *entity, now int64) (*Served, error) {
 	if e.life.Rows == 0 {
 		return s, nil
 	}
-	if s.EventTime = e.newest; v.Events {
-		s.EventTime, _ = e.life.Result(v.levels[0].ops, aggregate.Read{Agg: feature.Max, At: v.newest}, now)
-	}
-	s.Status = Present
+	s.EventTime, s.Status = e.newest, Present
 	if ttl := v.ttl(); ttl > 0 && !s.EventTime.IsNull() && s.EventTime.I != feature.Infinity {
 		if s.EventTime.I < now-ttl {
 			s.Status = Expired

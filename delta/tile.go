@@ -69,12 +69,11 @@ func (f *fold) put(v *view, c *contribution) (*entity, error) {
 			return nil, err
 		}
 	}
-	if v.Events {
-		return e, nil
-	}
-	f.indexRow(e, f.place, encodeInputs(c.inputs))
 	if e.newest.IsNull() || (!c.time.IsNull() && c.time.I >= e.newest.I) {
 		e.newest, e.stale = c.time, false
+	}
+	if !v.Events {
+		f.indexRow(e, f.place, encodeInputs(c.inputs))
 	}
 	return e, nil
 }

@@ -26,7 +26,6 @@ type view struct {
 	// joinDecides tells that where reads a dimension: then a row may have become one of the view, or
 	// none, by a join alone.
 	joinDecides bool
-	newest      int // of events: the accumulator of the newest event time in the lifetime tiles
 
 	// Of the fold: see prepare.
 	cached    map[string]*entity
@@ -100,9 +99,6 @@ func compile(fv *feature.View) (*view, error) {
 	for i := range fv.Features {
 		v.addFeature(&fv.Features[i])
 	}
-	if fv.Events {
-		v.addNewest()
-	}
 	if err := v.compileInputs(need); err != nil {
 		return nil, err
 	}
@@ -136,18 +132,6 @@ func checkNamed(v *feature.View) error {
 		}
 	}
 	return nil
-}
-
-// addNewest has the newest event time kept in the lifetime tile: of events there are no rows to look
-// it up in.
-func (v *view) addNewest() {
-	at := v.input(feature.Ref{Join: -1, Column: v.EventTime}, false, "")
-	op := aggregate.OpOf(&feature.Feature{Agg: feature.Max, OfType: feature.Type{Kind: feature.Timestamp}}, at, 0, false)
-	life := &v.levels[0]
-	if v.newest = slices.Index(life.ops, op); v.newest < 0 {
-		v.newest = len(life.ops)
-		life.ops = append(life.ops, op)
-	}
 }
 
 func (v *view) addFeature(f *feature.Feature) {

@@ -22,6 +22,9 @@ type Options struct {
 	FS    vfs.FS // nil: the disk
 	// MemTable is the size of one memory table in bytes; 0 means 4 MiB.
 	MemTable uint64
+	// Apart are first bytes of keys whose files hold no other keys: what only grows at its end is then not
+	// written again when what lies before it is compacted.
+	Apart []byte
 	// Fatal is called when the store cannot go on (its manifest could not be written): the process
 	// must end and restart. nil panics.
 	Fatal func(msg string)
@@ -67,6 +70,7 @@ func Open(dir string, o Options) (*Store, error) {
 		L0CompactionThreshold:      4,
 		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 	}
+	po.Experimental.SpanPolicyFunc = spans(o.Apart)
 	// Most of what is looked up and not cached is new, and in no file.
 	po.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
 	if o.Cache != nil {
@@ -82,6 +86,24 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("opening state %s: %w", dir, err)
 	}
 	return &Store{db: db}, nil
+}
+
+// spans cuts files before and after the keys that begin with one of apart.
+func spans(apart []byte) pebble.SpanPolicyFunc {
+	return func(start []byte) (policy pebble.SpanPolicy, end []byte, err error) {
+		if len(start) == 0 {
+			return policy, nil, nil
+		}
+		for _, b := range apart {
+			if start[0] == b {
+				return policy, []byte{b + 1}, nil
+			}
+			if start[0] < b && (end == nil || b < end[0]) {
+				end = []byte{b}
+			}
+		}
+		return policy, end, nil
+	}
 }
 
 // Close syncs and closes the store.
