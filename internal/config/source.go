@@ -188,8 +188,8 @@ func (p *Postgres) slots(doc strict.Document) error {
 			return fault.New(fault.Usage, "slot is not set").At("%s", x.At).ToMend("{slot: freshet_%d, groups: […]}", i+1)
 		}
 		x.Publication = cmp.Or(x.Publication, x.Slot)
-		if i > 0 && len(x.Groups)+len(x.Tables) == 0 {
-			return fault.New(fault.Usage, "slot %s reads nothing: the first slot reads what no other names", x.Slot).At("%s", x.At).ToMend("name its groups: [GROUP], or take it out")
+		if i > 0 && len(x.Groups) == 0 { // in whose topics its place in the log would be kept
+			return fault.New(fault.Usage, "slot %s reads no group: the first slot reads what no other names", x.Slot).At("%s", x.At).ToMend("name its groups: [GROUP], or take it out")
 		}
 		once := func(seen map[string]string, kind, name string) error {
 			if other, ok := seen[name]; ok {

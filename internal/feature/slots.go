@@ -57,6 +57,11 @@ func Split(d *Definitions, more []string, parts []SlotPart) ([]SlotPart, error) 
 			}
 		}
 	}
+	for _, p := range out {
+		if len(p.Tables) == 0 && len(out) > 1 { // a slot's place in the log is kept in the topics of its groups
+			return nil, fault.New(fault.Usage, "slot %s reads no group that a view uses", p.Slot).At("%s", p.At).ToMend("leave it one, or take it out")
+		}
+	}
 	for _, t := range more {
 		if by[t] == nil {
 			out[of[t]].Tables = append(out[of[t]].Tables, t)

@@ -50,6 +50,7 @@ func TestSplitRefuses(t *testing.T) {
 		wants []string
 	}{
 		{sliced(), SlotPart{Groups: []string{"air"}}, []string{`freshet.yaml:7: slot two names group "air", which is not defined`, "defined are: plane, airport, carrier"}},
+		{sliced(), SlotPart{Groups: []string{"airport", "plane", "carrier"}}, []string{"freshet.yaml:6: slot one reads no group that a view uses"}},
 		{sliced(), SlotPart{Tables: []string{"public.flights"}}, []string{`slot two names table "public.flights"`, "under groups"}},
 		{shared, SlotPart{Groups: []string{"airport"}}, []string{"defs.yaml:10: table public.planes is needed by group plane, which slot one reads (view a), and by group airport, which slot two reads (view b)",
 			"name airport under the slot of plane, at freshet.yaml:6"}},
