@@ -614,6 +614,9 @@ func whileManyWrite(t *testing.T, identity string, byFile bool) *life {
 	l.durable = &durable{rows: map[string][][]byte{}, again: map[string]bool{}, confirmed: export.Consistent}
 	for life := 0; !l.done || len(l.again) > 0; life++ {
 		messages, most := 0, 100+random.IntN(900)
+		if life == 0 { // so that there is a second one, however fast all is read
+			most = 100
+		}
 		if len(l.cuts) == 0 { // one that waits has locked the table
 			l.cut()
 		}

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/testkit"
@@ -273,6 +274,49 @@ func TestStreamOverAUnixSocket(t *testing.T) {
 	})
 	if rows != 1 {
 		t.Errorf("%d rows came", rows)
+	}
+}
+
+// slowly is a connection whose writes seem to take long, as on a busy machine: pgconn reads in the background then.
+type slowly struct{ net.Conn }
+
+func (c slowly) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	<-time.After(50 * time.Millisecond) //nolint:forbidigo // longer than pgconn's patience
+	return n, err //nolint:wrapcheck // as it is
+}
+
+// TestAStreamHasItsConnectionAlone: nobody else reads what it begins with.
+func TestAStreamHasItsConnectionAlone(t *testing.T) {
+	v := serve(t, nil, "create table a (id int primary key)")
+	cfg, err := v.s.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.RuntimeParams["replication"] = "database"
+	dial := cfg.DialFunc
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		return slowly{c}, err
+	}
+	c, err := pgconn.ConnectConfig(t.Context(), &cfg.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := v.s.streamOn(t.Context(), c, 0, StartOptions{Streaming: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	v.exec("insert into a values (1)")
+	for rows := 0; rows == 0; {
+		m, err := st.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Kind == Insert {
+			rows++
+		}
 	}
 }
 

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/position"
@@ -59,6 +61,10 @@ func (s Source) Stream(ctx context.Context, from position.LSN, o StartOptions) (
 	if err != nil {
 		return nil, err
 	}
+	return s.streamOn(ctx, c, from, o)
+}
+
+func (s Source) streamOn(ctx context.Context, c *pgconn.PgConn, from position.LSN, o StartOptions) (*Stream, error) {
 	version := major(c.ParameterStatus("server_version"))
 	h, err := c.Hijack()
 	if err != nil {
@@ -71,7 +77,11 @@ func (s Source) Stream(ctx context.Context, from position.LSN, o StartOptions) (
 	}
 	st.stop = context.AfterFunc(ctx, func() { _ = h.Conn.Close() })
 	// The query is sent by ourselves, as pgconn's reader could read on into the stream.
-	if err := st.start(s.startSQL(from, version, o)); err != nil {
+	err = alone(h)
+	if err == nil {
+		err = st.start(s.startSQL(from, version, o))
+	}
+	if err != nil {
 		st.Close()
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -80,6 +90,23 @@ func (s Source) Stream(ctx context.Context, from position.LSN, o StartOptions) (
 	}
 	begin(h.Conn)
 	return st, nil
+}
+
+// alone waits until nobody else reads from a connection. When a write seems to take long pgconn reads in the
+// background, and on a busy machine still does when the connection is ready: it would take what the stream begins
+// with. A deadline that has passed ends that, and only a read through the frontend waits for its end.
+func alone(h *pgconn.HijackedConn) error {
+	err := h.Conn.SetReadDeadline(time.Unix(1, 0))
+	for err == nil {
+		_, err = h.Frontend.Receive() // a notice, if anything
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = h.Conn.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		return fault.Wrap(fault.Unreachable, err, "the replication connection broke")
+	}
+	return nil
 }
 
 // major gives the first number of server_version: 17 of "17.11 (Debian …)" and of "17beta1".
