@@ -125,6 +125,49 @@ func (op *Op) Invertible() bool {
 // Rebuilds tells whether taking a row back may ask for the tile to be rebuilt from its rows.
 func (op *Op) Rebuilds() bool { return !op.Invertible() && !op.Ignore }
 
+// Certain tells whether a row can always be added: only sums of decimals refuse what is no number.
+func (op *Op) Certain() bool {
+	switch op.Agg {
+	case feature.Sum, feature.VarSamp:
+		return op.Type.Kind != feature.Decimal
+	case feature.SumBy:
+		return op.OfType.Kind != feature.Decimal
+	default:
+		return true
+	}
+}
+
+// The bytes that accumulators have in memory, about.
+const (
+	accSize   = 64
+	entrySize = 112 // with a key of a few bytes; strings that are values come on top
+)
+
+// Size is how many bytes an accumulator has in memory, about and at most, without what strings and long
+// keys take.
+func (op *Op) Size() int {
+	switch {
+	case op.Agg == feature.SumBy:
+		return accSize + op.Keep*(entrySize+2*accSize)
+	case op.ordered():
+		return accSize + op.Keep*entrySize
+	case op.Agg == feature.Sum && op.Type.Kind == feature.Double:
+		return accSize + 128
+	case op.Agg == feature.VarSamp:
+		return accSize + 256
+	case op.Agg == feature.DecayedSum:
+		return accSize + 256
+	case op.Agg == feature.ApproxDistinct:
+		return accSize + registers
+	case op.Agg == feature.ApproxPercentile:
+		return accSize + 8*4*ranksK
+	case op.Agg == feature.ApproxTopK:
+		return accSize + op.counters()*entrySize
+	default:
+		return accSize
+	}
+}
+
 // state is what an accumulator holds beside its count. All states of one op are of one type.
 type state interface {
 	add(op *Op, v feature.Value, r Row) error

@@ -487,11 +487,16 @@ func (w *world) of(tile int) (out []modelRow) {
 	return out
 }
 
+// step does one. For some steps more is added than taken back, then less, and so on.
 func (w *world) step(n int) {
 	i := w.r.IntN(len(w.tiles))
 	tile := w.tiles[i]
+	adds := 8
+	if n/20%2 == 1 {
+		adds = 3
+	}
 	switch k := w.r.IntN(10); {
-	case k < 5:
+	case k < adds:
 		row := drawModelRow(w.r, n, i)
 		w.rows[i][n] = row
 		if err := tile.Add(w.ops, row.Row); err != nil {
@@ -504,20 +509,9 @@ func (w *world) step(n int) {
 		}
 		sort.Ints(ids)
 		id := ids[w.r.IntN(len(ids))]
-		ok, err := tile.Retract(w.ops, w.rows[i][id].Row)
-		if err != nil {
-			w.t.Fatal(err)
-		}
+		row := w.rows[i][id].Row
 		delete(w.rows[i], id)
-		if !ok {
-			w.rebuilds++
-			tile.Reset(w.ops)
-			for _, row := range w.of(i) {
-				if err := tile.Add(w.ops, row.Row); err != nil {
-					w.t.Fatal(err)
-				}
-			}
-		}
+		w.retract(tile, row, w.of(i))
 	default:
 		b := tile.Append(nil, w.ops)
 		into := w.tiles[w.r.IntN(len(w.tiles))] // memory of another, or its own
@@ -556,6 +550,10 @@ func (w *world) history(tiles, steps int) {
 	}
 	for n := range steps {
 		w.step(n)
+		if n%12 == 0 {
+			i := w.r.IntN(tiles)
+			w.check("tile", w.tiles[i], w.of(i))
+		}
 	}
 	total, all := New(w.ops), []modelRow(nil)
 	for i, tile := range w.tiles {
@@ -578,11 +576,57 @@ func (w *world) history(tiles, steps int) {
 		w.t.Fatal(err)
 	}
 	w.check("copy", copied, all)
+	w.shrink(total, all)
+}
+
+// retract takes a row back. An op that must be rebuilt is, from the rows left, by itself: so that the
+// others go on with what they have.
+func (w *world) retract(tile *Tile, row Row, left []modelRow) {
+	for j := range w.ops {
+		op := w.ops[j : j+1]
+		one := &Tile{Rows: tile.Rows, Accs: tile.Accs[j : j+1]}
+		ok, err := one.Retract(op, row)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if ok {
+			continue
+		}
+		w.rebuilds++
+		one.Reset(op)
+		for _, l := range left {
+			if err := one.Add(op, l.Row); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+	tile.Rows--
+}
+
+// shrink takes rows back from a tile that was merged, and adds others, as long as it need not be rebuilt.
+func (w *world) shrink(tile *Tile, rows []modelRow) {
+	for n := range len(rows) {
+		if n%3 == 2 {
+			row := drawModelRow(w.r, 1000+n, n%len(w.tiles))
+			rows = append(rows, row)
+			if err := tile.Add(w.ops, row.Row); err != nil {
+				w.t.Fatal(err)
+			}
+			continue
+		}
+		i := w.r.IntN(len(rows))
+		row := rows[i]
+		rows = slices.Delete(rows, i, i+1)
+		w.retract(tile, row.Row, rows)
+		if n%4 == 0 {
+			w.check("shrunk", tile, rows)
+		}
+	}
 }
 
 // histories is how many random histories tests run; a long run sets HISTORIES.
 func histories(t *testing.T) int {
-	n := 100
+	n := 40
 	if s := os.Getenv("HISTORIES"); s != "" {
 		var err error
 		if n, err = strconv.Atoi(s); err != nil {
@@ -599,7 +643,7 @@ func TestRandomHistoriesEqualTheModel(t *testing.T) {
 		w := &world{t: t, r: testkit.Seed(t), features: modelFeatures()}
 		w.ops, w.reads = plan(w.features, retracts)
 		for range histories(t) {
-			w.history(1+w.r.IntN(3), w.r.IntN(60))
+			w.history(1+w.r.IntN(3), w.r.IntN(120))
 		}
 		t.Logf("%d ops, %d rebuilds", len(w.ops), w.rebuilds)
 	}

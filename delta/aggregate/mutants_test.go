@@ -66,7 +66,7 @@ func TestMutantsAreFound(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-overlay", file, "-run", "Random|Retraction", ".")
-		cmd.Env = append(os.Environ(), "MUTANTS=", "HISTORIES=300")
+		cmd.Env = append(os.Environ(), "MUTANTS=", "HISTORIES=60")
 		out, err := cmd.CombinedOutput()
 		switch {
 		case err == nil:

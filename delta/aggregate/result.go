@@ -227,7 +227,7 @@ func (s *support) rest(op *Op, left []entry) (v feature.Value, overflow bool) {
 	_ = sum.mergeFrom(op, &s.other) // sums that were added before are numbers
 	for i := range left {
 		rows += left[i].rows
-		_ = sum.mergeFrom(op, &left[i].sum)
+		_ = sum.mergeFrom(op, left[i].sum)
 	}
 	switch {
 	case op.Agg == feature.CountBy:

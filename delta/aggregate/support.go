@@ -26,7 +26,7 @@ type entry struct {
 	value feature.Value
 	order []byte // first and last: the row's; never changed
 	rows  uint64
-	sum   Acc // SumBy
+	sum   *Acc // SumBy
 }
 
 // byRow tells that entries are rows in their order and not values.
@@ -113,6 +113,9 @@ func (s *support) add(op *Op, v feature.Value, r Row) error {
 		return s.other.addTo(op, r)
 	}
 	e.order = bytes.Clone(e.order)
+	if op.Agg == feature.SumBy {
+		e.sum = &Acc{}
+	}
 	if err := e.sum.addTo(op, r); err != nil {
 		return err
 	}
@@ -127,7 +130,7 @@ func (s *support) trim(op *Op) error {
 		last := &s.entries[len(s.entries)-1]
 		s.kept -= last.rows
 		s.beyond += last.rows
-		if err := s.other.mergeFrom(op, &last.sum); err != nil {
+		if err := s.other.mergeFrom(op, last.sum); err != nil {
 			return err
 		}
 		*last = entry{}
@@ -197,7 +200,10 @@ func (s *support) merge(op *Op, o state) error {
 			}
 			from := &b.entries[j]
 			e.value, e.order, e.rows = from.value, from.order, e.rows+from.rows
-			if err := e.sum.mergeFrom(op, &from.sum); err != nil {
+			if e.sum == nil && op.Agg == feature.SumBy {
+				e.sum = &Acc{}
+			}
+			if err := e.sum.mergeFrom(op, from.sum); err != nil {
 				return err
 			}
 			j++
@@ -208,7 +214,7 @@ func (s *support) merge(op *Op, o state) error {
 		}
 		s.kept -= e.rows
 		s.beyond += e.rows
-		if err := s.other.mergeFrom(op, &e.sum); err != nil {
+		if err := s.other.mergeFrom(op, e.sum); err != nil {
 			return err
 		}
 	}
@@ -322,6 +328,7 @@ func (e *entry) decode(op *Op, b []byte) ([]byte, error) {
 		return b, nil
 	}
 	inner := op.summand()
+	e.sum = &Acc{}
 	return e.sum.decode(&inner, b)
 }
 
