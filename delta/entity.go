@@ -84,7 +84,8 @@ func (v *view) prepare() {
 			held := op.Agg == feature.Min || op.Agg == feature.Max || op.Agg == feature.First || op.Agg == feature.Last
 			l.invertible = l.invertible && op.Invertible()
 			l.steady = l.steady && (held && op.K == 1 || op.Invertible())
-			v.certain = v.certain && (held || op.Input < 0 || op.Agg == feature.Count || op.Agg == feature.Sum && op.Type.Kind == feature.Int64)
+			v.certain = v.certain && op.Certain()
+			l.weight += max(accSize, op.Size())
 		}
 	}
 	for _, p := range v.plan {
@@ -108,7 +109,7 @@ func (f *fold) entity(v *view, id []byte) (*entity, error) {
 		e.key, rest = append(e.key, k), more
 	}
 	f.cache.add(e)
-	f.resize(e, entitySize+2*len(id)+len(v.names)*48+len(v.levels[0].ops)*accSize)
+	f.resize(e, entitySize+2*len(id)+len(v.names)*48+v.levels[0].weight)
 	return e, nil
 }
 
@@ -172,7 +173,7 @@ func (f *fold) loadSpan(e *entity, i int) error {
 		s.totals[j].Reset(l.ops)
 	}
 	s.bounds(l, f.meta.LogTime)
-	f.resize(e, n*(len(l.ops)*accSize+16))
+	f.resize(e, n*(l.weight+16))
 	s.low = s.froms[n-1]
 	if e.view.Events {
 		s.low = math.MinInt64 // what left the windows may be there and is to go
@@ -190,7 +191,7 @@ func (f *fold) loadSpan(e *entity, i int) error {
 		if !l.invertible {
 			r.tile = aggregate.New(l.ops)
 			t = r.tile
-			f.resize(e, len(l.ops)*accSize)
+			f.resize(e, l.weight)
 		}
 		f.resize(e, refSize)
 		s.refs = append(s.refs, r)
@@ -251,7 +252,7 @@ func (f *fold) at(e *entity, i int, start int64) (*ref, error) {
 			r.tile = l.spare()
 		}
 		s.refs = slices.Insert(s.refs, at, r)
-		f.resize(e, refSize+len(l.ops)*accSize)
+		f.resize(e, refSize+l.weight)
 	}
 	r := &s.refs[at]
 	return r, f.body(e, l, r)
@@ -267,7 +268,7 @@ func (f *fold) body(e *entity, l *level, r *ref) error {
 		return err
 	}
 	r.tile = l.spare()
-	f.resize(e, len(l.ops)*accSize)
+	f.resize(e, l.weight)
 	if err := r.tile.DecodeFrom(l.ops, b); err != nil {
 		return fmt.Errorf("%w", err)
 	}
@@ -297,7 +298,7 @@ func (f *fold) dropBody(e *entity, l *level, r *ref) {
 		l.free = append(l.free, r.tile)
 	}
 	r.tile = nil
-	f.resize(e, -len(l.ops)*accSize)
+	f.resize(e, -l.weight)
 }
 
 // change notes that an entity is to be written.

@@ -53,6 +53,7 @@ type level struct {
 	ops     []aggregate.Op
 	windows []int64 // microseconds, ascending; 0: the tile of now alone, which is a tumbling window
 	sums    []int   // outputs that are sums of decimals
+	weight  int     // bytes of one tile in memory, about
 	decays  bool    // an output changes with each hop, as long as its window has rows
 
 	steady     bool // adding rows to a total gives what merging their tiles does
