@@ -156,8 +156,9 @@ func (f *fold) flush() error {
 func (f *fold) publishMeta() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.Partition.meta = f.meta.clone()
-	f.stopped.Store(&f.Partition.meta.Stopped)
+	shown := f.meta.clone()
+	f.Partition.meta = shown
+	f.stopped.Store(&shown.Stopped) // not of Partition.meta, which is written to while lookups read
 	f.hand.add(&f.out, f.o.Memory)
 	if f.cut != "" && f.cuts != nil {
 		f.keepCut(f.cut)

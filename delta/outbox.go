@@ -168,7 +168,8 @@ func (h *handOver) drop(m *Memory) {
 	clear(h.views)
 }
 
-// take gives the records of a view from after+1 on, or none when they are not there.
+// take gives the records of a view from after+1 on, or none when they are not there. They are there until
+// the publisher calls taken.
 func (p *Partition) take(view string, after uint64) []handed {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -194,6 +195,7 @@ func (p *Partition) taken(view string, through uint64) {
 	if n == len(all) {
 		delete(p.hand.views, view)
 	} else if n > 0 {
+		clear(all[:n]) // the array stays, what it referred to need not
 		p.hand.views[view] = all[n:]
 	}
 }

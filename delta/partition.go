@@ -115,7 +115,8 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 	maps.DeleteFunc(p.meta.Stopped, func(name string, s Stopped) bool {
 		return p.views[name] == nil || p.views[name].Generation != s.Generation
 	})
-	p.stopped.Store(&p.meta.Stopped)
+	stopped := p.meta.Stopped
+	p.stopped.Store(&stopped)
 	p.cache = cache{memory: o.Memory, views: p.order}
 	o.Memory.join()
 	p.work = p.newFold()
