@@ -3,11 +3,13 @@ package delta
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/freshet-io/freshet/delta/aggregate"
 	"github.com/freshet-io/freshet/delta/expression"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/strict"
 )
 
 // view is a feature view, compiled: which columns it reads, how a row is judged, which
@@ -259,15 +261,20 @@ func (in *input) evaluate(v *view, row []feature.Value, state *expression.State)
 
 // condition compiles one over the source row followed by the joined rows.
 func (v *view) condition(source string, need func(int)) (*expression.Program, error) {
-	p, err := expression.Compile(source, func(name string) (expression.Column, bool) {
+	place := "where"
+	if source != v.Where { // it is a feature's own
+		place = fmt.Sprintf("features.%d.where", slices.IndexFunc(v.Def.Features, func(f feature.FeatureDef) bool { return strings.TrimSpace(f.Where) == source }))
+	}
+	n := names{known: v.ColumnNames()}
+	p, err := expression.Compile(source, n.note(func(name string) (expression.Column, bool) {
 		ref, col, ok := v.Lookup(name)
 		return expression.Column{Index: v.flat(ref), Type: col.Type}, ok
-	})
+	}))
 	if err != nil {
-		return nil, fault.Wrap(fault.Usage, err, "view %s: where", v.Name).At("%s", v.Def.Meta)
+		return nil, n.refuse(v, "where", place, err)
 	}
 	if p.Type.Kind != feature.Bool {
-		return nil, fault.New(fault.Usage, "view %s: where is %s, expected bool", v.Name, p.Type).At("%s", v.Def.Meta)
+		return nil, fault.New(fault.Usage, "view %s: where is %s, expected bool", v.Name, p.Type).At("%s", v.Def.Place(place)).ToMend("write a condition, as in %s != nil", source)
 	}
 	for _, c := range p.Uses {
 		v.reads(v.ref(c), need)
@@ -285,9 +292,6 @@ func (v *view) column(r feature.Ref) feature.Column {
 // compileExpressions compiles where over the source row followed by the joined rows, and derived
 // over the outputs before it.
 func (v *view) compileExpressions(need func(int)) error {
-	fail := func(what string, err error) error {
-		return fault.Wrap(fault.Usage, err, "view %s: %s", v.Name, what).At("%s", v.Def.Meta)
-	}
 	if v.Where != "" {
 		p, err := v.condition(v.Where, need)
 		if err != nil {
@@ -299,23 +303,61 @@ func (v *view) compileExpressions(need func(int)) error {
 	outputs := v.Outputs()
 	for i, d := range v.Derived {
 		known := outputs[:len(v.Features)+i]
-		p, err := expression.Compile(d.Expr, func(name string) (expression.Column, bool) {
+		n := names{}
+		for _, f := range known {
+			n.known = append(n.known, f.Name)
+		}
+		p, err := expression.Compile(d.Expr, n.note(func(name string) (expression.Column, bool) {
 			at := slices.IndexFunc(known, func(f feature.Field) bool { return f.Name == name })
 			if at < 0 {
 				return expression.Column{}, false
 			}
 			return expression.Column{Index: at, Type: known[at].Type}, true
-		})
+		}))
+		place := fmt.Sprintf("derived.%d", i)
 		if err != nil {
-			return fail("derived "+d.Name, err)
+			return n.refuse(v, "derived "+d.Name, place, err)
 		}
 		if p.Type.Kind != d.Type.Kind && p.Type.Kind != feature.Null {
 			return fault.New(fault.Usage, "view %s: derived %s is %s but the expression gives %s", v.Name, d.Name, d.Type, p.Type).
-				At("%s", v.Def.Meta).ToMend("declare type: %s", p.Type)
+				At("%s", v.Def.Place(place)).ToMend("declare type: %s", p.Type)
 		}
 		v.derived = append(v.derived, p)
 	}
 	return nil
+}
+
+// names notes the names that an expression uses, to say what would be accepted.
+type names struct {
+	known, used []string
+	unknown     string
+}
+
+func (n *names) note(resolve expression.Resolver) expression.Resolver {
+	return func(name string) (expression.Column, bool) {
+		c, ok := resolve(name)
+		if ok {
+			n.used = append(n.used, name+" is "+c.Type.String())
+		} else {
+			n.unknown = name
+		}
+		return c, ok
+	}
+}
+
+func (n *names) refuse(v *view, what, place string, err error) error {
+	e := fault.Wrap(fault.Usage, err, "view %s: %s", v.Name, what).At("%s", v.Def.Place(place))
+	near := strict.Nearest(n.unknown, n.known)
+	switch {
+	case n.unknown == "":
+		return e.ToMend("what is compared or computed must be of one kind: numbers, texts, times; %s", strings.Join(n.used, ", "))
+	case near != "" && what == "where":
+		return e.ToMend("did you mean %s?", near)
+	case what == "where":
+		return e.ToMend("columns are: %s", strings.Join(n.known, ", "))
+	default:
+		return e.ToMend("features that stand before it are: %s", strings.Join(n.known, ", "))
+	}
 }
 
 // flat gives the ordinal of a column in the source row followed by the joined rows.

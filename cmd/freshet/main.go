@@ -25,7 +25,7 @@ func main() {
 	}
 	root.AddCommand(demoCommand(), upCommand(), captureCommand(), nodeCommand(),
 		snapshotCommand(), slotCommand(), deadCommand(), getCommand(), viewsCommand(), tailCommand(), cutCommand(), mergeCommand(), gateCommand(), modelCommand(), scoreCommand(),
-		pipelineCommand(), tableCommand(), verifyCommand(), nodesCommand(), initCommand(), configCommand(), doctorCommand(), planCommand(), testCommand(), benchCommand(), versionCommand())
+		pipelineCommand(), tableCommand(), verifyCommand(), nodesCommand(), initCommand(), configCommand(), doctorCommand(), planCommand(), diffCommand(), applyCommand(), explainCommand(), testCommand(), benchCommand(), versionCommand())
 	understood := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	if err := root.ExecuteContext(ctx); err != nil {

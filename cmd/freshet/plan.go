@@ -5,16 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -25,118 +21,187 @@ import (
 	"github.com/freshet-io/freshet/internal/feature/definitions"
 	"github.com/freshet-io/freshet/internal/fixture"
 	"github.com/freshet-io/freshet/internal/pipeline"
+	"github.com/freshet-io/freshet/internal/plan"
 )
 
-// planOptions are the flags of freshet plan.
+// planOptions are the flags of freshet plan, and of what stands on it.
 type planOptions struct {
-	file, dir, output string
-	schema, record    string
+	file, dir, output       string
+	schema, record, against string
+	rate                    float64
+}
+
+func (o *planOptions) flags(c *cobra.Command) {
+	c.Flags().StringVarP(&o.file, "config", "c", "freshet.yaml", "the configuration")
+	c.Flags().StringVarP(&o.dir, "definitions", "f", "", "the definitions, if not those of the configuration")
+	c.Flags().StringVar(&o.schema, "schema", "", "check against the tables of this file instead of the source; nothing needs to run, and no configuration")
+	c.Flags().StringVar(&o.against, "against", "", "compare with the definitions of this directory instead of those that run")
 }
 
 func planCommand() *cobra.Command {
 	var o planOptions
 	c := &cobra.Command{
-		Use: "plan [-f DIR] -c FILE", Short: "Check the definitions against the source, and list what they define",
+		Use: "plan [-f DIR] -c FILE", Short: "Check the definitions, compare them with those that run, and price the change",
 		Example: "  freshet plan -c freshet.yaml\n  freshet plan -f next/definitions -c freshet.yaml --output json\n" +
-			"  freshet plan -c freshet.yaml --record-schema definitions/tests/tables.yaml\n  freshet plan -f definitions --schema definitions/tests/tables.yaml", Args: cobra.NoArgs,
+			"  freshet plan -c freshet.yaml --record-schema definitions/tests/tables.yaml\n" +
+			"  freshet plan -f definitions --schema definitions/tests/tables.yaml --against main/definitions", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkOutput(o.output); err != nil {
 				return err
 			}
-			catalog, slots, err := planned(c.Context(), o)
+			p, err := planned(c.Context(), o)
 			if err != nil {
 				return err
 			}
-			items := planItems(catalog)
-			if len(slots) > 1 {
-				items = append(planSlots(slots), items...)
-			}
+			items := p.items()
 			if o.output != "table" {
 				return show(nil, items, o.output)
 			}
-			return printPlan(c.OutOrStdout(), items)
+			return p.print(c.OutOrStdout(), items)
 		},
 	}
-	c.Flags().StringVarP(&o.file, "config", "c", "freshet.yaml", "the configuration")
-	c.Flags().StringVarP(&o.dir, "definitions", "f", "", "the definitions, if not those of the configuration")
+	o.flags(c)
 	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or jsonl")
 	c.Flags().StringVar(&o.record, "record-schema", "", "write the tables' shapes, as the definitions see them, to this file")
-	c.Flags().StringVar(&o.schema, "schema", "", "check against the tables of this file instead of the source; nothing needs to run, and no configuration")
+	c.Flags().Float64Var(&o.rate, "rate", plan.DefaultRate, "rows a second that are read and folded, for the times")
 	return c
 }
 
-// planned resolves the definitions of a directory against the source, or gives everything that is
-// wrong with them at once.
-func planned(ctx context.Context, o planOptions) (*feature.Catalog, []feature.SlotPart, error) {
+// proposal is a plan: definitions that are right, what they are compared with, and the steps between.
+type proposal struct {
+	catalog *feature.Catalog
+	alone   bool                 // compared with nothing
+	runs    *feature.Definitions // nil: nothing runs yet
+	from    string               // where the definitions that run were read
+	checked string               // what the definitions were checked against
+	steps   []plan.Step
+	slots   []feature.SlotPart // what is read through each slot, if there are several
+	rate    float64
+}
+
+// planned resolves the definitions of a directory against the source and compares them with those that run,
+// or gives everything that is wrong with them at once.
+func planned(ctx context.Context, o planOptions) (*proposal, error) {
+	p := &proposal{rate: o.rate}
+	var defs *feature.Definitions
+	var tables []*feature.Table
+	var stats map[string]plan.TableStats
+	var err error
 	if o.schema != "" {
-		catalog, err := plannedOffline(o)
-		return catalog, nil, err
+		defs, tables, err = offline(o)
+		p.checked, p.alone = "the tables of "+o.schema, o.against == ""
+	} else {
+		p.checked = "the source"
+		defs, tables, stats, err = p.online(ctx, o)
 	}
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	if p.catalog, errs = resolveAll(defs, tables); len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	if o.against != "" {
+		p.from = o.against
+		if p.runs, err = definitions.Load(os.DirFS(o.against), o.against); err != nil {
+			return nil, err
+		}
+	}
+	p.compare(defs, tables, stats)
+	return p, nil
+}
+
+func (p *proposal) compare(defs *feature.Definitions, tables []*feature.Table, stats map[string]plan.TableStats) {
+	p.steps = plan.Compare(plan.Set{Definitions: p.runs, Tables: tables}, plan.Set{Definitions: defs, Tables: tables}, plan.Options{Stats: stats, Rate: p.rate})
+}
+
+// resolved gives the catalogue of right definitions, without what they are compared with.
+func resolved(ctx context.Context, o planOptions) (*feature.Catalog, error) {
+	if o.schema == "" {
+		cfg, err := config.Load(o.file, os.LookupEnv)
+		if err != nil {
+			return nil, err
+		}
+		if o.dir == "" {
+			o.dir = cfg.Definitions
+		}
+	}
+	o.against = o.dir
+	if o.against == "" {
+		o.against = "definitions"
+	}
+	p, err := planned(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return p.catalog, nil
+}
+
+// online asks the source for its tables, and for the definitions that run whoever knows them.
+func (p *proposal) online(ctx context.Context, o planOptions) (*feature.Definitions, []*feature.Table, map[string]plan.TableStats, error) {
 	cfg, err := config.Load(o.file, os.LookupEnv)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if o.dir == "" {
 		o.dir = cfg.Definitions
 	}
 	defs, errs := loadAll(o.dir)
 	if defs == nil {
-		return nil, nil, errors.Join(errs...)
+		return nil, nil, nil, errors.Join(errs...)
 	}
 	w, err := wants(cfg, defs)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	c, err := sourceOf(cfg).Connect(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
 	tables, err := w.describe(ctx, c)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
+	p.slots = w.parts
 	if o.record != "" {
 		if err := os.WriteFile(o.record, fixture.WriteTables(tables.after), 0o644); err != nil {
-			return nil, nil, fault.Wrap(fault.Usage, err, "--record-schema")
+			return nil, nil, nil, fault.Wrap(fault.Usage, err, "--record-schema")
 		}
 	}
-	catalog, errs := resolveAll(defs, tables.after)
-	return catalog, w.parts, errors.Join(errs...)
-}
-
-// planSlots says what is read through each of several slots.
-func planSlots(slots []feature.SlotPart) []planItem {
-	var out []planItem
-	for _, s := range slots {
-		details := fmt.Sprintf("groups %s; tables %s", strings.Join(s.Groups, ", "), strings.Join(s.Tables, ", "))
-		out = append(out, planItem{Kind: "slot", Name: s.Slot, Change: "checked", Where: s.At, Details: details})
+	stats, err := tableStats(ctx, c, defs.Tables())
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	return out
+	if o.against == "" {
+		if p.runs, p.from, err = running(ctx, cfg); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	return defs, tables.after, stats, nil
 }
 
-// plannedOffline resolves definitions against a recorded schema.
-func plannedOffline(o planOptions) (*feature.Catalog, error) {
+// offline reads definitions and a recorded schema.
+func offline(o planOptions) (*feature.Definitions, []*feature.Table, error) {
 	if o.record != "" {
-		return nil, fault.New(fault.Usage, "--record-schema asks the source, --schema does without it").ToMend("give one of the two")
+		return nil, nil, fault.New(fault.Usage, "--record-schema asks the source, --schema does without it").ToMend("give one of the two")
 	}
 	if o.dir == "" {
 		o.dir = "definitions"
 	}
 	text, err := os.ReadFile(o.schema)
 	if err != nil {
-		return nil, fault.Wrap(fault.Usage, err, "--schema").ToMend("freshet plan -c FILE --record-schema %s  writes one", o.schema)
+		return nil, nil, fault.Wrap(fault.Usage, err, "--schema").ToMend("freshet plan -c FILE --record-schema %s  writes one", o.schema)
 	}
 	tables, err := fixture.ReadTables(o.schema, text)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defs, errs := loadAll(o.dir)
 	if defs == nil {
-		return nil, errors.Join(errs...)
+		return nil, nil, errors.Join(errs...)
 	}
-	catalog, errs := resolveAll(defs, tables)
-	return catalog, errors.Join(errs...)
+	return defs, tables, nil
 }
 
 // loadAll reads a directory of definitions file by file, so that one bad file does not hide the
@@ -287,142 +352,4 @@ func fileSum(name string) (string, error) {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
-// planItem is one definition. Change is "checked" until a plan can be compared with what runs.
-type planItem struct {
-	Kind     string        `json:"kind"`
-	Name     string        `json:"name"`
-	Change   string        `json:"change"`
-	Where    string        `json:"where"`
-	Details  string        `json:"details"`
-	Features []planFeature `json:"features,omitempty"`
-}
-
-// planFeature is one column of a view, and how it takes back a row that is changed or deleted.
-type planFeature struct {
-	Name     string `json:"name"`
-	Type     string `json:"type"`
-	Is       string `json:"is"`
-	Retracts string `json:"retracts"`
-}
-
-func planItems(c *feature.Catalog) []planItem {
-	var out []planItem
-	add := func(kind, name string, m feature.Meta, features []planFeature, details string, args ...any) {
-		out = append(out, planItem{kind, name, "checked", m.String(), fmt.Sprintf(details, args...), features})
-	}
-	for _, g := range c.Groups {
-		add("group", g.Name, g.Meta, nil, "key %s %s, %d partitions", g.Key.Name, g.Key.Type, g.Partitions)
-	}
-	for _, v := range c.Views {
-		names := make([]string, len(v.Entity))
-		for i, e := range v.Entity {
-			names[i] = e.Name
-		}
-		from := []string{v.Source.FullName()}
-		for _, j := range v.Joins {
-			from = append(from, j.Table.FullName())
-		}
-		add("view", v.Name, v.Def.Meta, planFeatures(v), "%s by %s, from %s", v.Group.Name, strings.Join(names, ", "), strings.Join(from, " with "))
-	}
-	d := c.Definitions
-	for _, s := range d.Sets {
-		add("set", s.Name, s.Meta, nil, "%d features", len(s.Features))
-	}
-	for _, m := range d.Models {
-		add("model", m.Name, m.Meta, nil, "%s %s, of %s", m.Format, path.Base(m.URI), m.Inputs)
-	}
-	for _, p := range d.Pipelines {
-		when := "by hand"
-		if p.Schedule != "" {
-			when = strings.TrimSpace(strconv.Quote(p.Schedule) + " " + p.Timezone)
-		}
-		add("pipeline", p.Name, p.Meta, nil, "%d steps, %s", len(p.Steps), when)
-	}
-	return out
-}
-
-func planFeatures(v *feature.View) []planFeature {
-	var out []planFeature
-	for i := range v.Features {
-		f := &v.Features[i]
-		out = append(out, planFeature{f.Name, f.Type.String(), describe(v, f), f.Retracts()})
-	}
-	for _, d := range v.Derived {
-		out = append(out, planFeature{d.Name, d.Type.String(), "= " + d.Expr, "computed anew"})
-	}
-	return out
-}
-
-// describe says what a feature is, in words.
-func describe(v *feature.View, f *feature.Feature) string {
-	column := func(r feature.Ref) string {
-		if r.Join >= 0 {
-			return v.Joins[r.Join].As + "." + v.Joins[r.Join].Table.Columns[r.Column].Name
-		}
-		return v.Source.Columns[r.Column].Name
-	}
-	is := f.Agg.String() + " of rows"
-	switch {
-	case f.Agg == feature.SumBy:
-		is = f.Agg.String() + " of " + column(f.Value) + " by " + column(f.Of)
-	case f.Agg == feature.CountBy:
-		is = f.Agg.String() + " " + column(f.Of)
-	case !f.CountRows:
-		is = f.Agg.String() + " of " + column(f.Of)
-	}
-	if f.Part != 0 {
-		is += ", " + []string{"its buckets", "what is in each", "what is in none"}[f.Part-feature.PartKeys]
-	}
-	if f.Per != nil {
-		is += " per " + column(*f.Per)
-	}
-	if f.Distinct {
-		is += ", distinct"
-	}
-	if f.N > 0 {
-		is += fmt.Sprintf(", at most %d", f.N)
-	}
-	if f.HalfLife > 0 {
-		is += ", half-life " + feature.Duration(f.HalfLife).String()
-	}
-	if f.Agg == feature.ApproxPercentile {
-		is += fmt.Sprintf(", %g", f.P)
-	}
-	if f.Where != "" {
-		is += " where " + f.Where
-	}
-	switch {
-	case f.Tumbling:
-		is += ", tumbling " + feature.Duration(f.Window).String()
-	case f.Window > 0:
-		is += " over " + feature.Duration(f.Window).String() + " in steps of " + feature.Duration(f.Hop).String()
-	}
-	return is
-}
-
-func printPlan(out io.Writer, items []planItem) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "KIND\tNAME\tCHANGE\tWHERE\tDETAILS")
-	for _, i := range items {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", i.Kind, i.Name, i.Change, i.Where, i.Details)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	for _, i := range items {
-		if len(i.Features) == 0 {
-			continue
-		}
-		fmt.Fprintf(w, "\n%s\n", i.Name)
-		for _, f := range i.Features {
-			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", f.Name, f.Type, f.Is, f.Retracts)
-		}
-		if err := w.Flush(); err != nil {
-			return err
-		}
-	}
-	fmt.Fprintln(out, "\nEverything was checked against the source. It was not compared with what runs.")
-	return nil
 }

@@ -48,6 +48,7 @@ import (
 type roles struct {
 	capture, node bool
 	newSnapshot   bool
+	allowDrop     bool   // of what readers may use
 	slot          string // "": all
 	quiet         bool   // no schedule of pipelines by itself
 }
@@ -382,6 +383,9 @@ func (s *system) openCatalog(ctx context.Context) error {
 	}
 	for name, why := range feature.Unfit(s.defs, tables.after) {
 		s.log.Warn("a view does not fit the source as it is now: it stands still from the first change on that shows it", "view", name, "error", why)
+	}
+	if err := s.admit(ctx, pinned); err != nil {
+		return err
 	}
 	s.catalog = catalog
 	return s.registry.KeepShapes(ctx, pinned)

@@ -13,6 +13,7 @@ func upCommand() *cobra.Command {
 	r := roles{capture: true, node: true}
 	c := role("up", "Run capture, node and lookups in one process", &r)
 	c.Flags().BoolVar(&r.newSnapshot, "new-snapshot", false, "begin a new epoch with a snapshot of every table")
+	c.Flags().BoolVar(&r.allowDrop, "allow-drop", false, "start with definitions that lack what readers may use")
 	return c
 }
 
@@ -21,6 +22,7 @@ func captureCommand() *cobra.Command {
 	c := role("capture", "Run capture by itself, for a cluster", &r)
 	c.Flags().StringVar(&r.slot, "slot", "", "capture through this slot of source.postgres.slots only; left out: through all")
 	c.Flags().BoolVar(&r.newSnapshot, "new-snapshot", false, "begin a new epoch with a snapshot of every table")
+	c.Flags().BoolVar(&r.allowDrop, "allow-drop", false, "start with definitions that lack what readers may use")
 	return c
 }
 

@@ -95,7 +95,7 @@ func (v *View) checkDecay(fd *FeatureDef) error {
 func (v *View) argument(fd *FeatureDef, arg, name string) (Ref, Type, error) {
 	ref, col, ok := v.Lookup(name)
 	if !ok {
-		return ref, Type{}, fd.refuse(v.Def, arg, "unknown column %q", name).ToMend("%s", near(name, "columns of "+v.Def.Source, columnNames(v.Source)))
+		return ref, Type{}, fd.refuse(v.Def, arg, "unknown column %q", name).ToMend("%s", near(name, "columns", v.ColumnNames()))
 	}
 	return ref, col.Type, nil
 }
@@ -220,7 +220,7 @@ func (v *View) windowed(fd *FeatureDef, f Feature) ([]Feature, error) {
 		g := f
 		g.Name, g.Window, g.Tumbling = f.Name+prefix+w.String(), time.Duration(w), tumbling
 		if g.Window < time.Minute {
-			return fd.refuse(v.Def, "windows", "window %s is shorter than a minute", w)
+			return fd.refuse(v.Def, "windows", "window %s is shorter than a minute", w).ToMend("use 1m or more: windows move in steps of a minute at least")
 		}
 		if g.Hop = Hop(g.Window); tumbling {
 			g.Hop = g.Window

@@ -20,9 +20,10 @@ func Resolve(d *Definitions, tables []*Table) (*Catalog, error) {
 		c.Tables[t.FullName()] = t
 	}
 	names := map[string]Meta{}
+	const mend = "write lower-case letters, digits and _, a letter first"
 	unique := func(kind, name string, m Meta) error {
 		if !validName(name) {
-			return fault.New(fault.Usage, "%s name %q: expected lower-case letters, digits and _, starting with a letter", kind, name).At("%s", m)
+			return fault.New(fault.Usage, "%s name %q is not a name", kind, name).At("%s", m).ToMend(mend)
 		}
 		if old, ok := names[kind+name]; ok {
 			return fault.New(fault.Usage, "%s %s is defined twice, first at %s", kind, name, old).At("%s", m).ToMend("rename or remove one of them")
@@ -67,10 +68,10 @@ func validName(s string) bool {
 func checkGroup(g *PartitionGroup) error {
 	t, err := ParseType(g.Key.Type)
 	if err != nil || !slices.Contains([]Kind{Int64, String, UUID, Date}, t.Kind) {
-		return fault.New(fault.Usage, "group %s: key type %q: expected int64, string, uuid or date", g.Name, g.Key.Type).At("%s", g.Meta)
+		return fault.New(fault.Usage, "group %s: key type %q cannot be hashed", g.Name, g.Key.Type).At("%s", g.Meta).ToMend("use int64, string, uuid or date")
 	}
 	if n := g.Partitions; n < 1 || n > 4096 || n&(n-1) != 0 {
-		return fault.New(fault.Usage, "group %s: %d partitions: expected a power of two from 1 to 4096", g.Name, n).At("%s", g.Meta)
+		return fault.New(fault.Usage, "group %s: %d partitions: the number must be a power of two", g.Name, n).At("%s", g.Meta).ToMend("use one of 1, 2, 4, 8, … 4096")
 	}
 	return nil
 }
@@ -142,16 +143,16 @@ func (v *View) resolveMode() error {
 	switch d.Mode {
 	case "", "rows":
 		if d.Lateness != 0 {
-			return refuse(d, "lateness is of mode: events; in mode: rows every row counts while it is visible").
+			return refuseAt(d, "lateness", "lateness is of mode: events; in mode: rows every row counts while it is visible").
 				ToMend("remove lateness, or say mode: events")
 		}
 	case "events":
 		if d.Lateness <= 0 {
-			return refuse(d, "mode: events needs lateness, the age by log time at which an event still counts").ToMend("add lateness: 1d")
+			return refuseAt(d, "mode", "mode: events needs lateness, the age by log time at which an event still counts").ToMend("add lateness: 1d")
 		}
 		v.Events, v.Lateness = true, time.Duration(d.Lateness)
 	default:
-		return refuse(d, "mode %q: expected rows or events", d.Mode)
+		return refuseAt(d, "mode", "mode %q is not known", d.Mode).ToMend("use rows (the table's current rows count) or events (what is inserted counts, with lateness)")
 	}
 	return nil
 }
@@ -189,6 +190,9 @@ func (c *Catalog) resolveEntity(v *View) error {
 		}
 		v.Entity = append(v.Entity, Field{Name: name, Type: t})
 		v.Key = append(v.Key, at)
+	}
+	if d.EventTime == "" {
+		return refuseAt(d, "event_time", "it has no event_time, the column by which rows enter and leave windows").ToMend("event_time: COLUMN, one of: %s", timestamps(v.Source))
 	}
 	if v.EventTime = v.Source.Index(d.EventTime); v.EventTime < 0 {
 		return refuseAt(d, "event_time", "event_time: %s has no column %q", d.Source, d.EventTime).ToMend("%s", near(d.EventTime, "columns of "+d.Source, columnNames(v.Source)))
@@ -286,6 +290,17 @@ func (v *View) resolveOn(jd JoinDef, t *Table, at string) (Join, error) {
 	return j, nil
 }
 
+// ColumnNames gives every name that Lookup finds.
+func (v *View) ColumnNames() []string {
+	names := columnNames(v.Source)
+	for _, j := range v.Joins {
+		for _, c := range j.Table.Columns {
+			names = append(names, j.As+"."+c.Name)
+		}
+	}
+	return names
+}
+
 // Lookup finds a column of the source, or alias.column of a join.
 func (v *View) Lookup(name string) (Ref, Column, bool) {
 	if alias, column, ok := strings.Cut(name, "."); ok {
@@ -305,42 +320,47 @@ func (v *View) Lookup(name string) (Ref, Column, bool) {
 func (v *View) resolveFeatures() error {
 	d := v.Def
 	if len(d.Features) == 0 {
-		return refuse(d, "it has no features")
+		return refuseAt(d, "features", "it has no features").ToMend("add features: [{name: rows, agg: count}]")
 	}
-	taken := map[string]bool{}
+	taken := map[string]string{}
 	for _, e := range v.Entity {
-		taken[e.Name] = true
+		taken[e.Name] = "an entity key"
 	}
-	take := func(name string) error {
-		if !validName(name) || taken[name] {
-			return refuse(d, "feature name %q is taken or not a name (lower-case letters, digits and _)", name)
+	take := func(name, key string) error {
+		if !validName(name) {
+			return refuseAt(d, key, "feature name %q is not a name", name).ToMend("write lower-case letters, digits and _, a letter first")
 		}
-		taken[name] = true
+		if by, ok := taken[name]; ok {
+			return refuseAt(d, key, "feature name %q is taken by %s", name, by).ToMend("give it a name of its own; a window adds _ and its length to it")
+		}
+		taken[name] = "the feature of line " + strconv.Itoa(d.Place(key).Line)
 		return nil
 	}
 	for i := range d.Features {
+		key := "features." + strconv.Itoa(i)
 		fd := d.Features[i]
-		fd.at = "features." + strconv.Itoa(i)
+		fd.at = key
 		fs, err := v.resolveFeature(&fd)
 		if err != nil {
 			return err
 		}
 		for _, f := range fs {
-			if err := take(f.Name); err != nil {
+			if err := take(f.Name, key); err != nil {
 				return err
 			}
 			v.Features = append(v.Features, f)
 		}
 	}
-	for _, dd := range d.Derived {
+	for i, dd := range d.Derived {
+		key := "derived." + strconv.Itoa(i)
 		t, err := ParseType(dd.Type)
 		if err != nil {
-			return refuse(d, "derived %s: %s", dd.Name, err)
+			return refuseAt(d, key+".type", "derived %s: type %q is not known", dd.Name, dd.Type).ToMend("use bool, int64, double, decimal(p,s), string, bytes, date, timestamp or uuid")
 		}
 		if t.Kind == List {
-			return refuse(d, "derived %s: expressions do not give lists yet", dd.Name)
+			return refuseAt(d, key+".type", "derived %s: expressions do not give lists yet", dd.Name).ToMend("use a type that is no list")
 		}
-		if err := take(dd.Name); err != nil {
+		if err := take(dd.Name, key); err != nil {
 			return err
 		}
 		v.Derived = append(v.Derived, Derived{Field: Field{dd.Name, t}, Expr: dd.Expr})
@@ -379,13 +399,24 @@ func (c *Catalog) Set(name string) (fields []SetField, err error) {
 			view, column, _ := strings.Cut(f, ".")
 			v := c.View(view)
 			if v == nil || v.Output(column) < 0 {
-				return nil, fault.New(fault.Usage, "feature set %s: there is no feature %q", name, f).At("%s", s.Meta)
+				return nil, fault.New(fault.Usage, "feature set %s: there is no feature %q", name, f).At("%s", s.Meta).ToMend("%s", near(f, "features", c.featureNames()))
 			}
 			fields = append(fields, SetField{v, v.Output(column)})
 		}
 		return fields, nil
 	}
 	return nil, fault.New(fault.NotFound, "there is no feature set %q", name)
+}
+
+// featureNames gives view.feature of all there are.
+func (c *Catalog) featureNames() []string {
+	var names []string
+	for _, v := range c.Views {
+		for _, o := range v.Outputs() {
+			names = append(names, v.Name+"."+o.Name)
+		}
+	}
+	return names
 }
 
 func (c *Catalog) checkUses(unique func(kind, name string, m Meta) error) error {
@@ -438,7 +469,7 @@ func (c *Catalog) checkModel(m ModelDef) error {
 }
 
 func (c *Catalog) checkPipeline(p PipelineDef, models map[string]bool) error {
-	bad := func(what string, args ...any) error {
+	bad := func(what string, args ...any) *fault.Error {
 		return fault.New(fault.Usage, "pipeline "+p.Name+": "+what, args...).At("%s", p.Meta)
 	}
 	seen := map[string]bool{}

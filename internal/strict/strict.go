@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding"
 	"errors"
+	"fmt"
 	"io"
 	"reflect"
 	"regexp"
@@ -31,7 +32,8 @@ type Document struct {
 func Parse(file string, data []byte) ([]Document, error) {
 	f, err := parser.ParseBytes(data, 0)
 	if err != nil {
-		return nil, fault.New(fault.Usage, "not valid YAML: %s", oneLine(err)).At("%s", place(file, err))
+		return nil, fault.New(fault.Usage, "not valid YAML: %s", oneLine(err)).At("%s", place(file, err)).
+			ToMend("look at that line and the one before: brackets and quotes closed, a space after each colon, indented by spaces")
 	}
 	var out []Document
 	for _, d := range f.Docs {
@@ -94,7 +96,11 @@ func (d Document) Decode(into any) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return nil
 	}
-	e := fault.New(fault.Usage, "%s", oneLine(err)).At("%s", place(d.File, err))
+	where := place(d.File, err)
+	if m := quoted.FindStringSubmatch(err.Error()); m != nil && where == d.File {
+		where = fmt.Sprintf("%s:%d", d.File, d.lineOf(m[1]))
+	}
+	e := fault.New(fault.Usage, "%s", oneLine(err)).At("%s", where).ToMend("look at what that key takes: freshet config schema, freshet config schema definitions")
 	if m := unknown.FindStringSubmatch(err.Error()); m != nil {
 		e.What = "unknown key " + m[1]
 		if near := Nearest(m[1], keys(reflect.TypeOf(into))); near != "" {
@@ -105,9 +111,30 @@ func (d Document) Decode(into any) error {
 }
 
 var (
+	quoted   = regexp.MustCompile(`^"([^"]*)"`)
 	unknown  = regexp.MustCompile(`unknown field "([^"]+)"`)
 	location = regexp.MustCompile(`\[(\d+):\d+\]`)
 )
+
+// lineOf gives the line of the first value with a text; that of the document if there is none.
+func (d Document) lineOf(value string) int {
+	line := d.Line
+	found := false
+	ast.Walk(visit(func(n ast.Node) {
+		if t := n.GetToken(); !found && t != nil && t.Value == value {
+			line, found = t.Position.Line, true
+		}
+	}), d.node)
+	return line
+}
+
+type visit func(ast.Node)
+
+// Visit sees one node.
+func (v visit) Visit(n ast.Node) ast.Visitor {
+	v(n)
+	return v
+}
 
 func oneLine(err error) string {
 	s, _, _ := strings.Cut(err.Error(), "\n")

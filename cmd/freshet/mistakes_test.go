@@ -1,0 +1,133 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// right is what the mistakes are made in.
+const right = `kind: PartitionGroup
+name: customer
+key: {name: customer, type: int64}
+partitions: 8
+---
+kind: FeatureView
+name: orders
+group: customer
+entity: [customer]
+source: public.orders
+key: {customer: customer}
+mode: rows
+event_time: ordered_at
+where: 'amount != nil'
+join:
+  - {table: public.shops, as: shop, on: {id: shop}}
+features:
+  - {name: n, agg: count, windows: [1d, 7d]}
+  - {name: spent, agg: sum, of: amount, windows: [1d]}
+  - {name: city, agg: last, of: shop.city}
+derived:
+  - {name: per_order, type: double, expr: 'n_1d / 2'}
+---
+kind: FeatureSet
+name: inputs
+features: [orders.n_1d, orders.per_order]
+`
+
+// TestMistakes: what is likely to be written wrongly, and all that is printed. testdata/mistakes/NAME.txt has
+// the line that is wrong and what freshet plan says to it; UPDATE=1 writes them.
+func TestMistakes(t *testing.T) {
+	tables, err := filepath.Abs(filepath.Join("testdata", "mistakes", "tables.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []struct{ name, old, fresh string }{
+		{"unknown-key", "event_time: ordered_at", "event_tme: ordered_at"},
+		{"unknown-key-of-a-feature", "agg: count, windows", "agg: count, window"},
+		{"unknown-kind", "kind: FeatureView", "kind: View"},
+		{"unknown-table", "source: public.orders", "source: orders"},
+		{"unknown-column-of-a-feature", "of: amount", "of: amuont"},
+		{"unknown-column-of-a-join", "of: shop.city", "of: shop.ctiy"},
+		{"unknown-column-in-where", "'amount != nil'", "'amout != nil'"},
+		{"unknown-aggregate", "agg: sum", "agg: summ"},
+		{"unknown-feature-in-derived", "'n_1d / 2'", "'n_30d / 2'"},
+		{"derived-of-itself", "'n_1d / 2'", "'per_order / 2'"},
+		{"derived-of-a-later-one", "expr: 'n_1d / 2'}", "expr: 'half / 2'}\n  - {name: half, type: double, expr: 'n_1d / 2'}"},
+		{"type-of-derived", "type: double, expr", "type: int64, expr"},
+		{"type-of-a-sum", "agg: sum, of: amount", "agg: sum, of: note"},
+		{"numeric-without-precision", "agg: sum, of: amount", "agg: sum, of: free"},
+		{"where-is-no-condition", "'amount != nil'", "'amount'"},
+		{"where-compares-apart", "'amount != nil'", "'note > 1'"},
+		{"type-of-the-key", "key: {customer: customer}", "key: {customer: note}"},
+		{"entity-without-the-groups-key", "entity: [customer]", "entity: [client]"},
+		{"key-without-a-column", "key: {customer: customer}", "key: {client: customer}"},
+		{"group-not-defined", "group: customer", "group: custmer"},
+		{"partitions-no-power-of-two", "partitions: 8", "partitions: 10"},
+		{"weak-replica-identity", "source: public.orders\nkey: {customer: customer}\nmode: rows\nevent_time: ordered_at\nwhere: 'amount != nil'\njoin:\n  - {table: public.shops, as: shop, on: {id: shop}}\nfeatures:\n  - {name: n, agg: count, windows: [1d, 7d]}\n  - {name: spent, agg: sum, of: amount, windows: [1d]}\n  - {name: city, agg: last, of: shop.city}\n", "source: public.returns\nkey: {customer: customer}\nevent_time: at\nfeatures:\n  - {name: n, agg: count, windows: [1d, 7d]}\n"},
+		{"no-primary-key", "source: public.orders", "source: public.clicks"},
+		{"event-time-is-no-time", "event_time: ordered_at", "event_time: note"},
+		{"event-time-left-out", "event_time: ordered_at\n", ""},
+		{"window-without-a-unit", "[1d, 7d]", "[1, 7]"},
+		{"window-too-short", "windows: [1d]", "windows: [30s]"},
+		{"name-twice", "{name: spent, agg: sum", "{name: n, agg: sum"},
+		{"view-twice", "---\nkind: FeatureSet\nname: inputs", "---\nkind: FeatureSet\nname: inputs\nfeatures: [orders.n_1d]\n---\nkind: FeatureSet\nname: inputs"},
+		{"name-is-no-name", "{name: spent, agg: sum", "{name: Spent, agg: sum"},
+		{"join-not-on-the-primary-key", "on: {id: shop}", "on: {region: shop}"},
+		{"join-of-other-types", "on: {id: shop}", "on: {id: note}"},
+		{"mode-not-known", "mode: rows", "mode: row"},
+		{"events-without-lateness", "mode: rows", "mode: events"},
+		{"no-features", "features:\n  - {name: n, agg: count, windows: [1d, 7d]}\n  - {name: spent, agg: sum, of: amount, windows: [1d]}\n  - {name: city, agg: last, of: shop.city}\nderived:\n  - {name: per_order, type: double, expr: 'n_1d / 2'}\n", ""},
+		{"set-of-what-is-not-there", "orders.n_1d, ", "orders.n_2d, "},
+		{"not-yaml", "entity: [customer]", "entity: [customer"},
+	} {
+		t.Run(m.name, func(t *testing.T) {
+			if !strings.Contains(right, m.old) {
+				t.Fatalf("%q is not there", m.old)
+			}
+			dir := t.TempDir()
+			text := strings.Replace(right, m.old, m.fresh, 1)
+			write(t, filepath.Join(dir, "orders.yaml"), text)
+			out, code := command(t, planCommand(), "-f", dir, "--schema", tables)
+			var lines bytes.Buffer
+			lines.WriteString("# " + m.name + "\n")
+			was := strings.Split(right, "\n")
+			for i, l := range strings.Split(text, "\n") {
+				if i >= len(was) || l != was[i] {
+					lines.WriteString(strconv.Itoa(i+1) + ": " + l + "\n")
+					break
+				}
+			}
+			got := lines.String() + "\n" + strings.ReplaceAll(out, dir, "definitions") + "exit " + strconv.Itoa(code) + "\n"
+			compareGolden(t, filepath.Join("testdata", "mistakes", m.name+".txt"), got)
+			if code != 2 || !strings.Contains(out, "orders.yaml:") || !strings.Contains(out, "to mend: ") {
+				t.Errorf("exit %d; a refusal names file and line, and what would be accepted:\n%s", code, out)
+			}
+		})
+	}
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "orders.yaml"), right)
+	if out, code := command(t, planCommand(), "-f", dir, "--schema", tables); code != 0 {
+		t.Errorf("what is right is refused: %s", out)
+	}
+}
+
+// compareGolden compares a text with a file; UPDATE=1 writes it.
+func compareGolden(t *testing.T, file, got string) {
+	t.Helper()
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", file, got, want)
+	}
+}

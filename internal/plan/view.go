@@ -1,0 +1,181 @@
+package plan
+
+import (
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/freshet-io/freshet/internal/feature"
+)
+
+// apart are the keys of a view that are looked at by themselves, or not at all. If another one differs, all
+// that is kept of the view was computed by another meaning.
+//
+//nolint:gochecknoglobals // a table of constants
+var apart = append([]string{"features", "derived", "ttl"}, idle...)
+
+func (c *comparison) views() {
+	id := func(v feature.FeatureView) (string, feature.Meta) { return v.Name, v.Meta }
+	for _, p := range pairs(c.runs.Definitions.Views, c.wanted.Definitions.Views, id) {
+		switch {
+		case p.old == nil:
+			c.add("view", p.name, Additive, p.meta, c.price(p.fresh.(feature.FeatureView)), "new")
+		case p.fresh == nil:
+			c.add("view", p.name, Destructive, p.meta, nil, "gone, with its "+strconv.Itoa(len(c.columns(c.runs, p.old.(feature.FeatureView))))+" features")
+		default:
+			c.view(p.old.(feature.FeatureView), p.fresh.(feature.FeatureView))
+		}
+	}
+}
+
+// view compares one view, then its features.
+func (c *comparison) view(old, fresh feature.FeatureView) {
+	old, fresh = spelled(old), spelled(fresh)
+	reasons := differences(old, fresh, apart...)
+	effect := None
+	if reasons != nil {
+		effect = Generation
+	}
+	if c.moved[fresh.Group] {
+		effect, reasons = Generation, append(reasons, "its group "+fresh.Group+" is of a new generation")
+	}
+	was, is := c.columns(c.runs, old), c.columns(c.wanted, fresh)
+	features := c.features(fresh, was, is)
+	if old.TTL != fresh.TTL {
+		effect = effect.Stronger(Additive)
+		reasons = append(reasons, "ttl: "+old.TTL.String()+" → "+fresh.TTL.String()+": rows are shown or hidden anew, nothing is read")
+	}
+	if effect != Generation && features == nil && !slices.EqualFunc(was, is, func(a, b column) bool { return a.name == b.name }) {
+		effect, reasons = Generation, append(reasons, "the order of its features")
+	}
+	if reasons == nil {
+		reasons = differences(old, fresh, "meta", "features", "derived")
+	}
+	whole := effect
+	for _, f := range features {
+		whole = whole.Stronger(f.Effect)
+	}
+	var price *Price
+	if effect == Generation || slices.ContainsFunc(features, func(s Step) bool { return s.Price != nil }) {
+		price = c.price(fresh)
+		for i := range features {
+			features[i].Price = nil // one reading serves all
+		}
+	}
+	c.add("view", fresh.Name, whole, fresh.Meta, price, reasons...)
+	if whole != None {
+		c.steps[len(c.steps)-1].Way = Beside
+	}
+	// Which rows count and when does not change how they are laid out.
+	if old.Where != fresh.Where || old.EventTime != fresh.EventTime || old.TTL != fresh.TTL {
+		old.Where, old.EventTime, old.TTL = fresh.Where, fresh.EventTime, fresh.TTL
+		if features == nil && differences(old, fresh, idle...) == nil && !c.moved[fresh.Group] {
+			c.steps[len(c.steps)-1].Way = NewSnapshot
+		}
+	}
+	c.steps = append(c.steps, features...)
+}
+
+// spelled writes out what a view has by default.
+func spelled(v feature.FeatureView) feature.FeatureView {
+	if v.Mode == "" {
+		v.Mode = "rows"
+	}
+	v.Where = strings.TrimSpace(v.Where)
+	v.Join = slices.Clone(v.Join)
+	for i := range v.Join {
+		if v.Join[i].AsOf == "" {
+			v.Join[i].AsOf = "change"
+		}
+	}
+	return v
+}
+
+// column is one output of a view: from which definition, and all that its value depends on.
+type column struct {
+	name    string
+	def     any // feature.FeatureDef or feature.DerivedDef
+	spec    string
+	where   feature.Meta
+	derived bool
+}
+
+// columns gives the outputs of a view, each definition resolved by itself.
+func (c *comparison) columns(in Set, v feature.FeatureView) []column {
+	var out []column
+	for i, fd := range v.Features {
+		alone := v
+		alone.Features, alone.Derived = []feature.FeatureDef{fd}, nil
+		where := v.Place("features." + strconv.Itoa(i))
+		r, err := feature.Resolve(&feature.Definitions{Groups: in.Definitions.Groups, Views: []feature.FeatureView{alone}}, in.Tables)
+		if err != nil { // it does not fit the tables as they are now: what is written is all there is
+			out = append(out, column{name: fd.Name, def: fd, where: where})
+			continue
+		}
+		for _, f := range r.Views[0].Features {
+			spec, err := json.Marshal(f)
+			if err != nil {
+				spec = []byte(err.Error())
+			}
+			out = append(out, column{name: f.Name, def: fd, spec: string(spec), where: where})
+		}
+	}
+	for i, d := range v.Derived {
+		out = append(out, column{name: d.Name, def: d, where: v.Place("derived." + strconv.Itoa(i)), derived: true})
+	}
+	return out
+}
+
+// features gives a step for each output that is not what it was.
+func (c *comparison) features(v feature.FeatureView, was, is []column) []Step {
+	var out []Step
+	add := func(col column, e Effect, price *Price, reasons ...string) {
+		out = append(out, Step{"feature", v.Name + "." + col.name, e, col.where.String(), reasons, price, ""})
+	}
+	find := func(in []column, name string) int {
+		return slices.IndexFunc(in, func(x column) bool { return x.name == name })
+	}
+	for _, col := range is {
+		at := find(was, col.name)
+		switch {
+		case at < 0 && col.derived:
+			add(col, Additive, nil, "new, computed from the row: nothing is read")
+		case at < 0:
+			add(col, Additive, c.price(v), "new")
+		default:
+			if reasons := changed(was[at], col); reasons != nil {
+				var price *Price
+				if !col.derived || !was[at].derived {
+					price = c.price(v)
+				}
+				add(col, Generation, price, reasons...)
+			}
+		}
+	}
+	for _, col := range was {
+		if find(is, col.name) < 0 {
+			add(col, Destructive, nil, "gone")
+		}
+	}
+	return out
+}
+
+// changed says what differs in one output; the lists of windows and percentiles are no part of it, as each is an
+// output of its own.
+func changed(old, fresh column) []string {
+	if old.derived != fresh.derived {
+		return []string{"derived from other features → aggregated over rows, or the other way round"}
+	}
+	reasons := differences(old.def, fresh.def, "windows", "tumbling", "session", "p")
+	if reasons == nil && old.spec != fresh.spec && old.spec != "" && fresh.spec != "" {
+		var a, b struct {
+			Type feature.Type `json:"type"`
+		}
+		if json.Unmarshal([]byte(old.spec), &a) == nil && json.Unmarshal([]byte(fresh.spec), &b) == nil && a.Type != b.Type {
+			return []string{"type: " + a.Type.String() + " → " + b.Type.String()}
+		}
+		return []string{"how its window moves"}
+	}
+	return reasons
+}
