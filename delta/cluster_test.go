@@ -492,6 +492,23 @@ func TestAWarmCopyIsTheSameAndTakesOver(t *testing.T) {
 		same(t, fmt.Sprint("partition ", i), dump(t, pa), dump(t, pb))
 		same(t, fmt.Sprint("partition ", i, " folded once"), dump(t, c.reference(i)), dump(t, pb))
 	}
+	// What the owner forgets of its outbox, the copy forgets.
+	for _, n := range []*running{a, b} {
+		for _, p := range n.Partitions("shop") {
+			if err := p.Trim("takings", p.Meta().Sequences["takings"]/2); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.Checkpoint(t.Context())
+	}
+	a.Checkpoint(t.Context())
+	for i := range shopPartitions {
+		pa, pb := a.slots["shop"][i].opened(), b.slots["shop"][i].opened()
+		same(t, fmt.Sprint("trimmed partition ", i), dump(t, pa), dump(t, pb))
+		if kept, err := pb.firstKept(pb.Meta().Sequences); err != nil || kept["takings"] < 2 {
+			t.Errorf("partition %d keeps all from %d, %v", i, kept["takings"], err)
+		}
+	}
 	restored := b.count("restored")
 	c.ends(a)
 	c.write(50)
@@ -530,6 +547,65 @@ func TestANodeThatStoodStillIsNoOwner(t *testing.T) {
 	c.write(30)
 	c.until("it takes over again by a new plan", func() bool { return a.count("owns true") > shopPartitions })
 	c.check()
+}
+
+// Over random histories these are the same to the byte: a state folded in one go, one folded in random pieces,
+// and one that was restored from a checkpoint of the latter and went on.
+func TestAStateFromACheckpointIsTheSame(t *testing.T) {
+	r := rand.New(rand.NewPCG(seed(t), 11))
+	c := catalog(t)
+	for range 5 {
+		l, _ := history(r, 120)
+		dir := t.TempDir()
+		once, pieces := open(t, c, filepath.Join(dir, "once")), open(t, c, filepath.Join(dir, "pieces"))
+		if err := once.Fold(t.Context(), l.records); err != nil {
+			t.Fatal(err)
+		}
+		s, err := store.OpenDir(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := checkpoint.NewSet(checkpoint.Options{Store: s}, "plane", 0)
+		end, at := len(l.records), 0
+		copyAt := end/4 + r.IntN(end/2)
+		for at < end {
+			n := min(1+r.IntN(9), end-at)
+			if at < copyAt && at+n >= copyAt {
+				n = copyAt - at
+			}
+			if err := pieces.Fold(t.Context(), l.records[at:at+n]); err != nil {
+				t.Fatal(err)
+			}
+			if at += n; at != copyAt {
+				continue
+			}
+			if err := pieces.store.Checkpoint(filepath.Join(dir, "copy")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := set.Upload(t.Context(), filepath.Join(dir, "copy"), checkpoint.Manifest{TopicID: "x", Offset: pieces.Meta().Offset}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, err := set.Restore(t.Context(), filepath.Join(dir, "restored"), checkpoint.Log{TopicID: "x", End: int64(end)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		restored := open(t, c, filepath.Join(dir, "restored"))
+		if restored.Meta().Offset != m.Offset {
+			t.Errorf("the manifest says %d, the state is at %d", m.Offset, restored.Meta().Offset)
+		}
+		if err := restored.Fold(t.Context(), l.records[m.Offset:]); err != nil {
+			t.Fatal(err)
+		}
+		want := dump(t, once)
+		same(t, "in pieces", want, dump(t, pieces))
+		same(t, fmt.Sprint("restored at ", m.Offset), want, dump(t, restored))
+		for _, p := range []*Partition{once, pieces, restored} {
+			if err := p.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 // dump gives everything in a partition's store, in order.

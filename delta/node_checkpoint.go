@@ -175,6 +175,9 @@ func (n *Node) Checkpoint(ctx context.Context) {
 		floors := map[int32]int64{}
 		for i, s := range n.slots[g.Name] {
 			if p, _ := s.answers(); p == nil || ctx.Err() != nil {
+				if err := s.forget(ctx); err != nil && ctx.Err() == nil {
+					n.trouble(err)
+				}
 				continue
 			}
 			up, err := s.checkpoint(ctx, id, definitions)
@@ -229,10 +232,14 @@ func (s *slot) checkpoint(ctx context.Context, topicID, definitions string) (che
 	if err != nil {
 		return checkpoint.Uploaded{}, err
 	}
+	kept, err := p.firstKept(meta.Sequences)
+	if err != nil {
+		return checkpoint.Uploaded{}, err
+	}
 	s.n.point("checkpoint.copied")
 	m := checkpoint.Manifest{
 		Epoch: meta.Position.Epoch, Position: meta.Position.String(), Offset: meta.Offset, LogTime: meta.LogTime,
-		TopicID: topicID, Definitions: definitions, Generation: 1,
+		TopicID: topicID, Definitions: definitions, Generation: 1, Outbox: kept,
 	}
 	if s.n.group != nil {
 		m.Owner, m.OwnerEpoch = s.n.o.Member.ID, int64(s.n.group.Generation())
@@ -246,6 +253,29 @@ func (s *slot) checkpoint(ctx context.Context, topicID, definitions string) (che
 		return up, fmt.Errorf("%w", err)
 	}
 	return up, s.note(noted{TopicID: topicID, Offset: meta.Offset})
+}
+
+// forget drops from a warm copy the deltas that the owner has dropped from its own.
+func (s *slot) forget(ctx context.Context) error {
+	p := s.opened()
+	if want, _ := s.status(); p == nil || want != standby {
+		return nil
+	}
+	m, err := s.copies.Newest(ctx)
+	if errors.Is(err, checkpoint.ErrNone) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	for view, first := range m.Outbox {
+		if first > 1 {
+			if err := p.Trim(view, first-1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (n *Node) point(name string) {

@@ -223,6 +223,7 @@ func (s *slot) publish(ctx, termCtx context.Context, term int) error {
 		return err
 	}
 	defer pub.Close()
+	defer p.handsOff()
 	for id, through := range pub.published {
 		n.markPublished(id.p, id.view, through)
 	}

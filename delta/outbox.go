@@ -207,6 +207,34 @@ func (p *Partition) handsOver() {
 	p.hand.on = true
 }
 
+// handsOff ends that: nobody takes it any more.
+func (p *Partition) handsOff() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hand.on = false
+	p.hand.drop(p.o.Memory)
+}
+
+// errEnough ends a walk over the outbox.
+var errEnough = errors.New("that is enough")
+
+// firstKept gives, by view, the first delta that the outbox has, or the next one if it has none.
+func (p *Partition) firstKept(sequences map[string]uint64) (map[string]uint64, error) {
+	out := map[string]uint64{}
+	for _, view := range append([]string{""}, p.viewNames()...) {
+		through := sequences[view]
+		out[view] = through + 1
+		err := p.outbox(view, 0, through, func(sequence uint64, _ []byte) error {
+			out[view] = sequence
+			return errEnough
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // emit puts what changed of an entity in the outbox.
 func (f *fold) emit(v *view, e *entity, s *Served, changed []string) error {
 	f.meta.Sequences[v.Name]++

@@ -2,6 +2,7 @@ package featurestore
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -33,7 +34,7 @@ func (o *others) client(address string) (freshetv1.FeatureStoreClient, error) {
 	if conn == nil {
 		var err error
 		if conn, err = grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w", err)
 		}
 		if o.conns == nil {
 			o.conns = map[string]*grpc.ClientConn{}

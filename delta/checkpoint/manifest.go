@@ -34,7 +34,9 @@ type Manifest struct {
 	OwnerEpoch int64  `json:"owner_epoch"` // generation of the ownership under which it did
 	// Definitions is a hash of the definitions that were folded.
 	Definitions string `json:"definitions"`
-	Files       []File `json:"files"`
+	// Outbox is the first delta that the owner keeps of each view: warm copies forget those before.
+	Outbox map[string]uint64 `json:"outbox,omitempty"`
+	Files  []File            `json:"files"`
 }
 
 // File is one file of the state's directory.
