@@ -605,7 +605,7 @@ func (w *world) retract(tile *Tile, row Row, left []modelRow) {
 
 // shrink takes rows back from a tile that was merged, and adds others, as long as it need not be rebuilt.
 func (w *world) shrink(tile *Tile, rows []modelRow) {
-	for n := range len(rows) {
+	for n := range rows {
 		if n%3 == 2 {
 			row := drawModelRow(w.r, 1000+n, n%len(w.tiles))
 			rows = append(rows, row)

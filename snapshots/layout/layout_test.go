@@ -28,6 +28,12 @@ func TestValuesComeBack(t *testing.T) {
 		{feature.Type{Kind: feature.Date}, feature.Value{Kind: feature.Date, I: feature.NegativeInfinity}},
 		{feature.Type{Kind: feature.Timestamp}, feature.OfMicros(feature.Infinity)},
 		{feature.Type{Kind: feature.UUID}, uuid},
+		{feature.ListOf(feature.Type{Kind: feature.String}), feature.OfList(feature.OfString("a,b"), feature.OfString(""), feature.Value{}, feature.OfString("NULL"))},
+		{feature.ListOf(feature.Type{Kind: feature.Decimal, Precision: 10, Scale: 2}), feature.OfList(feature.Value{Kind: feature.Decimal, Scale: 2, I: 250})},
+		{feature.ListOf(feature.Type{Kind: feature.Double}), feature.OfList(feature.OfDouble(0.1), feature.OfDouble(math.Inf(-1)))},
+		{feature.ListOf(feature.Type{Kind: feature.UUID}), feature.OfList(uuid)},
+		{feature.ListOf(feature.Type{Kind: feature.Timestamp}), feature.OfList(feature.OfMicros(-1), feature.OfMicros(feature.Infinity))},
+		{feature.ListOf(feature.Type{Kind: feature.Bytes}), feature.OfList(feature.OfBytes([]byte{0, 255}))},
 	} {
 		vec := &table.Vector{Type: Type(c.t)}
 		for _, v := range []feature.Value{c.v, {}} {
