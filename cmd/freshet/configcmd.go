@@ -106,10 +106,15 @@ func configCommand() *cobra.Command {
 		},
 	}
 	schema := &cobra.Command{
-		Use: "schema", Short: "Print the JSON Schema of freshet.yaml", Example: "  freshet config schema > freshet.schema.json", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		Use: "schema [definitions]", Short: "Print the JSON Schema of freshet.yaml, or of files of definitions",
+		Example: "  freshet config schema > freshet.schema.json\n  freshet config schema definitions > definitions.schema.json",
+		Args:    cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs), ValidArgs: []string{"definitions"},
+		RunE: func(c *cobra.Command, args []string) error {
 			s := schemaOf(reflect.TypeFor[config.Config](), "")
 			s["$schema"], s["title"] = "https://json-schema.org/draft/2020-12/schema", "freshet.yaml"
+			if len(args) > 0 {
+				s = definitionsSchema()
+			}
 			e := json.NewEncoder(c.OutOrStdout())
 			e.SetIndent("", "  ")
 			return e.Encode(s)
