@@ -67,6 +67,13 @@ func configKeys() []configKey {
 		{"storage.hot", "URL", "storage in data_dir", "where tables, run records and models are, reachable from every node, as file:///absolute/path"},
 		{"listen.grpc", "host:port", "127.0.0.1:7400", "where lookups and the command line are answered"},
 		{"listen.http", "host:port", "127.0.0.1:7401", "where the dashboard and /metrics are"},
+		{"advertise.grpc", "host:port", "listen.grpc, or the machine's name where that is every address", "where other nodes reach this one"},
+		{"node.id", "text", "the machine's name", "of freshet node: lasting, and another for each node"},
+		{"node.host", "text", "the node's own", "on which host it is: warm copies are kept on other hosts than the owner's"},
+		{"node.class", "text", "none", "told to the other nodes, not used yet"},
+		{"node.session_timeout", "time span", "6s", "how long the other nodes wait for a silent one"},
+		{"state.standbys", "whole number", "0", "how many warm copies of each partition other nodes keep"},
+		{"state.checkpoint_interval", "time span", "60s", "between copies of the state in storage.hot"},
 		{"state.memory", "size", "512MiB", "how much memory the state may use, with a unit of B KB MB GB KiB MiB GiB"},
 		{"definitions", "path", "definitions", "the directory of the feature definitions. Relative to the file"},
 	}
