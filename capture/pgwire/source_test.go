@@ -283,7 +283,7 @@ type slowly struct{ net.Conn }
 func (c slowly) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	<-time.After(50 * time.Millisecond) //nolint:forbidigo // longer than pgconn's patience
-	return n, err                       //nolint:wrapcheck // as it is
+	return n, err
 }
 
 // TestAStreamHasItsConnectionAlone: nobody else reads what it begins with.

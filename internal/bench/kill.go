@@ -23,7 +23,7 @@ const (
 	fresh        = time.Second
 	askEvery     = 10 * time.Millisecond
 	askWait      = time.Second
-	freshWait    = 5 * time.Minute // for a node that is to serve
+	freshWait    = 5 * time.Minute       // for a node that is to serve
 	beat         = 20 * time.Millisecond // a cell of the steady changes
 )
 
