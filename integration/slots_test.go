@@ -359,7 +359,8 @@ func TestACutThatIsGivenUp(t *testing.T) {
 	open := must(pgx.Connect(ctx, h.url))(t)
 	defer open.Close(context.Background()) //nolint:errcheck // a test's end
 	must(open.Exec(ctx, "begin; insert into public.lefts values (-1, 1)"))(t)
-	if _, err := capture.NewSeveral(2*time.Second, a.Runner, b.Runner).Cut(ctx, true); err == nil || !strings.Contains(err.Error(), "look for long transactions") {
+	if _, err := capture.NewSeveral(2*time.Second, a.Runner, b.Runner).Cut(ctx, true); fault.ClassOf(err) != fault.Timeout ||
+		!strings.Contains(err.Error(), fmt.Sprintf("it waits for the transaction of process %d ", open.PgConn().PID())) {
 		t.Errorf("%v", err)
 	}
 	must(open.Exec(ctx, "rollback"))(t)
