@@ -184,7 +184,8 @@ func modelOf(m *scoring.Model) *verify.Model {
 	return &verify.Model{Name: m.Name, SHA256: m.SHA256, Evaluator: m.Evaluator, Inputs: m.Inputs, Outputs: m.Outputs, View: m.View}
 }
 
-// standsStill says why a view was not folded up to a cut somewhere; empty: it was.
+// standsStill says why a view cannot be compared with the source: it was not folded up to a cut somewhere, or
+// its events are not all that the source has. Empty: it can.
 func (s *system) standsStill(ctx context.Context, v *feature.View, cut change.CutRecord) (string, error) {
 	infos, err := s.node.WaitCut(ctx, v.Group.Name, cut.ID)
 	if err != nil {
@@ -195,7 +196,21 @@ func (s *system) standsStill(ctx context.Context, v *feature.View, cut change.Cu
 			return at.Fault(v.Name).Error(), nil
 		}
 	}
-	return "", nil
+	return s.leftOut(v), nil
+}
+
+// leftOut says that events of the group's views were no part of them. Which ones is in the dead letters, not in
+// the source.
+func (s *system) leftOut(v *feature.View) string {
+	var late, others uint64
+	for _, p := range s.node.Partitions(v.Group.Name) {
+		m := p.Meta()
+		late, others = late+m.Stats.Late, others+m.Stats.NotEvents
+	}
+	if !v.Events || late+others == 0 {
+		return ""
+	}
+	return fmt.Sprintf("it is a view of events, and %d came later than its lateness, %d were no insertions: they are dead letters and no part of it, and the source has them all the same", late, others)
 }
 
 // caughtUp waits until every partition of a view has folded the cut and published its deltas up to it.
