@@ -87,7 +87,9 @@ func (a *application) settings(state string) map[string]string {
 	out := map[string]string{
 		"application.id": a.id, "bootstrap.servers": strings.Join(a.s.brokers, ","), "processing.guarantee": "exactly_once_v2",
 		"state.dir": filepath.Join(a.s.dir, state), "num.stream.threads": strconv.Itoa(runtime.NumCPU()), "auto.offset.reset": "earliest",
-		"max.poll.records": "5000", "producer.linger.ms": "10", "producer.compression.type": "lz4",
+		// A process that comes back is known by it: otherwise it waits for the end of the session of the one before.
+		"group.instance.id": a.id,
+		"max.poll.records":  "5000", "producer.linger.ms": "10", "producer.compression.type": "lz4",
 	}
 	if a.cacheless {
 		out["statestore.cache.max.bytes"] = "0"
