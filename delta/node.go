@@ -26,8 +26,9 @@ type NodeOptions struct {
 	Catalog  *feature.Catalog
 	Topics   *topic.Client
 	Registry *topic.Registry
-	// Memory is for the block cache of all partitions and for what they hold beside their stores, half of
-	// it each, in bytes; 0 means 128 MiB.
+	// Memory is what the state may use, in bytes; 0 means 512 MiB. A quarter is the block cache of all
+	// partitions, a quarter what they hold beside their stores, and half their memory tables: two of each,
+	// one that is written and one that is flushed, of 2 to 64 MiB.
 	Memory int64
 	Sync   time.Duration // between syncs of the state; 0 means one second
 	// Retention of the delta topics; 0 keeps them for ever.
@@ -88,7 +89,7 @@ type Node struct {
 // from checkpoints what is not there; else Run opens what it is given.
 func OpenNode(o NodeOptions) (*Node, error) {
 	if o.Memory == 0 {
-		o.Memory = 128 << 20
+		o.Memory = 512 << 20
 	}
 	if o.Sync == 0 {
 		o.Sync = time.Second
@@ -100,7 +101,7 @@ func OpenNode(o NodeOptions) (*Node, error) {
 		o.Now = time.Now //nolint:forbidigo // leases and rates; in no value
 	}
 	n := &Node{
-		o: o, cache: state.NewCache(o.Memory / 2), memory: NewMemory(o.Memory / 2), slots: map[string][]*slot{}, changed: make(chan struct{}),
+		o: o, cache: state.NewCache(o.Memory / 4), memory: NewMemory(o.Memory / 4), slots: map[string][]*slot{}, changed: make(chan struct{}),
 		published: map[outboxID]uint64{}, moved: make(chan struct{}),
 	}
 	for _, g := range o.Catalog.Groups {

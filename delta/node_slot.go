@@ -113,12 +113,22 @@ func (s *slot) run(ctx context.Context) error {
 	}
 }
 
+// memTable is the size of one memory table: the larger, the less often an entity that changes again and again
+// is written to files.
+func (o *NodeOptions) memTable() uint64 {
+	partitions := 0
+	for _, g := range o.Catalog.Groups {
+		partitions += g.Partitions
+	}
+	return uint64(min(max(o.Memory/4/int64(max(partitions, 1)), 2<<20), 64<<20))
+}
+
 // openState opens what lies in the partition's directory, and creates it if there is nothing.
 func (s *slot) openState() (*Partition, error) {
 	o := &s.n.o
 	return OpenPartition(PartitionOptions{
 		Catalog: o.Catalog, Group: s.group.Name, Partition: s.number, Dir: s.dir(),
-		State: state.Options{Cache: s.n.cache, MemTable: 2 << 20, Fatal: o.Events.Fatal}, Schemas: o.Registry, Memory: s.n.memory, Point: o.Point,
+		State: state.Options{Cache: s.n.cache, MemTable: o.memTable(), Fatal: o.Events.Fatal}, Schemas: o.Registry, Memory: s.n.memory, Point: o.Point,
 	})
 }
 

@@ -34,7 +34,10 @@ func TestExamplesFollowADeltaTopic(t *testing.T) {
 		Node: n, Name: "test", Topics: s.topics, Registry: s.registry, Metrics: prometheus.NewRegistry(),
 	}).HTTP())
 	defer web.Close()
-	write(ctx, t, s.url, rnd, 120)
+	for range 3 { // with cells of their own, however slow the broker is
+		must(n.WaitCut(ctx, "tail", must(r.Cut(ctx, false))(t).ID))(t)
+		write(ctx, t, s.url, rnd, 40)
+	}
 	cut := must(r.Cut(ctx, true))(t) // after all that was written: no delta follows
 	cut.Export.Close()
 	deltas, served := 0, map[string]map[string]string{}
