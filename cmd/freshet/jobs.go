@@ -108,6 +108,8 @@ func (s *system) resume(ctx context.Context, p *scheduled) error {
 	if err != nil {
 		return err
 	}
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	for _, r := range records {
 		if r.Outcome == pipeline.Pending {
 			if _, err := s.goOn(ctx, p, r); err != nil {
@@ -125,6 +127,8 @@ func (s *system) runPipeline(ctx context.Context, name string, at time.Time) (pi
 	if p == nil {
 		return pipeline.Record{}, fault.New(fault.NotFound, "there is no pipeline %q", name)
 	}
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	r, err := s.pipelineRecord(ctx, pipeline.RecordID(name, at))
 	switch {
 	case err == nil && r.Outcome != pipeline.Pending:

@@ -78,6 +78,7 @@ type system struct {
 	grpcAddr string
 
 	jobs    sync.Mutex // one pipeline, merge or scoring by hand at a time
+	turn    sync.Mutex // of what puts a cut and then works at it in steps: a pipeline's run, a verification
 	listen  net.Listener
 	web     net.Listener
 	closers []func()

@@ -74,6 +74,9 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 			return nil, fault.New(fault.NotFound, "there is no view %q", n)
 		}
 	}
+	// A later cut that is merged and scored meanwhile would leave nothing to compare at this one.
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	start := time.Now() //nolint:forbidigo // progress on the terminal
 	t, err := s.ask(ctx, views)
 	if err != nil {
