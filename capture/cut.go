@@ -56,9 +56,11 @@ func (c *cutRequest) fail(err error) {
 	c.reply <- cutReply{err: fault.Wrap(fault.Failed, err, "capture ended before the cut was put")}
 }
 
+func errEnded() error { return fault.New(fault.Failed, "capture has ended: no cut can be put") }
+
 // Cut puts a cut at the next commit boundary. With sql it is the boundary at which a snapshot of
 // the source is exported: state at the cut equals what a query under that snapshot sees. Run must
-// be running.
+// be running: when it ends, so does the wait, with an error.
 func (r *Runner) Cut(ctx context.Context, sql bool) (Cut, error) {
 	if len(r.o.Slots) > 1 {
 		return Cut{}, fault.New(fault.Usage, "slot %s is one of several, and a cut is put through all", r.o.Source.Slot)
@@ -66,12 +68,21 @@ func (r *Runner) Cut(ctx context.Context, sql bool) (Cut, error) {
 	c := &cutRequest{sql: sql, reply: make(chan cutReply, 1)}
 	select {
 	case r.cuts <- c:
+	case <-r.ended:
+		return Cut{}, errEnded()
 	case <-ctx.Done():
 		return Cut{}, fault.Wrap(fault.Timeout, ctx.Err(), "no commit boundary was reached in time for a cut")
 	}
 	select {
 	case a := <-c.reply:
 		return a.cut, a.err
+	case <-r.ended:
+		select {
+		case a := <-c.reply: // said before it ended
+			return a.cut, a.err
+		default:
+		}
+		return Cut{}, errEnded()
 	case <-ctx.Done():
 		go func() { // the cut stands; its snapshot is not wanted any more
 			if a := <-c.reply; a.cut.Export != nil {

@@ -32,8 +32,9 @@ const (
 )
 
 // Run takes the slot over and captures until ctx ends or something fails. A source that goes away
-// once it was there is waited for; Kafka is not: a writer that failed is dead.
+// once it was there is waited for; Kafka is not: a writer that failed is dead. It runs once.
 func (r *Runner) Run(ctx context.Context) error {
+	defer close(r.ended)
 	p, err := r.publisher(ctx)
 	if err != nil {
 		return err

@@ -210,6 +210,11 @@ func (w *world) compare() []audit.Seen {
 func (w *world) began() {
 	w.t.Helper()
 	if _, err := w.runner.Cut(w.t.Context(), false); err != nil {
+		select {
+		case ended := <-w.done:
+			err = errors.Join(err, ended)
+		default:
+		}
 		w.t.Fatal(errors.Join(err, fmt.Errorf("capture did not begin")))
 	}
 }
