@@ -327,6 +327,7 @@ func (s *session) follow(outer context.Context, conn *pgx.Conn, d *decoder, from
 	g.Go(func() error { return s.backfill(ctx) })
 	g.Go(func() error { return s.care(ctx, conn) })
 	g.Go(func() error { return s.dropped(ctx, outer) })
+	g.Go(func() error { return s.missing(ctx) })
 	return g.Wait()
 }
 

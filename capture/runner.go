@@ -45,6 +45,8 @@ type Options struct {
 	CutWait time.Duration
 	// Heartbeat is how often a message is written into the source's log. 0: 30 s; below 0: never.
 	Heartbeat time.Duration
+	// LookEvery is how often the source is asked whether all tables are there and published. 0: 10 s.
+	LookEvery time.Duration
 	// Slots names every slot of the source, this one among them, where there are several over disjoint groups
 	// and tables. The catalogue is then of what this one reads only (feature.Catalog.Part).
 	Slots []string
@@ -72,6 +74,8 @@ type Events struct {
 	Guard func(r slotguard.Report)
 	// Mute tells that heartbeats may not be written into the source's log.
 	Mute func(err error)
+	// Gone tells that nothing more comes of a table, and why.
+	Gone func(table, why string)
 	// Lost tells that the source went away; capture goes on when it is there again, and tries after wait.
 	Lost func(err error, wait time.Duration)
 	// SpoolFull tells that from now on the server keeps transactions until they are committed.

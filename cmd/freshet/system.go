@@ -442,6 +442,9 @@ func captureEvents(log *slog.Logger) capture.Events {
 		SpoolFull: func(full *spool.Full) {
 			log.Warn("the spool of transactions in progress is full: from now on the server keeps them until they are committed", "dir", full.Dir, "bytes", full.Limit)
 		},
+		Gone: func(table, why string) {
+			log.Error("nothing more comes of a table: the views that use it stand still", "table", table, "why", why)
+		},
 		Lost: func(err error, wait time.Duration) { log.Warn("the source went away", "error", err, "again", wait) },
 	}
 }
