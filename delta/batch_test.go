@@ -30,10 +30,10 @@ func contents(t *testing.T, p *Partition) map[string]string {
 }
 
 // foldInBatches folds a log in batches of any size, with little memory or much, and restarts.
-func foldInBatches(t *testing.T, r *rand.Rand, c *feature.Catalog, l *log) (state map[string]string, stats Stats) {
+func foldInBatches(t *testing.T, r *rand.Rand, c *feature.Catalog, registry Schemas, l *log) (state map[string]string, stats Stats) {
 	t.Helper()
 	o := PartitionOptions{
-		Catalog: c, Group: "plane", Dir: filepath.Join(t.TempDir(), "p"), Schemas: schemas{},
+		Catalog: c, Group: c.Groups[0].Name, Dir: filepath.Join(t.TempDir(), "p"), Schemas: registry,
 		Memory: NewMemory([]int64{1, 4 << 10, 1 << 20}[r.IntN(3)]), BatchBytes: []int{1, 2000, 1 << 20}[r.IntN(3)],
 	}
 	longest := []int{1, 20, 400}[r.IntN(3)]
@@ -81,13 +81,18 @@ func TestBatchesLeaveNoTrace(t *testing.T) {
 		{"rows", catalog(t), func(r *rand.Rand) *log { l, _ := history(r, 80); return l }},
 		{"snapshots", catalog(t), func(r *rand.Rand) *log { return rereadHistory(r, 60, true).l }},
 		{"events", eventsCatalog(t, 1), func(r *rand.Rand) *log { l, _, _ := eventHistory(r, 80); return l }},
+		{"joins", ridesCatalog(t), func(r *rand.Rand) *log { return rideHistory(r, 100).l }},
 	} {
+		var registry Schemas = schemas{}
+		if one.name == "joins" {
+			registry = rideSchemas{}
+		}
 		for history := range uint64(2) {
 			l := one.l(rand.New(rand.NewPCG(s, 100*uint64(n)+history)))
 			var first map[string]string
 			var firstStats Stats
 			for run := range uint64(5) {
-				got, stats := foldInBatches(t, rand.New(rand.NewPCG(s, run)), one.c, l)
+				got, stats := foldInBatches(t, rand.New(rand.NewPCG(s, run)), one.c, registry, l)
 				stats.Dropped = 0
 				if run == 0 {
 					first, firstStats = got, stats

@@ -10,7 +10,8 @@ import (
 	"github.com/freshet-io/freshet/internal/feature"
 )
 
-// dimensionChange keeps the dimension's row; views that joined it keep what they evaluated.
+// dimensionChange keeps the dimension's row. Views that joined it keep what they evaluated, unless they join
+// it as of now.
 func (f *fold) dimensionChange(s *shape, ch *change.Change) error {
 	var oldPK, newPK []byte
 	if ch.After != nil {
@@ -24,6 +25,9 @@ func (f *fold) dimensionChange(s *shape, ch *change.Change) error {
 	if err != nil {
 		return err
 	}
+	if err := f.fanChange(s, ch, oldPK, newPK, row); err != nil {
+		return err
+	}
 	if row == nil || !bytes.Equal(oldPK, newPK) {
 		if err := f.set(keyOf(spaceDimension, s.name, oldPK), nil); err != nil {
 			return err
@@ -33,6 +37,45 @@ func (f *fold) dimensionChange(s *shape, ch *change.Change) error {
 		return nil
 	}
 	return f.set(keyOf(spaceDimension, s.name, newPK), encodeInputs(row))
+}
+
+// fanChange notes which rows are to be joined anew after a change of a dimension's row, if it changes
+// anything that they read.
+func (f *fold) fanChange(s *shape, ch *change.Change, oldPK, newPK []byte, row []feature.Value) error {
+	if !slices.ContainsFunc(s.joins, func(v *view) bool { return v.current }) {
+		return nil
+	}
+	old, err := f.dimension(s.table, oldPK)
+	if err != nil {
+		return err
+	}
+	moved := !bytes.Equal(oldPK, newPK)
+	if !moved && !f.differ(s, old, row) {
+		return nil
+	}
+	f.fanKey(s.name, oldPK, ch.Op)
+	if moved && newPK != nil {
+		f.fanKey(s.name, newPK, ch.Op)
+	}
+	return nil
+}
+
+// differ tells whether a column that a view joins as of now is not the same in two rows, either of which
+// may be missing.
+func (f *fold) differ(s *shape, old, row []feature.Value) bool {
+	for i := range s.table.Columns {
+		var was, is feature.Value
+		if i < len(old) {
+			was = old[i]
+		}
+		if i < len(row) {
+			is = row[i]
+		}
+		if was != is && f.joinsColumn(s, i) {
+			return true
+		}
+	}
+	return (old == nil) != (row == nil)
 }
 
 // completeDimension gives the after-image with what did not travel filled in from the row stored.

@@ -14,8 +14,8 @@
 //  6. fold.go       what several cells changed, with the position folded, is applied as one batch
 //  7. publish.go    the outbox goes to the delta topic inside a Kafka transaction
 //
-// cache.go bounds what is in memory. dimension.go keeps the rows that joins read, snapshot.go takes snapshots in, the first and those
-// beside the stream.
+// cache.go bounds what is in memory. dimension.go keeps the rows that joins read, join.go joins them, again too where they are as of
+// now; snapshot.go takes snapshots in, the first and those beside the stream.
 //
 // Keys of the store (DESIGN section 6), all parts by feature.AppendKey unless a width is given:
 //
@@ -29,6 +29,7 @@
 //	08 | table | pk                         a dimension's row
 //	09 | table | pk                         seen or touched since a whole snapshot of the table began
 //	09 | view | pk                          an event inserted while an epoch's snapshot is taken
+//	0A | view | join 1 B | key… | pk        a row that joins by that key as of now
 //
 // Every value starts with a version byte; unknown versions are refused. State at a position is a
 // pure function of the log up to it: there is no clock and no map order in any value.

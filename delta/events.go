@@ -44,7 +44,7 @@ func (f *fold) event(v *view, ch *change.Change) error {
 	row, err := f.complete(v, ch, storedRow{})
 	var fresh storedRow
 	if err == nil {
-		fresh, err = f.evaluate(v, row, pk)
+		fresh, err = f.evaluate(v, row, pk, false)
 	}
 	if err == nil && fresh.contribution != nil {
 		if f.late(v, ch, fresh.contribution.time) {

@@ -24,6 +24,8 @@ type fold struct {
 	indexed   bool              // batch can be read through
 	over      map[string][]byte // what the batch has of rows, dimensions and marks; nil: deleted
 	overBytes int
+	uses      map[string]map[string]bool // what the batch notes or forgets under 0A, by place and primary key
+	fans      []fan                      // of this cell, to be done at its end
 	meta      Meta
 	stats     *Stats
 	was       map[string]Stopped // before this cell
@@ -46,6 +48,7 @@ type fold struct {
 	pk, oldPK []byte
 	place     []byte
 	key       []byte
+	joinKey   []byte
 	buf       []byte
 	values    []feature.Value // memory of the row being served
 	next      Served
@@ -69,6 +72,9 @@ func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
 		if err := f.control(c); err != nil {
 			return err
 		}
+	}
+	if err := f.fanOut(); err != nil {
+		return err
 	}
 	if err := f.due(f.meta.LogTime); err != nil {
 		return err
@@ -172,6 +178,7 @@ func (f *fold) cleared() {
 	f.batch.Close()
 	f.batch, f.indexed, f.worked, f.full, f.cut = f.store.Blind(), false, false, false, ""
 	clear(f.over)
+	clear(f.uses)
 	f.overBytes, f.dirtyness = 0, 0
 	f.wakes = f.wakes[:0]
 	for _, e := range f.dirty {

@@ -17,6 +17,7 @@ const (
 	spaceOutbox    = 0x07
 	spaceDimension = 0x08
 	spaceSeen      = 0x09
+	spaceUse       = 0x0A
 )
 
 func keyOf(space byte, name string, parts ...[]byte) []byte {

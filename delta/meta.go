@@ -49,6 +49,7 @@ type Stats struct {
 	Skipped   uint64 `json:"skipped"`    // of views that stand still
 	Awaited   uint64 `json:"awaited"`    // came in part before the snapshot being taken brought the row
 	Late      uint64 `json:"late"`       // events older than lateness
+	Rejoined  uint64 `json:"rejoined"`   // rows joined anew because a row they joined changed
 	NotEvents uint64 `json:"not_events"` // updates, deletes and truncations of tables of events
 }
 

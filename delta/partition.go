@@ -276,7 +276,7 @@ func (p *Partition) abandon() {
 func (p *Partition) newFold() *fold {
 	return &fold{
 		Partition: p, partition: p.o.Partition, batch: p.store.Blind(), meta: p.Meta(),
-		over: map[string][]byte{}, nextTimer: math.MinInt64,
+		over: map[string][]byte{}, uses: map[string]map[string]bool{}, nextTimer: math.MinInt64,
 	}
 }
 

@@ -28,7 +28,8 @@ const (
 //	+-------------+---------+------------+---------+-----------+----------------------------------+
 //
 // A row that is of no entity (where, NULL key) has no contribution: its entity is a single NULL.
-// Columns are kept where a later change may leave them out as unchanged. The print is of the columns
+// Columns are kept where a later change may leave them out as unchanged, or a join is as of now and the row
+// may be joined anew; then also what it joined as of its own change, and what joins it by. The print is of the columns
 // the view reads, where they are not kept and the view joins: a row read again by a snapshot that is
 // still the same must not be joined anew.
 type storedRow struct {
@@ -104,7 +105,7 @@ func (v *view) decodeRow(pk, b []byte) (storedRow, error) {
 	switch b[0] {
 	case 1:
 		var err error
-		if r.kept, _, err = decodeValues(b[1:], len(v.needs)); err != nil {
+		if r.kept, _, err = decodeValues(b[1:], len(v.keeps)); err != nil {
 			return r, err
 		}
 	case 2:
@@ -177,10 +178,10 @@ func (f *fold) rowChange(v *view, ch *change.Change) error {
 			return nil
 		}
 		if err == nil && ch.Op == change.Snapshot && v.sameRow(old, row) {
-			return nil
+			return f.refresh(v, newPK, old, ch.Op)
 		}
 		if err == nil {
-			fresh, err = f.evaluate(v, row, newPK)
+			fresh, err = f.evaluate(v, row, newPK, false)
 		}
 		if err != nil {
 			return f.deadRow(v, ch, oldPK, newPK, old, fresh, err)
@@ -218,8 +219,12 @@ func (f *fold) stored(v *view, pk []byte) (storedRow, error) {
 // gone and nothing of the new one is there.
 func (f *fold) replace(v *view, ch *change.Change, oldPK, newPK []byte, old, fresh storedRow) error {
 	o, n := old.contribution, fresh.contribution
-	same := o != nil && n != nil && bytes.Equal(o.entity, n.entity) && o.time == n.time &&
-		bytes.Equal(o.pk, n.pk) && slices.Equal(o.inputs, n.inputs)
+	same := o != nil && equalContributions(o, n)
+	if v.current {
+		if err := f.use(v, oldPK, old.kept, newPK, fresh.kept); err != nil {
+			return err
+		}
+	}
 	if oldPK != nil && !bytes.Equal(oldPK, newPK) {
 		if err := f.setRow(v, oldPK, nil); err != nil {
 			return err
@@ -283,9 +288,9 @@ type errRow struct{ error }
 // errAwaited marks a change that came in part, of a row that the snapshot being taken will bring.
 var errAwaited = errors.New("the snapshot brings the row")
 
-// evaluate makes the contribution of a completed row, if it is one of this partition. With an errRow
-// it gives what is to be kept of the row all the same.
-func (f *fold) evaluate(v *view, row []feature.Value, pk []byte) (storedRow, error) {
+// evaluate makes the contribution of a completed row, if it is one of this partition; anew: a stored one that
+// is joined again. With an errRow it gives what is to be kept of the row all the same.
+func (f *fold) evaluate(v *view, row []feature.Value, pk []byte, anew bool) (storedRow, error) {
 	var out storedRow
 	if row[v.Key[0]].IsNull() {
 		f.stats.NullKeys++
@@ -298,10 +303,11 @@ func (f *fold) evaluate(v *view, row []feature.Value, pk []byte) (storedRow, err
 	if p != f.partition { // nothing is kept: the row's next changes do not come here
 		return out, nil
 	}
-	if v.Events { // nothing is kept of an event
-	} else if full := f.shape.codec.Table.Identity == feature.IdentityFull; !full {
-		out.kept = v.needed(row)
-	} else if len(v.Joins) > 0 {
+	switch {
+	case v.Events: // nothing is kept of an event
+	case v.current || f.shape.codec.Table.Identity != feature.IdentityFull:
+		out.kept = v.kept(row)
+	case len(v.Joins) > 0:
 		out.print = fingerprint(v.needed(row))
 	}
 	c := &f.fresh
@@ -318,8 +324,11 @@ func (f *fold) evaluate(v *view, row []feature.Value, pk []byte) (storedRow, err
 		}
 		c.key = append(c.key, key)
 	}
-	if err := f.join(v, row); err != nil {
+	if err := f.join(v, row, anew); err != nil {
 		return out, err
+	}
+	if v.current {
+		out.kept = v.kept(row)
 	}
 	if v.where != nil {
 		f.state.Row = row
@@ -352,6 +361,15 @@ func (f *fold) evaluate(v *view, row []feature.Value, pk []byte) (storedRow, err
 	return out, nil
 }
 
+// kept gives the columns that are kept of a row.
+func (v *view) kept(row []feature.Value) []feature.Value {
+	out := make([]feature.Value, len(v.keeps))
+	for i, c := range v.keeps {
+		out[i] = row[c]
+	}
+	return out
+}
+
 // needed gives the columns of a row that the view reads.
 func (v *view) needed(row []feature.Value) []feature.Value {
 	out := make([]feature.Value, len(v.needs))
@@ -362,11 +380,12 @@ func (v *view) needed(row []feature.Value) []feature.Value {
 }
 
 // sameRow tells whether a row of a snapshot is what is stored, as far as the view reads it. Then it
-// keeps what it joined when it last changed.
+// keeps what it joined when it last changed, and only what is as of now is joined again: a change of that
+// may have passed while the view stood still.
 func (v *view) sameRow(old storedRow, row []feature.Value) bool {
 	switch {
 	case old.kept != nil:
-		return slices.Equal(old.kept, v.needed(row))
+		return slices.Equal(old.kept[:len(v.needs)], v.needed(row))
 	case old.print != nil:
 		return bytes.Equal(old.print, fingerprint(v.needed(row)))
 	default:
@@ -426,28 +445,6 @@ func (f *fold) here(v *view, row []feature.Value) bool {
 	return err == nil && p == f.partition
 }
 
-// join puts the dimension rows, as of now, after the source row; a miss stays NULL.
-func (f *fold) join(v *view, row []feature.Value) error {
-	at := len(v.Source.Columns)
-	for _, j := range v.Joins {
-		var pk []byte
-		missing := false
-		for _, on := range j.On {
-			missing = missing || row[on.Source].IsNull()
-			pk = appendKey(pk, v.Source.Columns[on.Source], row[on.Source])
-		}
-		if !missing {
-			dim, err := f.dimension(j.Table, pk)
-			if err != nil {
-				return err
-			}
-			copy(row[at:], dim)
-		}
-		at += len(j.Table.Columns)
-	}
-	return nil
-}
-
 // deadRow takes an error row out of the view and puts it in the dead topic. What is kept of it lets a
 // later change mend it that does not carry everything.
 func (f *fold) deadRow(v *view, ch *change.Change, oldPK, newPK []byte, old, fresh storedRow, cause error) error {
@@ -465,8 +462,12 @@ func (f *fold) deadRow(v *view, ch *change.Change, oldPK, newPK []byte, old, fre
 
 // letter is the dead letter of the change being folded.
 func (f *fold) letter(ch *change.Change, what, why string, key []byte) *change.Dead {
-	return &change.Dead{
+	d := &change.Dead{
 		Stage: "delta", What: what, Why: why, From: ch.Position.String(),
 		Replay: "freshet dead replay --stage delta '" + ch.Position.String() + "'", Key: key, Value: f.raw,
 	}
+	if f.raw == nil { // it was joined anew: the row itself did not change
+		d.Replay = "nothing: it is joined again when a row changes that it joins"
+	}
+	return d
 }

@@ -196,6 +196,11 @@ func (f *fold) retractUnseen(table string) error {
 				}
 				f.touch(e, change.CauseRetraction)
 			}
+			if v.current {
+				if err := f.use(v, pk, r.kept, nil, nil); err != nil {
+					return err
+				}
+			}
 			return f.batch.Delete(append(bytes.Clone(prefix), pk...))
 		})
 		if err != nil {
@@ -207,6 +212,7 @@ func (f *fold) retractUnseen(table string) error {
 	}
 	prefix := keyOf(spaceDimension, table)
 	return f.eachUnseen(prefix, table, func(pk, _ []byte) error {
+		f.fanKey(table, pk, change.Snapshot)
 		return f.batch.Delete(append(bytes.Clone(prefix), pk...))
 	})
 }
@@ -275,6 +281,7 @@ func (f *fold) truncate(table string, at position.Position) error {
 	if f.dims[table] == nil {
 		return nil
 	}
+	f.fanAll(table, change.Update)
 	prefix := keyOf(spaceDimension, table)
 	return f.batch.DeleteRange(prefix, successor(prefix))
 }
@@ -304,7 +311,11 @@ func (f *fold) truncateView(v *view) error {
 		}
 		f.touch(e, change.CauseRetraction)
 	}
-	for _, p := range [][]byte{v.rowPrefix, v.indexPrefix, v.tilePrefix} {
+	prefixes := [][]byte{v.rowPrefix, v.indexPrefix, v.tilePrefix}
+	if v.current {
+		prefixes = append(prefixes, v.usePrefix)
+	}
+	for _, p := range prefixes {
 		if err := f.batch.DeleteRange(p, successor(p)); err != nil {
 			return err
 		}

@@ -29,6 +29,12 @@ type view struct {
 	// none, by a join alone.
 	joinDecides bool
 
+	// Of joins: see prepareJoins.
+	current bool    // a join is as of now
+	firsts  []int   // by join, where its columns begin after the source row
+	keeps   []int   // columns that are kept of a row: needs, then those of joins
+	useAt   [][]int // by join that is as of now, where its key is in what is kept
+
 	// Of the fold: see prepare.
 	cached    map[string]*entity
 	sourceKey []int // primary key of the source
@@ -36,7 +42,7 @@ type view struct {
 	slots     []int // by plan, the window among its level's; -1: lifetime
 	certain   bool  // adding a row cannot fail
 
-	rowPrefix, indexPrefix, tilePrefix, servedPrefix, timerPart []byte
+	rowPrefix, indexPrefix, tilePrefix, servedPrefix, usePrefix, timerPart []byte
 }
 
 // input is one column that aggregates read, of the rows for which a condition holds: elsewhere it is
@@ -95,7 +101,7 @@ func compile(fv *feature.View) (*view, error) {
 	v.joined = make([][]int, len(fv.Joins))
 	for i, j := range fv.Joins {
 		for _, on := range j.On {
-			need(on.Source)
+			v.reads(on.Source, need)
 			v.readJoined(i, on.Dimension)
 		}
 	}
@@ -109,6 +115,7 @@ func compile(fv *feature.View) (*view, error) {
 		return nil, err
 	}
 	slices.Sort(v.needs)
+	v.prepareJoins()
 	for _, o := range fv.Outputs() {
 		v.names = append(v.names, o.Name)
 		v.types = append(v.types, o.Type)

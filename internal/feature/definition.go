@@ -120,7 +120,8 @@ type FeatureView struct {
 	Checks      Checks            `json:"checks,omitzero" yaml:"checks"`
 }
 
-// JoinDef is a broadcast join; On maps dimension columns to source columns.
+// JoinDef is a join; On maps columns of the joined table to columns of the source, or to ALIAS.COLUMN of
+// a join that stands before it.
 type JoinDef struct {
 	Table string            `json:"table" yaml:"table"`
 	As    string            `json:"as" yaml:"as"`

@@ -242,11 +242,8 @@ func (c *Catalog) resolveJoins(v *View) error {
 		if t == nil {
 			return refuseAt(d, at+".table", "join: the source has no table %q", jd.Table).ToMend("write it as schema.table, as the database has it")
 		}
-		if jd.AsOf != "" && jd.AsOf != "change" {
-			return refuseAt(d, at+".as_of", "join %s: as_of: %s is not supported yet", jd.Table, jd.AsOf).ToMend("use as_of: change")
-		}
-		if !validName(jd.As) {
-			return refuseAt(d, at+".as", "join %s: as: %q is not a name", jd.Table, jd.As).ToMend("write as: NAME, of lower-case letters, digits and _: its columns are NAME.COLUMN then")
+		if err := v.checkJoin(jd, at); err != nil {
+			return err
 		}
 		j, err := v.resolveOn(jd, t, at)
 		if err != nil {
@@ -257,9 +254,27 @@ func (c *Catalog) resolveJoins(v *View) error {
 	return nil
 }
 
-// resolveOn pairs the primary key of a joined table with columns of the source.
+func (v *View) checkJoin(jd JoinDef, at string) error {
+	d := v.Def
+	switch {
+	case jd.AsOf != "" && jd.AsOf != "change" && jd.AsOf != "current":
+		return refuseAt(d, at+".as_of", "join %s: as_of: %q is not known", jd.Table, jd.AsOf).
+			ToMend("use change (what the joined row was when the row itself last changed) or current (what it is now)")
+	case jd.AsOf == "current" && v.Events:
+		return refuseAt(d, at+".as_of", "join %s: as_of: current changes rows after they came, and of events nothing is kept", jd.Table).
+			ToMend("use as_of: change, or mode: rows")
+	case !validName(jd.As):
+		return refuseAt(d, at+".as", "join %s: as: %q is not a name", jd.Table, jd.As).ToMend("write as: NAME, of lower-case letters, digits and _: its columns are NAME.COLUMN then")
+	case slices.ContainsFunc(v.Joins, func(j Join) bool { return j.As == jd.As }):
+		return refuseAt(d, at+".as", "join %s: as: %s is the name of a join before it", jd.Table, jd.As).ToMend("give each join a name of its own")
+	}
+	return nil
+}
+
+// resolveOn pairs the primary key of a joined table with columns of the source, or of joins that stand
+// before it.
 func (v *View) resolveOn(jd JoinDef, t *Table, at string) (Join, error) {
-	d, j := v.Def, Join{Table: t, As: jd.As}
+	d, j := v.Def, Join{Table: t, As: jd.As, Current: jd.AsOf == "current"}
 	keys := keyNames(t)
 	if len(keys) == 0 {
 		return j, refuseAt(d, at, "join %s: the table has no primary key, so there may be many rows for one", jd.Table).ToMend("ALTER TABLE %s ADD PRIMARY KEY (…);", jd.Table)
@@ -277,17 +292,38 @@ func (v *View) resolveOn(jd JoinDef, t *Table, at string) (Join, error) {
 			return j, refuseAt(d, at+".on", "join %s: on: must name its whole primary key, and %s is missing", jd.Table, name).
 				ToMend("on: {%s: COLUMN OF %s}", strings.Join(keys, ": …, "), d.Source)
 		}
-		s := v.Source.Index(source)
-		if s < 0 {
-			return j, refuseAt(d, at+".on."+name, "join %s: %s has no column %q", jd.Table, d.Source, source).ToMend("%s", near(source, "columns of "+d.Source, columnNames(v.Source)))
+		from, col, ok := v.Lookup(source)
+		if !ok {
+			return j, v.refuseFrom(jd, at+".on."+name, source)
 		}
-		if t.Columns[k].Type.Kind != v.Source.Columns[s].Type.Kind {
-			return j, refuseAt(d, at+".on."+name, "join %s: %s is %s but %s is %s", jd.Table, name, t.Columns[k].Type, source, v.Source.Columns[s].Type).
+		if t.Columns[k].Type.Kind != col.Type.Kind {
+			return j, refuseAt(d, at+".on."+name, "join %s: %s is %s but %s is %s", jd.Table, name, t.Columns[k].Type, source, col.Type).
 				ToMend("join by a column of %s that is %s", d.Source, t.Columns[k].Type)
 		}
-		j.On = append(j.On, JoinOn{Dimension: k, Source: s})
+		if from.Join >= 0 && v.Joins[from.Join].Current && !j.Current {
+			return j, refuseAt(d, at+".as_of", "join %s: it is as of the row's own change, but %s, by which it is joined, is as of now", jd.Table, source).
+				ToMend("use as_of: current here too, or as_of: change for %s", v.Joins[from.Join].As)
+		}
+		j.On = append(j.On, JoinOn{Dimension: k, Source: from})
 	}
 	return j, nil
+}
+
+// refuseFrom says why a join cannot be by a column: it is of no table, or of a join that is not there yet.
+func (v *View) refuseFrom(jd JoinDef, at, source string) error {
+	d := v.Def
+	alias, _, chained := strings.Cut(source, ".")
+	switch {
+	case !chained:
+		return refuseAt(d, at, "join %s: %s has no column %q", jd.Table, d.Source, source).ToMend("%s", near(source, "columns of "+d.Source, columnNames(v.Source)))
+	case alias == jd.As:
+		return refuseAt(d, at, "join %s: %s is a column of this join itself", jd.Table, source).ToMend("use a column of %s, or of a join that stands before", d.Source)
+	case slices.ContainsFunc(d.Join, func(o JoinDef) bool { return o.As == alias }) && !slices.ContainsFunc(v.Joins, func(o Join) bool { return o.As == alias }):
+		return refuseAt(d, at, "join %s: %s is a column of a join that stands after it", jd.Table, source).
+			ToMend("write the join %s before this one; joins that need each other have no order", alias)
+	default:
+		return refuseAt(d, at, "join %s: there is no column %q", jd.Table, source).ToMend("%s", near(source, "columns", v.ColumnNames()))
+	}
 }
 
 // ColumnNames gives every name that Lookup finds.

@@ -23,8 +23,8 @@ type Derived struct {
 	Expr string
 }
 
-// Join is a resolved broadcast join. On[i] pairs a dimension column with a source column; together
-// they cover the dimension's primary key.
+// Join is a resolved join. On[i] gives where the value of a key column of the dimension comes from;
+// together they are the dimension's primary key, in its order.
 type Join struct {
 	Table   *Table
 	As      string
@@ -32,8 +32,11 @@ type Join struct {
 	Current bool // as_of: current
 }
 
-// JoinOn pairs a dimension's column with a source column, by ordinals.
-type JoinOn struct{ Dimension, Source int }
+// JoinOn pairs a dimension's column with a column of the source, or of a join that stands before.
+type JoinOn struct {
+	Dimension int
+	Source    Ref
+}
 
 // View is a feature view resolved against the source's tables.
 type View struct {

@@ -69,7 +69,7 @@ func Explain(v *feature.View, uses ...string) *ExplainedView {
 	for _, j := range v.Joins {
 		var on []string
 		for _, p := range j.On {
-			on = append(on, fmt.Sprintf("%s = %s", j.Table.Columns[p.Dimension].Name, v.Source.Columns[p.Source].Name))
+			on = append(on, fmt.Sprintf("%s = %s", j.Table.Columns[p.Dimension].Name, columnName(v, p.Source)))
 		}
 		as := "the row's own last change"
 		if j.Current {
@@ -201,6 +201,9 @@ func keeps(v *feature.View) []string {
 	}
 	for _, j := range v.Joins {
 		out = append(out, "per partition: every row of "+j.Table.FullName())
+		if j.Current {
+			out = append(out, "per row: an index entry by which it is joined anew when its row of "+j.Table.FullName()+" changes, and the columns read")
+		}
 	}
 	return append(out, "one timer")
 }
@@ -225,7 +228,7 @@ func reads(v *feature.View, uses []string) []TableColumns {
 	}
 	for i, j := range v.Joins {
 		for _, on := range j.On {
-			note(feature.Ref{Join: -1, Column: on.Source})
+			note(on.Source)
 			note(feature.Ref{Join: i, Column: on.Dimension})
 		}
 	}

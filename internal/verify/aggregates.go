@@ -24,7 +24,7 @@ func (b *builder) feature(f *feature.Feature) error {
 	if f.Per != nil {
 		refs = append(refs, *f.Per)
 	}
-	if !b.o.Audit && slices.ContainsFunc(refs, func(r feature.Ref) bool { return r.Join >= 0 }) {
+	if slices.ContainsFunc(refs, b.unaudited) {
 		return errors.New(b.o.noAudit())
 	}
 	if f.Where != "" && !slices.Contains(b.filters, f.Where) {

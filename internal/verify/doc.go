@@ -5,7 +5,7 @@
 // which the source evaluates over its own rows under the cut's snapshot ([Truth]):
 //
 //	facts    the source's rows, each value in the form it has in a change; with joins, the dimension's
-//	         row as of the row's own last change, found in audit.log
+//	         row as of the row's own last change, found in audit.log, or as of now
 //	rows     those of an entity for which where is true, and whose inputs are values
 //	totals   per entity, one aggregate per feature, over the rows of its window
 //	served   totals as features, less what ttl hides; then a layer per derived feature

@@ -18,21 +18,47 @@ import (
 //
 // changed is the newest n of each row of the source; d<join> is the dimension's rows, each from its
 // own n until the next one of its key. A key is JSON, as to_jsonb makes it.
+//
+// A join that is as of now needs none of that: d<join> is the table itself.
 
-// joined tells which joins the statement needs.
+// joined tells which joins the statement needs: those of which columns are used, and those that they are
+// joined by.
 func (b *builder) joined() []int {
+	needed := make([]bool, len(b.v.Joins))
+	for j := len(needed) - 1; j >= 0; j-- {
+		needed[j] = needed[j] || len(b.used[j]) > 0
+		for _, on := range b.v.Joins[j].On {
+			if needed[j] && on.Source.Join >= 0 {
+				needed[on.Source.Join] = true
+			}
+		}
+	}
 	var out []int
-	for j := range b.v.Joins {
-		if len(b.used[j]) > 0 {
+	for j, yes := range needed {
+		if yes {
 			out = append(out, j)
 		}
 	}
 	return out
 }
 
+// audited are the joins that audit.log is needed for.
+func (b *builder) audited() []int {
+	return slices.DeleteFunc(b.joined(), func(j int) bool { return b.v.Joins[j].Current })
+}
+
+// unaudited tells whether a column cannot be known without an audit.log.
+func (b *builder) unaudited(r feature.Ref) bool {
+	if b.o.Audit || r.Join < 0 {
+		return false
+	}
+	j := b.v.Joins[r.Join]
+	return !j.Current || slices.ContainsFunc(j.On, func(on feature.JoinOn) bool { return b.unaudited(on.Source) })
+}
+
 // history gives changed, and d<join> for each join needed.
 func (b *builder) history() []string {
-	joins := b.joined()
+	joins := b.audited()
 	if len(joins) == 0 {
 		return nil
 	}
@@ -56,6 +82,9 @@ func (b *builder) dimension(j int) string {
 		if b.used[j][c] {
 			cols = append(cols, fmt.Sprintf(", %s as c%d", valueOf("r", t.Columns[c]), c))
 		}
+		if b.chains(feature.Ref{Join: j, Column: c}) {
+			cols = append(cols, fmt.Sprintf(", to_jsonb(%s) as j%d", identifier("r", t.Columns[c].Name), c))
+		}
 	}
 	from := " from audit.log where table_name = " + literal(t.Name)
 	return fmt.Sprintf(`d%d as materialized (
@@ -76,23 +105,52 @@ func (b *builder) facts() string {
 	if len(joins) == 0 {
 		return from
 	}
-	from += "\n    left join changed on " + sameKey("changed", tableKeys(b.v.Source, "s"))
+	if len(b.audited()) > 0 {
+		from += "\n    left join changed on " + sameKey("changed", tableKeys(b.v.Source, "s"))
+	}
 	for _, j := range joins {
 		keys := make([]string, len(b.v.Joins[j].On))
 		dimension := b.v.Joins[j].Table.KeyColumns()
 		for _, on := range b.v.Joins[j].On {
-			keys[slices.Index(dimension, on.Dimension)] = "to_jsonb(" + identifier("s", b.v.Source.Columns[on.Source].Name) + ")"
+			keys[slices.Index(dimension, on.Dimension)] = b.asKey(on.Source)
 		}
 		d := fmt.Sprintf("d%d", j)
+		if t := b.v.Joins[j].Table; b.v.Joins[j].Current {
+			same := tableKeys(t, d)
+			for i := range same {
+				same[i] += " = " + keys[i]
+			}
+			from += fmt.Sprintf("\n    left join %s %s on %s", tableName(t), d, strings.Join(same, " and "))
+			continue
+		}
 		from += fmt.Sprintf("\n    left join %s on %s and %s.n < changed.n and (%s.until is null or %s.until >= changed.n)", d, sameKey(d, keys), d, d, d)
 	}
 	return from
 }
 
+// chains tells whether a column is one that another join is by.
+func (b *builder) chains(r feature.Ref) bool {
+	return slices.ContainsFunc(b.v.Joins, func(j feature.Join) bool {
+		return slices.ContainsFunc(j.On, func(on feature.JoinOn) bool { return on.Source == r })
+	})
+}
+
+// asKey gives a column that a join is by, as JSON.
+func (b *builder) asKey(r feature.Ref) string {
+	switch {
+	case r.Join < 0:
+		return "to_jsonb(" + identifier("s", b.v.Source.Columns[r.Column].Name) + ")"
+	case b.v.Joins[r.Join].Current:
+		return "to_jsonb(" + identifier(fmt.Sprintf("d%d", r.Join), b.v.Joins[r.Join].Table.Columns[r.Column].Name) + ")"
+	default:
+		return fmt.Sprintf("d%d.j%d", r.Join, r.Column)
+	}
+}
+
 // unknown counts what audit.log does not know: rows of the source, and rows of dimensions that are
 // there and are not known, or are known and not there.
 func (b *builder) unknown() string {
-	joins := b.joined()
+	joins := b.audited()
 	if len(joins) == 0 {
 		return "0"
 	}

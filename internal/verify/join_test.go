@@ -12,7 +12,8 @@ import (
 
 // audited is audit.log as internal/demo/schema.sql has it, over a fact table and a dimension.
 const audited = `
-create table public.planes (tail text, leg int, seats int, fee numeric(6,2), primary key (tail, leg));
+create table public.planes (tail text, leg int, seats int, fee numeric(6,2), maker char(3), primary key (tail, leg));
+create table public.makers (maker char(3) primary key, size bigint);
 create table public.t (id bigint primary key, e bigint, at timestamptz, plane text, leg bigint);
 alter table public.t replica identity full;
 create schema audit;
@@ -133,6 +134,66 @@ func TestWithoutAuditJoinsAreNotComparable(t *testing.T) {
 		e, got = truth(t, c, joined("plane.seats > 0"))
 		if !strings.Contains(e.Whole, step.why) || len(got) > 0 || len(e.NotComparable) != 5 {
 			t.Errorf("%s: with where %q, %d rows, %v", step.sql, e.Whole, len(got), e.NotComparable)
+		}
+	}
+}
+
+const auditedMakers = "create trigger audit after insert or update or delete on public.makers for each row execute function audit.record();"
+
+// chain joins makers by what was joined of planes.
+func chain(planes, makers, where string) *feature.Definitions {
+	d := joined(where)
+	v := &d.Views[0]
+	v.Features[1], v.Derived = feature.FeatureDef{Name: "size", Agg: "sum", Of: "maker.size"}, nil
+	v.Join[0].AsOf = planes
+	v.Join = append(v.Join, feature.JoinDef{Table: "public.makers", As: "maker", On: map[string]string{"maker": "plane.maker"}, AsOf: makers})
+	return d
+}
+
+// A join that is as of now joins what there is now, and one by a joined row's column what that row has: as
+// of the row's own change, now, or a maker of now by what the plane had then.
+func TestJoinsAsOfNowAndChains(t *testing.T) {
+	_, c := source(t)
+	exec(t, c, audited+auditedMakers)
+	for _, transaction := range []string{
+		"insert into public.makers values ('M', 1000), ('N', 2000)",
+		"insert into public.planes values ('P', 1, 50, 1, 'M'), ('Q', 1, 7, 1, 'N'), ('R', 1, 9, 1, 'O'), ('S', 1, 10, 1, null)",
+		"insert into public.t select n, n, '2013-01-10 10:00:00+00', (array['P', 'Q', 'R', 'S', 'T', null])[n], 1 from generate_series(1, 6) n",
+		"update public.planes set seats = 60, maker = 'N' where tail = 'P'",
+		"delete from public.planes where tail = 'Q'; insert into public.planes values ('T', 1, 70, 1, 'M')",
+		"insert into public.makers values ('O', 3000); update public.makers set size = size + 1 where maker <> 'O'",
+		"insert into public.t values (7, 7, '2013-01-10 10:00:00+00', 'P', 1)",
+		"update public.makers set size = size + 10",
+	} {
+		exec(t, c, "begin; "+transaction+"; commit")
+	}
+	for _, one := range []struct {
+		planes, makers, where string
+		want                  map[string]string
+	}{
+		{"", "", "", map[string]string{"1": "50 1000 1", "2": "7 2000 1", "3": "9 NULL 1", "4": "10 NULL 1", "5": "NULL NULL 1", "6": "NULL NULL 1", "7": "60 2001 1"}},
+		{"current", "current", "", map[string]string{"1": "60 2011 1", "2": "NULL NULL 1", "3": "9 3010 1", "4": "10 NULL 1", "5": "70 1011 1", "6": "NULL NULL 1", "7": "60 2011 1"}},
+		{"change", "current", "", map[string]string{"1": "50 1011 1", "2": "7 2011 1", "3": "9 3010 1", "4": "10 NULL 1", "5": "NULL NULL 1", "6": "NULL NULL 1", "7": "60 2011 1"}},
+		{"current", "current", "maker.size > 2000", map[string]string{"1": "60 2011 1", "3": "9 3010 1", "7": "60 2011 1"}},
+	} {
+		e, got := truth(t, c, chain(one.planes, one.makers, one.where))
+		if len(e.NotComparable) > 0 {
+			t.Error(e.NotComparable)
+		}
+		equal(t, one.planes+", "+one.makers+" "+one.where, got, one.want)
+	}
+
+	// As of now nothing but the tables is needed; a chain that begins as of the row's change needs more.
+	exec(t, c, "drop schema audit cascade")
+	e, got := truth(t, c, chain("current", "current", "plane.seats > 9"))
+	if len(e.NotComparable) > 0 {
+		t.Error(e.NotComparable)
+	}
+	equal(t, "without audit.log", got, map[string]string{"1": "60 2011 1", "4": "10 NULL 1", "5": "70 1011 1", "7": "60 2011 1"})
+	e, _ = truth(t, c, chain("change", "current", ""))
+	for _, column := range []string{"seats", "size"} {
+		if !strings.Contains(e.NotComparable[column], "no audit.log of its tables") {
+			t.Errorf("%s: %q", column, e.NotComparable[column])
 		}
 	}
 }

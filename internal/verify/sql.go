@@ -114,7 +114,7 @@ func (b *builder) column(name string) (term, error) {
 		return term{}, fmt.Errorf("unknown column %q", name)
 	}
 	if ref.Join >= 0 {
-		if !b.o.Audit {
+		if b.unaudited(ref) {
 			return term{}, fmt.Errorf("%s: %s", name, b.o.noAudit())
 		}
 		b.used[ref.Join][ref.Column] = true
@@ -124,6 +124,9 @@ func (b *builder) column(name string) (term, error) {
 
 // at gives a column of the row, or of a dimension's row, in the form of a change.
 func (b *builder) at(ref feature.Ref) string {
+	if ref.Join >= 0 && b.v.Joins[ref.Join].Current {
+		return valueOf(fmt.Sprintf("d%d", ref.Join), b.v.Joins[ref.Join].Table.Columns[ref.Column])
+	}
 	if ref.Join >= 0 {
 		return fmt.Sprintf("d%d.c%d", ref.Join, ref.Column)
 	}

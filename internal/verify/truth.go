@@ -119,7 +119,7 @@ func Probe(ctx context.Context, conn *pgx.Conn, v *feature.View) (SQLOptions, er
 	}
 	o.Audit = o.Audit && slices.Contains(tables, v.Source.FullName())
 	for _, j := range v.Joins {
-		o.Audit = o.Audit && slices.Contains(tables, j.Table.FullName())
+		o.Audit = o.Audit && (j.Current || slices.Contains(tables, j.Table.FullName()))
 	}
 	return o, nil
 }
