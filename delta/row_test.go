@@ -14,6 +14,7 @@ import (
 // and those of version 1, which are still read.
 func TestStoredRowsGoldenAndTruncation(t *testing.T) {
 	v := &view{View: &feature.View{Key: []int{0}}, inputs: make([]input, 1), needs: []int{0, 1}}
+	v.prepareJoins()
 	pk := []byte{7}
 	given := &contribution{
 		key: []feature.Value{feature.OfString("A")}, time: feature.OfMicros(5), pk: pk, inputs: []feature.Value{feature.OfInt(-1)},
