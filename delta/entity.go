@@ -28,8 +28,10 @@ type entity struct {
 	timer  int64 // wake time of its timer in the store
 	life   aggregate.Tile
 	spans  []span // by the view's levels but the first
+	at     int64  // log time that their windows are as of
 	// unserved tells that tiles changed since the row was computed: its view stood still.
 	unserved bool
+	torn     int  // tiles that have lost what only their rows can tell
 	rebuild  bool // the lifetime tile has lost what only its rows can tell
 
 	newest feature.Value // newest event time; if stale, not older than it
@@ -43,9 +45,10 @@ type entity struct {
 	size  int
 }
 
-// span is one level of an entity. Its refs have every tile that starts at low or later, and some before.
+// span is one level of an entity. Its starts are those of every tile from low on that has rows, and of some before.
 type span struct {
-	refs   []ref
+	starts []int64 // in order
+	refs   []ref   // the tiles that are in memory, in order
 	low    int64
 	totals []aggregate.Tile // by window, over [froms, to), if valid
 	froms  []int64
@@ -53,7 +56,7 @@ type span struct {
 	valid  bool
 }
 
-// ref is a tile; nil if it is only in the store.
+// ref is a tile in memory.
 type ref struct {
 	start   int64
 	tile    *aggregate.Tile
@@ -63,9 +66,9 @@ type ref struct {
 }
 
 const (
-	entitySize = 640 // about, without what grows
+	entitySize = 480 // about, with its place in the cache and without what grows
 	refSize    = 32
-	accSize    = 112
+	valueSize  = 40
 )
 
 // prepare works out what the fold needs of a view and does not change.
@@ -85,8 +88,9 @@ func (v *view) prepare() {
 			l.invertible = l.invertible && op.Invertible()
 			l.steady = l.steady && (held && op.K == 1 || op.Invertible())
 			v.certain = v.certain && op.Certain()
-			l.weight += max(accSize, op.Size())
+			l.weight += op.Size()
 		}
+		v.resumes = v.resumes || i > 0 && l.invertible
 	}
 	for _, p := range v.plan {
 		v.slots = append(v.slots, slices.Index(v.levels[p.level].windows, p.window))
@@ -109,7 +113,7 @@ func (f *fold) entity(v *view, id []byte) (*entity, error) {
 		e.key, rest = append(e.key, k), more
 	}
 	f.cache.add(e)
-	f.resize(e, entitySize+2*len(id)+len(v.names)*48+v.levels[0].weight)
+	f.resize(e, entitySize+2*len(id)+(len(v.Key)+len(v.names))*valueSize+v.levels[0].weight)
 	return e, nil
 }
 
@@ -137,9 +141,15 @@ func (f *fold) load(e *entity) error {
 	if err != nil {
 		return err
 	}
-	life, err := e.row.decode(b, len(v.names))
+	rest, err := e.row.decode(b, len(v.names))
 	if err != nil {
 		return err
+	}
+	var windows, life []byte
+	if rest != nil {
+		if windows, life, err = cutWindows(rest); err != nil {
+			return err
+		}
 	}
 	if err := e.life.DecodeFrom(v.levels[0].ops, life); err != nil {
 		return fmt.Errorf("%w", err)
@@ -152,55 +162,59 @@ func (f *fold) load(e *entity) error {
 	if life == nil {
 		e.newest, e.stale = feature.Value{}, false
 	}
-	if e.spans == nil {
-		e.spans = make([]span, len(v.levels)-1)
-	}
-	for i := range e.spans {
-		if err := f.loadSpan(e, i); err != nil {
-			return err
-		}
+	if err := f.loadSpans(e, windows); err != nil {
+		return err
 	}
 	e.loaded = true
 	return nil
 }
 
-// loadSpan finds the tiles of a level and adds up its windows. Of an entity that is new there are none.
-func (f *fold) loadSpan(e *entity, i int) error {
-	l, s := &e.view.levels[i+1], &e.spans[i]
-	n := len(l.windows)
-	*s = span{totals: make([]aggregate.Tile, n), froms: make([]int64, n), valid: true}
-	for j := range s.totals {
-		s.totals[j].Reset(l.ops)
+// loadSpans takes windows from what is behind the row, and those of other levels from their tiles.
+func (f *fold) loadSpans(e *entity, windows []byte) error {
+	if e.spans == nil {
+		e.spans = make([]span, len(e.view.levels)-1)
 	}
-	s.bounds(l, f.meta.LogTime)
-	f.resize(e, n*(l.weight+16))
-	s.low = s.froms[n-1]
-	if e.view.Events {
-		s.low = math.MinInt64 // what left the windows may be there and is to go
+	e.at = f.meta.LogTime
+	if windows != nil {
+		if err := e.decodeWindows(windows); err != nil {
+			return err
+		}
 	}
-	if !e.known {
-		return nil
+	for i := range e.spans {
+		l, s := &e.view.levels[i+1], &e.spans[i]
+		if !l.invertible || windows == nil {
+			s.empty(l, f.meta.LogTime)
+		}
+		if e.view.Events && !l.invertible {
+			s.low = math.MinInt64 // what left the windows may be there and is to go
+		}
+		f.resize(e, len(l.windows)*(l.weight+16)+8*len(s.starts))
+		if l.invertible || windows == nil {
+			continue
+		}
+		if err := f.loadTiles(e, l, s); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// loadTiles reads the tiles of a level and adds up its windows.
+func (f *fold) loadTiles(e *entity, l *level, s *span) error {
 	prefix := f.tileKey(e, l, 0)
 	prefix = prefix[:len(prefix)-8]
 	from, to := append(bytes.Clone(prefix), signed(s.low)...), successor(prefix)
 	var bad error
 	err := f.reader().Scan(from, to, func(key, value []byte) bool {
-		r := ref{start: unsigned(key[len(prefix):]), stored: true}
-		t := &l.scratch
-		if !l.invertible {
-			r.tile = aggregate.New(l.ops)
-			t = r.tile
-			f.resize(e, l.weight)
-		}
-		f.resize(e, refSize)
-		s.refs = append(s.refs, r)
-		if bad = t.DecodeFrom(l.ops, value); bad != nil || r.start >= s.to {
+		r := ref{start: unsigned(key[len(prefix):]), tile: l.spare(), stored: true}
+		f.resize(e, refSize+l.weight+8)
+		s.refs, s.starts = append(s.refs, r), append(s.starts, r.start)
+		if bad = r.tile.DecodeFrom(l.ops, value); bad != nil || r.start >= s.to {
 			return bad == nil
 		}
 		for j := range s.totals {
 			if r.start >= s.froms[j] && bad == nil {
-				bad = s.totals[j].Merge(l.ops, t)
+				bad = s.totals[j].Merge(l.ops, r.tile)
 			}
 		}
 		return bad == nil
@@ -223,7 +237,7 @@ func (f *fold) tileKey(e *entity, l *level, start int64) []byte {
 	return f.key
 }
 
-// find gives where the tile of a start is, or would be.
+// find gives where the tile of a start is in memory, or would be.
 func (s *span) find(start int64) (int, bool) {
 	n := len(s.refs)
 	if n > 0 && s.refs[n-1].start == start { // most often the newest
@@ -233,46 +247,46 @@ func (s *span) find(start int64) (int, bool) {
 	return at, at < n && s.refs[at].start == start
 }
 
-// at gives the tile of a level that starts at start, read or made.
-func (f *fold) at(e *entity, i int, start int64) (*ref, error) {
+// ref gives the tile of a level that starts at start, read or made, to be changed.
+func (f *fold) ref(e *entity, i int, start int64) (*ref, error) {
 	l, s := &e.view.levels[i+1], &e.spans[i]
 	at, ok := s.find(start)
-	if !ok {
-		r := ref{start: start}
-		if start < s.low { // it may be in the store
-			b, err := f.get(f.tileKey(e, l, start))
-			if err != nil {
-				return nil, err
-			}
-			r.stored = b != nil
-			if r.tile, err = aggregate.Decode(l.ops, b); err != nil {
-				return nil, fmt.Errorf("%w", err)
-			}
-		} else {
-			r.tile = l.spare()
-		}
-		s.refs = slices.Insert(s.refs, at, r)
-		f.resize(e, refSize+l.weight)
+	if ok {
+		return &s.refs[at], nil
 	}
-	r := &s.refs[at]
-	return r, f.body(e, l, r)
+	r := ref{start: start, tile: l.spare()}
+	if start < s.low || s.has(start) {
+		b, err := f.get(f.tileKey(e, l, start))
+		if err != nil {
+			return nil, err
+		}
+		r.stored = b != nil
+		if err := r.tile.DecodeFrom(l.ops, b); err != nil {
+			return nil, fmt.Errorf("%w", err)
+		}
+	}
+	s.refs = slices.Insert(s.refs, at, r)
+	f.resize(e, refSize+l.weight)
+	return &s.refs[at], nil
 }
 
-// body reads a tile that is only in the store.
-func (f *fold) body(e *entity, l *level, r *ref) error {
-	if r.tile != nil {
-		return nil
+// readTile gives a tile to be read, until the next one is asked for.
+func (f *fold) readTile(e *entity, i int, start int64) (*aggregate.Tile, error) {
+	l, s := &e.view.levels[i+1], &e.spans[i]
+	if at, ok := s.find(start); ok {
+		return s.refs[at].tile, nil
 	}
-	b, err := f.get(f.tileKey(e, l, r.start))
-	if err != nil {
-		return err
+	var b []byte
+	if start < s.low || s.has(start) {
+		var err error
+		if b, err = f.get(f.tileKey(e, l, start)); err != nil {
+			return nil, err
+		}
 	}
-	r.tile = l.spare()
-	f.resize(e, l.weight)
-	if err := r.tile.DecodeFrom(l.ops, b); err != nil {
-		return fmt.Errorf("%w", err)
+	if err := l.lent.DecodeFrom(l.ops, b); err != nil {
+		return nil, fmt.Errorf("%w", err)
 	}
-	return nil
+	return &l.lent, nil
 }
 
 // spare gives a tile of no rows.
@@ -289,16 +303,12 @@ func (l *level) spare() *aggregate.Tile {
 // keptSpare bounds the tiles of a level that wait to be used again.
 const keptSpare = 1024
 
-// dropBody gives a tile's memory back; it is in the store.
-func (f *fold) dropBody(e *entity, l *level, r *ref) {
-	if r.tile == nil {
-		return
-	}
+// drop gives a tile's memory back; it is in the store.
+func (f *fold) drop(e *entity, l *level, r *ref) {
 	if len(l.free) < keptSpare {
 		l.free = append(l.free, r.tile)
 	}
-	r.tile = nil
-	f.resize(e, -l.weight)
+	f.resize(e, -l.weight-refSize)
 }
 
 // change notes that an entity is to be written.
@@ -343,6 +353,7 @@ func (f *fold) keep(e *entity) error {
 	}
 	f.buf = e.row.encode(f.buf[:0], e.unserved)
 	if e.life.Rows > 0 {
+		f.buf = f.appendWindows(f.buf, e)
 		f.buf = e.life.Append(f.buf, v.levels[0].ops)
 	}
 	e.known = true
@@ -355,10 +366,21 @@ func (f *fold) keepSpan(e *entity, i int) error {
 	l, s := &e.view.levels[i+1], &e.spans[i]
 	low := s.froms[len(s.froms)-1]
 	warm := s.to - 2*l.hop // the hop of log time and the one before
+	past := s.search(low)
+	if e.view.Events { // nothing reads them any more
+		for _, start := range s.starts[:past] {
+			if _, here := s.find(start); here {
+				continue
+			}
+			if err := f.batch.Delete(f.tileKey(e, l, start)); err != nil {
+				return err
+			}
+		}
+	}
 	kept := s.refs[:0]
 	for n := range s.refs {
-		r := s.refs[n]
-		gone := r.tile != nil && r.tile.Rows == 0 || e.view.Events && r.start < low
+		r := &s.refs[n]
+		gone := r.tile.Rows == 0 || e.view.Events && r.start < low
 		switch {
 		case gone && r.stored:
 			if err := f.batch.Delete(f.tileKey(e, l, r.start)); err != nil {
@@ -372,18 +394,16 @@ func (f *fold) keepSpan(e *entity, i int) error {
 			}
 			r.dirty, r.stored = false, true
 		}
-		if gone || r.start < low {
-			f.dropBody(e, l, &r)
-			f.resize(e, -refSize)
+		if gone || r.start < low || l.invertible && r.start < warm {
+			f.drop(e, l, r)
 			continue
 		}
-		if l.invertible && r.start < warm {
-			f.dropBody(e, l, &r)
-		}
-		kept = append(kept, r)
+		kept = append(kept, *r)
 	}
 	clear(s.refs[len(kept):])
 	s.refs = kept
+	s.starts = slices.Delete(s.starts, 0, past)
+	f.resize(e, -8*past)
 	s.low = max(s.low, low)
 	return nil
 }

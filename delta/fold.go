@@ -50,6 +50,8 @@ type fold struct {
 	key       []byte
 	joinKey   []byte
 	buf       []byte
+	span      []byte          // of the windows being written
+	tile      []byte          // of one of their totals
 	values    []feature.Value // memory of the row being served
 	next      Served
 	changed   []string

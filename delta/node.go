@@ -26,8 +26,8 @@ type NodeOptions struct {
 	Catalog  *feature.Catalog
 	Topics   *topic.Client
 	Registry *topic.Registry
-	// Memory is what the state may use, in bytes; 0 means 512 MiB. A quarter is the block cache of all
-	// partitions, a quarter what they hold beside their stores, and half their memory tables: two of each,
+	// Memory is what the state may use, in bytes; 0 means 512 MiB. Half is what partitions hold beside their stores,
+	// entities above all, an eighth the block cache, and the rest their memory tables: two of each partition,
 	// one that is written and one that is flushed, of 2 to 64 MiB.
 	Memory int64
 	Sync   time.Duration // between syncs of the state; 0 means one second
@@ -101,7 +101,7 @@ func OpenNode(o NodeOptions) (*Node, error) {
 		o.Now = time.Now //nolint:forbidigo // leases and rates; in no value
 	}
 	n := &Node{
-		o: o, cache: state.NewCache(o.Memory / 4), memory: NewMemory(o.Memory / 4), slots: map[string][]*slot{}, changed: make(chan struct{}),
+		o: o, cache: state.NewCache(o.Memory / 8), memory: NewMemory(o.Memory / 2), slots: map[string][]*slot{}, changed: make(chan struct{}),
 		published: map[outboxID]uint64{}, moved: make(chan struct{}),
 	}
 	for _, g := range o.Catalog.Groups {

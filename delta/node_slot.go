@@ -120,7 +120,7 @@ func (o *NodeOptions) memTable() uint64 {
 	for _, g := range o.Catalog.Groups {
 		partitions += g.Partitions
 	}
-	return uint64(min(max(o.Memory/4/int64(max(partitions, 1)), 2<<20), 64<<20))
+	return uint64(min(max(o.Memory*3/16/int64(max(partitions, 1)), 2<<20), 64<<20))
 }
 
 // openState opens what lies in the partition's directory, and creates it if there is nothing.

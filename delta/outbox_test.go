@@ -59,7 +59,7 @@ func TestServedRowGoldenAndTruncation(t *testing.T) {
 		EventTime: feature.OfMicros(6), Values: []feature.Value{feature.OfInt(7), {}}, wake: 8, wakeFor: 3,
 	}
 	b := s.encode(nil, true)
-	const golden = "02810000000000000003" + "0000000100000000000000020000000300000000" + "0000000000000004" + "0000000000000005" +
+	const golden = "03810000000000000003" + "0000000100000000000000020000000300000000" + "0000000000000004" + "0000000000000005" +
 		"080000000000000006" + "0000000000000008" + "03" + "020000000000000007" + "00"
 	if hex.EncodeToString(b) != golden {
 		t.Errorf("bytes %x", b)

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	servedVersion = 2
+	servedVersion = 3
 	unservedFlag  = 0x80 // in the status: rows came since the row was computed
 )
 
@@ -33,12 +33,12 @@ const (
 )
 
 // Served is the first part of the value under 04: the answer to a lookup, kept as a tombstone after
-// deletion so that versions count on. The lifetime tile follows, unless it has no rows: whoever touches
-// an entity needs both.
+// deletion so that versions count on. What windows come to (windows.go) and the lifetime tile follow, unless it has no
+// rows: whoever touches an entity needs all three.
 //
 //	+-------+--------+---------+----------+-----------+----------+------------+--------+------+--------+----------+
-//	| ver.  | status | version | position | commit    | log time | event time | wake   | why  | values | lifetime |
-//	| 1 B=2 | 1 B    | 8 B     | 20 B     | time 8 B  | 8 B      | value      | 8 B    | 1 B  | values | tile     |
+//	| ver.  | status | version | position | commit    | log time | event time | wake   | why  | values | windows, |
+//	| 1 B=3 | 1 B    | 8 B     | 20 B     | time 8 B  | 8 B      | value      | 8 B    | 1 B  | values | lifetime |
 //	+-------+--------+---------+----------+-----------+----------+------------+--------+------+--------+----------+
 type Served struct {
 	Status     Status
@@ -78,7 +78,7 @@ func decodeServed(b []byte, outputs int) (*Served, error) {
 	return s, err
 }
 
-// decode reads what is stored, and gives the lifetime tile; nil is what never was.
+// decode reads what is stored, and gives what follows; nil is what never was.
 func (s *Served) decode(b []byte, outputs int) (life []byte, err error) {
 	*s = Served{wake: never}
 	if b == nil {
@@ -129,6 +129,7 @@ func (f *fold) compute(e *entity, now int64) (*Served, error) {
 			return nil, err
 		}
 	}
+	e.at = now
 	if e.life.Rows == 0 {
 		return s, nil
 	}

@@ -51,6 +51,9 @@ func (f *fold) put(v *view, c *contribution) (*entity, error) {
 	if err := f.load(e); err != nil {
 		return nil, err
 	}
+	if e.life.Rows == 0 && e.at != f.meta.LogTime {
+		e.renew(f.meta.LogTime)
+	}
 	f.place = c.appendOrder(f.place[:0])
 	row := aggregate.Row{Inputs: c.inputs, Order: f.place}
 	if !v.certain {
@@ -84,7 +87,7 @@ func (f *fold) putSpan(e *entity, i int, c *contribution, row aggregate.Row) err
 	if !ok || (e.view.Events && f.gone(l, start)) {
 		return nil
 	}
-	r, err := f.at(e, i, start)
+	r, err := f.ref(e, i, start)
 	if err != nil {
 		return err
 	}
@@ -94,6 +97,9 @@ func (f *fold) putSpan(e *entity, i int, c *contribution, row aggregate.Row) err
 	}
 	if err := r.tile.Add(l.ops, row); err != nil {
 		return fmt.Errorf("%w", err)
+	}
+	if r.tile.Rows == 1 {
+		f.mark(e, s, r)
 	}
 	for j := range s.totals {
 		if s.valid && start >= s.froms[j] && start < s.to {
@@ -127,11 +133,10 @@ func (f *fold) try(e *entity, c *contribution, row aggregate.Row) error {
 		}
 		t := &e.life
 		if i > 0 {
-			r, err := f.at(e, i-1, start)
-			if err != nil {
+			var err error
+			if t, err = f.readTile(e, i-1, start); err != nil {
 				return err
 			}
-			t = r.tile
 		}
 		if err := l.scratch.CopyFrom(l.ops, t); err != nil {
 			return fmt.Errorf("%w", err)
@@ -202,7 +207,7 @@ func (f *fold) takeSpan(e *entity, i int, c *contribution, row aggregate.Row) er
 	if !ok {
 		return nil
 	}
-	r, err := f.at(e, i, start)
+	r, err := f.ref(e, i, start)
 	if err != nil {
 		return err
 	}
@@ -212,7 +217,13 @@ func (f *fold) takeSpan(e *entity, i int, c *contribution, row aggregate.Row) er
 		if err != nil {
 			return fmt.Errorf("%w", err)
 		}
-		r.rebuild = !exact
+		if !exact {
+			r.rebuild = true
+			e.torn++
+		}
+		if r.tile.Rows == 0 {
+			f.mark(e, s, r)
+		}
 	}
 	for j := range s.totals {
 		if s.valid && start >= s.froms[j] && start < s.to {
@@ -243,9 +254,13 @@ func (f *fold) mend(e *entity) error {
 		}
 		e.rebuild = false
 	}
+	if e.torn == 0 {
+		return nil
+	}
 	for i := range e.spans {
-		for n := range e.spans[i].refs {
-			r := &e.spans[i].refs[n]
+		s := &e.spans[i]
+		for n := range s.refs {
+			r := &s.refs[n]
 			if !r.rebuild {
 				continue
 			}
@@ -253,9 +268,26 @@ func (f *fold) mend(e *entity) error {
 				return err
 			}
 			r.rebuild = false
+			f.mark(e, s, r)
 		}
 	}
+	e.torn = 0
 	return nil
+}
+
+// renew brings the windows of an entity that has no rows to a log time, as if it had just been read.
+func (e *entity) renew(now int64) {
+	e.at = now
+	for i := range e.spans {
+		l, s := &e.view.levels[i+1], &e.spans[i]
+		s.bounds(l, now)
+		if !s.valid {
+			for j := range s.totals {
+				s.totals[j].Reset(l.ops)
+			}
+			s.valid = true
+		}
+	}
 }
 
 // rebuild makes one tile from the row index.
@@ -290,34 +322,48 @@ func (f *fold) advance(e *entity, i int, now int64) error {
 			continue
 		}
 		s.froms[j] = from
-		for n := range s.refs {
-			r := &s.refs[n]
-			if !s.valid {
-				break
-			}
-			in, wasIn := r.start >= from && r.start < to, r.start >= was && r.start < s.to
-			if in == wasIn || (r.tile != nil && r.tile.Rows == 0) {
-				continue
-			}
-			if in && !l.steady || wasIn && !l.invertible {
-				s.valid = false
-				break
-			}
-			if err := f.body(e, l, r); err != nil {
+		if s.valid {
+			if err := f.shift(e, i, j, was, to); err != nil {
 				return err
-			}
-			if in {
-				if err := s.totals[j].Merge(l.ops, r.tile); err != nil {
-					return fmt.Errorf("%w", err)
-				}
-			} else if !s.totals[j].Subtract(l.ops, r.tile) {
-				return fmt.Errorf("a window could not give a tile up: %w", errInexact)
 			}
 		}
 	}
 	s.to = to
-	if e.view.Events && !e.dirty && len(s.refs) > 0 && s.refs[0].start < s.froms[len(s.froms)-1] {
+	if e.view.Events && !e.dirty && len(s.starts) > 0 && s.starts[0] < s.froms[len(s.froms)-1] {
 		f.soil(e) // tiles are to go
+	}
+	return nil
+}
+
+// shift takes out of a total the tiles that have left its window, which began at was, and puts those in
+// that are in it up to to. Where more leave than stay the window is added up anew.
+func (f *fold) shift(e *entity, i, j int, was, to int64) error {
+	l, s := &e.view.levels[i+1], &e.spans[i]
+	from := s.froms[j]
+	leave := s.starts[s.search(was):s.search(min(from, s.to))]
+	enter := s.starts[s.search(max(from, s.to)):s.search(to)]
+	stay := s.search(s.to) - s.search(from)
+	if len(enter) > 0 && !l.steady || len(leave) > 0 && !l.invertible || len(leave) > 2 && len(leave) > stay {
+		s.valid = false
+		return nil
+	}
+	for _, start := range leave {
+		t, err := f.readTile(e, i, start)
+		if err != nil {
+			return err
+		}
+		if !s.totals[j].Subtract(l.ops, t) {
+			return fmt.Errorf("a window could not give a tile up: %w", errInexact)
+		}
+	}
+	for _, start := range enter {
+		t, err := f.readTile(e, i, start)
+		if err != nil {
+			return err
+		}
+		if err := s.totals[j].Merge(l.ops, t); err != nil {
+			return fmt.Errorf("%w", err)
+		}
 	}
 	return nil
 }
@@ -330,15 +376,17 @@ func (f *fold) total(e *entity, i int) error {
 	}
 	for j := range s.totals {
 		s.totals[j].Reset(l.ops)
-		for n := range s.refs {
-			r := &s.refs[n]
-			if r.start < s.froms[j] || r.start >= s.to {
+	}
+	for _, start := range s.starts[s.search(s.froms[len(s.froms)-1]):s.search(s.to)] {
+		t, err := f.readTile(e, i, start)
+		if err != nil {
+			return err
+		}
+		for j := range s.totals {
+			if start < s.froms[j] {
 				continue
 			}
-			if err := f.body(e, l, r); err != nil {
-				return err
-			}
-			if err := s.totals[j].Merge(l.ops, r.tile); err != nil {
+			if err := s.totals[j].Merge(l.ops, t); err != nil {
 				return fmt.Errorf("%w", err)
 			}
 		}
@@ -351,11 +399,8 @@ func (f *fold) total(e *entity, i int) error {
 func (e *entity) wakes(i int, row *Served) {
 	l, s := &e.view.levels[i+1], &e.spans[i]
 	first := func(from int64) (int64, bool) {
-		at, _ := s.find(from)
-		for ; at < len(s.refs); at++ {
-			if r := &s.refs[at]; r.tile == nil || r.tile.Rows > 0 {
-				return r.start, true
-			}
+		if at := s.search(from); at < len(s.starts) {
+			return s.starts[at], true
 		}
 		return 0, false
 	}

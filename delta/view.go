@@ -41,6 +41,7 @@ type view struct {
 	wide      int   // columns of the source row followed by the joined rows
 	slots     []int // by plan, the window among its level's; -1: lifetime
 	certain   bool  // adding a row cannot fail
+	resumes   bool  // windows lie behind the served row
 
 	rowPrefix, indexPrefix, tilePrefix, servedPrefix, usePrefix, timerPart []byte
 }
@@ -68,6 +69,7 @@ type level struct {
 	invertible bool // tiles can be subtracted from a total
 	free       []*aggregate.Tile
 	scratch    aggregate.Tile
+	lent       aggregate.Tile // read and not kept
 }
 
 type output struct {
