@@ -6,7 +6,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +31,9 @@ var logging []byte
 
 // broker is a running Apache Kafka.
 type broker struct {
+	dir     string
+	classes string // of Java
+	least   string // memory
 	cmd     *exec.Cmd
 	address string // host:port
 	log     string // its file
@@ -95,49 +97,52 @@ func fetch(ctx context.Context, cache, dir string) error {
 	return nil
 }
 
-// start formats dir if it is new, starts the broker and waits until it serves.
-func start(ctx context.Context, libs, dir string) (*broker, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, err
+// format makes the broker's directory one of Kafka's, if it is not.
+func (b *broker) format(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, "java", "-XX:TieredStopAtLevel=1", "-cp", b.classes, "kafka.tools.StorageTool",
+		"format", "--ignore-formatted", "--cluster-id", cluster, "--config", b.properties())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("formatting %s: %w\n%s", b.dir, err, out)
 	}
-	properties, address, err := configure(ctx, dir)
-	if err != nil {
-		return nil, err
-	}
-	classes := dir + string(filepath.ListSeparator) + filepath.Join(libs, "*")
-	format := exec.CommandContext(ctx, "java", "-cp", classes, "kafka.tools.StorageTool",
-		"format", "--ignore-formatted", "--cluster-id", cluster, "--config", properties)
-	if out, err := format.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("formatting %s: %w\n%s", dir, err, out)
-	}
-	b := &broker{address: address, log: filepath.Join(dir, "log")}
+	return nil
+}
+
+func (b *broker) properties() string { return filepath.Join(b.dir, "server.properties") }
+
+// launch starts the broker's process; ready waits until it serves.
+func (b *broker) launch() error {
 	log, err := os.Create(b.log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer log.Close() //nolint:errcheck // the broker has its own descriptor
 	// No context: it is stopped after the command has ended, not with it.
-	b.cmd = exec.Command("java", "-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1",
-		"-Dkafka.logs.dir="+dir, "-cp", classes, "kafka.Kafka", properties)
+	b.cmd = exec.Command("java", "-Xms"+b.least, "-Xmx512m", "-XX:TieredStopAtLevel=1",
+		"-Dkafka.logs.dir="+b.dir, "-cp", b.classes, "kafka.Kafka", b.properties())
 	b.cmd.Stdout, b.cmd.Stderr = log, log
 	b.cmd.SysProcAttr = ofItsOwn()
 	if err := b.cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	ended, end := context.WithCancelCause(context.Background())
 	b.ended = ended
-	go func() { // ends with the process, which stop waits for
-		err := b.cmd.Wait()
+	go func(cmd *exec.Cmd) { // ends with the process, which stop waits for
+		err := cmd.Wait()
 		if err == nil {
 			err = errors.New("exit status 0")
 		}
 		end(err)
-	}()
-	if err := b.ready(ctx); err != nil {
-		return nil, errors.Join(err, b.stop())
+	}(b.cmd)
+	return nil
+}
+
+// kill ends the broker as a lost machine would.
+func (b *broker) kill() error {
+	if err := b.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("killing the broker: %w", err)
 	}
-	return b, nil
+	<-b.ended.Done()
+	return nil
 }
 
 // ready waits for the line of the log that says that the broker serves; its socket opens earlier.
@@ -193,47 +198,4 @@ func (b *broker) tail() []byte {
 		return []byte(err.Error())
 	}
 	return said[max(0, len(said)-4096):]
-}
-
-// configure writes the settings and gives their file and the broker's address.
-func configure(ctx context.Context, dir string) (file, address string, err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", "", err
-	}
-	var listen [2]string
-	for i := range listen {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
-			return "", "", err
-		}
-		listen[i] = l.Addr().String()
-		defer l.Close() //nolint:errcheck // nothing was accepted; both are held until both are known
-	}
-	file = filepath.Join(dir, "server.properties")
-	properties := fmt.Sprintf(`process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@%[2]s
-listeners=PLAINTEXT://%[1]s,CONTROLLER://%[2]s
-advertised.listeners=PLAINTEXT://%[1]s
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-log.dirs=%[3]s
-auto.create.topics.enable=false
-default.replication.factor=1
-min.insync.replicas=1
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-group.min.session.timeout.ms=100
-log.cleaner.dedupe.buffer.size=16777216
-`, listen[0], listen[1], filepath.Join(dir, "data"))
-	err = errors.Join(
-		os.WriteFile(file, []byte(properties), 0o644),
-		os.WriteFile(filepath.Join(dir, "log4j2.properties"), logging, 0o644))
-	return file, listen[0], err
 }

@@ -1,9 +1,9 @@
 // Command realkafka runs a command against an Apache Kafka of its own:
 //
-//	realkafka [-dir DIR] -- COMMAND ARGS...
+//	realkafka [-dir DIR] [-brokers N] -- COMMAND ARGS...
 //
-// It starts one broker (KRaft, version 4.3.1, loopback only, on free ports), sets FRESHET_TEST_KAFKA
-// to its address, runs the command, stops the broker and exits as the command did. It needs Java 17
+// It starts one broker, or N (KRaft, version 4.3.1, loopback only, on free ports), sets FRESHET_TEST_KAFKA
+// to the addresses, runs the command, stops the brokers and exits as the command did. It needs Java 17
 // or later and, the first time, Maven, which fetches the broker from Maven Central into the cache
 // directory (FRESHET_CACHE, else the user's). Where one of them is missing it says so and runs
 // nothing: exit 0, or 1 if CI=true.
@@ -12,6 +12,9 @@
 //	<dir>/server.properties the broker's settings
 //	<dir>/log               what the broker said
 //	<dir>/data/             its topics
+//
+// The command may kill brokers and start them again: FRESHET_TEST_KAFKA_CONTROL is an address that takes a line
+// "kill N" or "start N" and answers "ok" when it is done. Files of several brokers are in <dir>/node1 and on.
 //
 // Without -dir everything is in a temporary directory and gone at the end.
 package main
@@ -22,12 +25,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"runtime"
 	"syscall"
 	"time"
 )
+
+const waitDelay = 30 * time.Second
 
 // errMissing says that something that must be installed is not.
 var errMissing = errors.New("missing")
@@ -35,14 +39,15 @@ var errMissing = errors.New("missing")
 func main() {
 	// The broker dies with the thread that started it (Linux), so that thread must be ours to the end.
 	runtime.LockOSThread()
-	dir := flag.String("dir", "", "keep the broker's files here")
+	dir := flag.String("dir", "", "keep the brokers' files here")
+	n := flag.Int("brokers", 1, "how many; of several, topics have three copies")
 	flag.Parse()
 	if flag.NArg() == 0 {
-		fmt.Fprintln(os.Stderr, "usage: realkafka [-dir DIR] -- COMMAND ARGS...")
+		fmt.Fprintln(os.Stderr, "usage: realkafka [-dir DIR] [-brokers N] -- COMMAND ARGS...")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code, err := run(ctx, *dir, flag.Args())
+	code, err := run(ctx, *dir, *n, flag.Args())
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "realkafka:", err)
@@ -55,7 +60,7 @@ func main() {
 }
 
 // run gives the exit code of the command, and 1 with an error for everything else.
-func run(ctx context.Context, dir string, command []string) (code int, err error) {
+func run(ctx context.Context, dir string, n int, command []string) (code int, err error) {
 	libs, err := jars(ctx)
 	if err != nil {
 		return 1, err
@@ -67,38 +72,16 @@ func run(ctx context.Context, dir string, command []string) (code int, err error
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
 	began := time.Now()
-	b, err := start(ctx, libs, dir)
+	ctx, lost := context.WithCancelCause(ctx)
+	defer lost(nil)
+	s, err := start(ctx, libs, dir, n, lost)
 	if err != nil {
 		return 1, err
 	}
-	fmt.Fprintf(os.Stderr, "realkafka: Apache Kafka %s at %s after %v, process %d\n",
-		version, b.address, time.Since(began).Round(100*time.Millisecond), b.cmd.Process.Pid)
-	code, err = b.with(ctx, command)
-	if stopErr := b.stop(); stopErr != nil {
+	fmt.Fprintf(os.Stderr, "realkafka: Apache Kafka %s at %s after %v\n", version, s.addresses(), time.Since(began).Round(100*time.Millisecond))
+	code, err = s.with(ctx, command)
+	if stopErr := s.stop(); stopErr != nil {
 		return max(code, 1), errors.Join(err, stopErr)
 	}
 	return code, err
-}
-
-// with runs a command while the broker lives.
-func (b *broker) with(ctx context.Context, command []string) (int, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(b.ended, func() { cancel(fmt.Errorf("the broker ended: %w\n%s", context.Cause(b.ended), b.tail())) })()
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Env = append(os.Environ(), "FRESHET_TEST_KAFKA="+b.address)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 30 * time.Second
-	err := cmd.Run()
-	if cause := context.Cause(ctx); cause != nil {
-		return 1, cause
-	}
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return exit.ExitCode(), nil
-	}
-	if err != nil {
-		return 1, err
-	}
-	return 0, nil
 }
