@@ -160,6 +160,18 @@ func (n *Node) Partitions(group string) []*Partition {
 	return out
 }
 
+// Partition gives one partition of a group; an error that is an Elsewhere when this node does not answer for it.
+func (n *Node) Partition(group string, i int) (*Partition, error) {
+	if i < 0 || i >= len(n.slots[group]) {
+		return nil, fault.New(fault.NotFound, "there is no partition %s/%d", group, i)
+	}
+	p, elsewhere := n.slots[group][i].answers()
+	if elsewhere != nil {
+		return nil, elsewhere
+	}
+	return p, nil
+}
+
 // For gives the partition of an entity; an error that is an Elsewhere when this node does not answer for it.
 func (n *Node) For(v *feature.View, key []feature.Value) (*Partition, error) {
 	i, err := partition.Of(key[0], v.Group.Partitions)

@@ -151,5 +151,8 @@ func (p *Partition) Trim(viewName string, through uint64) error {
 
 var _ state.Reader = (*state.Snapshot)(nil)
 
+// Group is the name of the partition's group.
+func (p *Partition) Group() string { return p.o.Group }
+
 // Number is the partition's number.
 func (p *Partition) Number() int { return p.o.Partition }

@@ -94,10 +94,19 @@ func (a admin) Cut(ctx context.Context, in *freshetv1.CutRequest) (*freshetv1.Cu
 
 // Merge runs, lists or shows merges.
 func (a admin) Merge(in *freshetv1.MergeRequest, out freshetv1.Admin_MergeServer) error {
-	if err := a.needsNode(); err != nil {
+	ctx := out.Context()
+	if a.s.node == nil && in.Action == "run" && in.Cut == "" { // here is where cuts are put
+		cut, err := a.s.cut(ctx)
+		if err != nil {
+			return answer(err)
+		}
+		in.Cut = cut.ID
+	}
+	if done, err := relay(a, in, out, func(c freshetv1.AdminClient, ctx context.Context, in *freshetv1.MergeRequest) (freshetv1.Admin_MergeClient, error) {
+		return c.Merge(ctx, in)
+	}); done {
 		return err
 	}
-	ctx := out.Context()
 	switch in.Action {
 	case "run":
 		cut, err := a.s.findCut(ctx, in.Cut)
@@ -136,8 +145,12 @@ func (a admin) Merge(in *freshetv1.MergeRequest, out freshetv1.Admin_MergeServer
 
 // Gate acknowledges, discards or rebuilds a held run. The reason travels in view, "who: why".
 func (a admin) Gate(ctx context.Context, in *freshetv1.GateRequest) (*freshetv1.GateResponse, error) {
-	if err := a.needsNode(); err != nil {
-		return nil, err
+	if a.s.node == nil {
+		conn, err := a.s.peers.Any(ctx)
+		if err != nil {
+			return nil, answer(err)
+		}
+		return freshetv1.NewAdminClient(conn).Gate(ctx, in)
 	}
 	a.s.jobs.Lock()
 	defer a.s.jobs.Unlock()
@@ -217,7 +230,9 @@ func (a admin) Model(ctx context.Context, in *freshetv1.ModelRequest) (*freshetv
 // Score runs, lists or shows scoring. Without a cut of its own it runs at the newest merged cut of the
 // model's view, whose rows are there.
 func (a admin) Score(in *freshetv1.ScoreRequest, out freshetv1.Admin_ScoreServer) error {
-	if err := a.needsNode(); err != nil {
+	if done, err := relay(a, in, out, func(c freshetv1.AdminClient, ctx context.Context, in *freshetv1.ScoreRequest) (freshetv1.Admin_ScoreClient, error) {
+		return c.Score(ctx, in)
+	}); done {
 		return err
 	}
 	ctx := out.Context()
@@ -226,7 +241,7 @@ func (a admin) Score(in *freshetv1.ScoreRequest, out freshetv1.Admin_ScoreServer
 		if in.Changed {
 			return status.Error(codes.Unimplemented, "score run --changed is not there yet: leave --changed out")
 		}
-		cut, err := a.s.mergedCut(ctx, in.Model)
+		cut, err := a.s.scoredCut(ctx, in)
 		if err != nil {
 			return answer(err)
 		}
@@ -244,13 +259,17 @@ func (a admin) Score(in *freshetv1.ScoreRequest, out freshetv1.Admin_ScoreServer
 
 // Pipeline runs pipelines by hand, or lists or shows their runs.
 func (a admin) Pipeline(in *freshetv1.PipelineRequest, out freshetv1.Admin_PipelineServer) error {
-	if err := a.needsNode(); err != nil {
+	if err := a.needsStore(); err != nil {
 		return err
 	}
 	ctx := out.Context()
 	switch in.Action {
 	case "run":
-		r, err := a.s.runPipeline(ctx, in.Name, a.s.logTime().Truncate(time.Second))
+		now, err := a.s.logTime(ctx)
+		if err != nil {
+			return answer(err)
+		}
+		r, err := a.s.runPipeline(ctx, in.Name, now.Truncate(time.Second))
 		if err == nil && r.Outcome == pipeline.Held {
 			err = fault.New(fault.Held, "%s is held: %s", r.ID, firstReason(r))
 		}
@@ -278,7 +297,7 @@ func firstReason(r pipeline.Record) string {
 
 // Table lists tables and their versions.
 func (a admin) Table(in *freshetv1.TableRequest, out freshetv1.Admin_TableServer) error {
-	if err := a.needsNode(); err != nil {
+	if err := a.needsStore(); err != nil {
 		return err
 	}
 	var result any
@@ -296,7 +315,7 @@ func (a admin) Table(in *freshetv1.TableRequest, out freshetv1.Admin_TableServer
 
 // Verify compares everything with the source at a new cut.
 func (a admin) Verify(in *freshetv1.VerifyRequest, out freshetv1.Admin_VerifyServer) error {
-	if err := a.needsNode(); err != nil {
+	if err := a.needsStore(); err != nil {
 		return err
 	}
 	reports, err := a.s.verify(out.Context(), in.Views, func(msg string) {

@@ -19,24 +19,42 @@ import (
 const (
 	pipelinesDir = "_freshet/pipelines/"
 	lookEvery    = 200 * time.Millisecond // at log time, for schedules
+	recoverEvery = 5 * time.Second
 )
 
 // recover completes what a death left half done, loads models, and then keeps the schedules.
 func (s *system) recover(ctx context.Context) error {
-	if err := s.merger.Recover(ctx); err != nil {
-		return err
+	for {
+		err := s.merger.Recover(ctx)
+		if err == nil {
+			break
+		}
+		if s.runner != nil || ctx.Err() != nil {
+			return err
+		}
+		// It is of other nodes' partitions too, which may be on their way.
+		s.log.Warn("what is half merged cannot be completed yet", "error", err)
+		select {
+		case <-time.NewTimer(recoverEvery).C:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	if err := s.addModels(ctx); err != nil {
 		return err
 	}
-	if s.roles.quiet || s.runner == nil {
+	if s.runner == nil {
 		return nil
 	}
 	return s.keepSchedules(ctx)
 }
 
-// keepSchedules runs pipelines when log time passes their instants.
+// keepSchedules runs pipelines when log time passes their instants. It is of the process that captures through the
+// first slot: who runs a pipeline puts its cut.
 func (s *system) keepSchedules(ctx context.Context) error {
+	if s.roles.quiet || s.store == nil || len(s.graphs) == 0 || !s.firstSlot() {
+		return nil
+	}
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -45,32 +63,29 @@ func (s *system) keepSchedules(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if err := s.tick(ctx, s.logTime()); err != nil && ctx.Err() == nil {
+		now, err := s.logTime(ctx)
+		if err == nil {
+			err = s.tick(ctx, now)
+		}
+		if err != nil && ctx.Err() == nil {
 			s.log.Error("pipeline", "error", err)
 		}
 	}
 }
 
-// logTime is the least log time over all partitions; zero before the first snapshot is whole, and where this
-// node does not have all partitions.
-func (s *system) logTime() time.Time {
-	var least int64
-	for _, g := range s.catalog.Groups {
-		here := s.node.Partitions(g.Name)
-		if len(here) < g.Partitions { // others have the rest, or nobody yet
-			return time.Time{}
-		}
-		for _, p := range here {
-			m := p.Meta()
-			if !m.Done {
-				return time.Time{}
-			}
-			if least == 0 || m.LogTime < least {
-				least = m.LogTime
-			}
-		}
+// firstSlot tells whether this process captures through the first slot of the source.
+func (s *system) firstSlot() bool {
+	return s.roles.slot == "" || s.roles.slot == s.wanted.parts[0].Slot
+}
+
+// logTime is the least log time over all partitions; zero before the first snapshot is whole, and while some
+// partition has no owner.
+func (s *system) logTime(ctx context.Context) (time.Time, error) {
+	least, err := s.peers.LogTime(ctx)
+	if err != nil || least == 0 {
+		return time.Time{}, err
 	}
-	return time.UnixMicro(least).UTC()
+	return time.UnixMicro(least).UTC(), nil
 }
 
 // tick runs every pipeline that is due at a log time, the latest missed instant of each.
@@ -171,6 +186,9 @@ func (s *system) step(ctx context.Context, r pipeline.Record, t pipeline.Task) (
 }
 
 func (s *system) merge(ctx context.Context, view string, cut change.CutRecord) (*gate.Run, error) {
+	if s.node == nil {
+		return s.mergeAway(ctx, view, cut)
+	}
 	s.jobs.Lock()
 	defer s.jobs.Unlock()
 	if v := s.catalog.View(view); v != nil {
@@ -181,6 +199,9 @@ func (s *system) merge(ctx context.Context, view string, cut change.CutRecord) (
 }
 
 func (s *system) score(ctx context.Context, model string, cut change.CutRecord) (*gate.Run, error) {
+	if s.node == nil {
+		return s.scoreAway(ctx, model, cut)
+	}
 	s.jobs.Lock()
 	defer s.jobs.Unlock()
 	m, err := s.model(ctx, model)

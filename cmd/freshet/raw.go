@@ -28,13 +28,13 @@ func (s *system) keepRaw(ctx context.Context, view string, cut change.CutRecord)
 		return
 	}
 	var ends []int64
-	for _, p := range s.node.Partitions(v.Group.Name) {
-		info, err := p.WaitCut(ctx, cut.ID)
+	for i := range v.Group.Partitions {
+		at, err := s.peers.WaitCut(ctx, v.Group.Name, i, cut.ID, "")
 		if err != nil {
 			s.log.Error("raw", "group", v.Group.Name, "cut", cut.ID, "error", err)
 			return
 		}
-		ends = append(ends, info.Offset)
+		ends = append(ends, at.Offset)
 	}
 	got, err := s.raw[v.Group.Name].Append(ctx, cut, ends)
 	switch {

@@ -34,6 +34,7 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/feature/definitions"
+	"github.com/freshet-io/freshet/internal/peers"
 	"github.com/freshet-io/freshet/internal/pipeline"
 	"github.com/freshet-io/freshet/internal/position"
 	"github.com/freshet-io/freshet/internal/store"
@@ -74,6 +75,7 @@ type system struct {
 	scorer   *scoring.Scorer
 	graphs   map[string]*scheduled
 	lookups  *featurestore.Server
+	peers    *peers.Cluster // the partitions of all nodes
 	metrics  *prometheus.Registry
 	grpcAddr string
 
@@ -262,7 +264,7 @@ func (s *system) openSlot(ctx context.Context, c *pgx.Conn, source pgwire.Source
 
 func (s *system) openNode(context.Context) error {
 	if !s.roles.node {
-		return nil
+		return s.openPeers()
 	}
 	var err error
 	if s.store, err = store.Open(s.cfg.Storage.Hot); err != nil {
@@ -273,9 +275,12 @@ func (s *system) openNode(context.Context) error {
 		return err
 	}
 	s.onClose(func() { s.node.Close() }) //nolint:errcheck // what was not synced is folded again
+	if err := s.openPeers(); err != nil {
+		return err
+	}
 	s.records = gate.Records{Store: s.store}
 	s.merger = merge.New(merge.Options{
-		Deltas: merge.NodeDeltas(s.node), Catalog: s.catalog, Store: s.store, LocalDir: s.localDir(), Point: crashPoint(),
+		Deltas: s.peers.Deltas(), Away: s.peers.Away, Catalog: s.catalog, Store: s.store, LocalDir: s.localDir(), Point: crashPoint(),
 		Events: merge.Events{Finished: func(r *gate.Run) { s.log.Info("merge", "run", r.ID, "outcome", r.Outcome) }},
 	})
 	s.onClose(func() { s.merger.Close() }) //nolint:errcheck // it only reads and what it wrote is synced
@@ -318,6 +323,8 @@ func (s *system) run(ctx context.Context) error {
 	if s.node != nil {
 		g.Go(func() error { return s.node.Run(ctx) })
 		g.Go(func() error { return s.recover(ctx) })
+	} else {
+		g.Go(func() error { return s.keepSchedules(ctx) })
 	}
 	g.Go(func() error { return s.serve(ctx) })
 	g.Go(func() error { return s.serveHTTP(ctx) })
@@ -328,6 +335,7 @@ func (s *system) serve(ctx context.Context) error {
 	srv := grpc.NewServer()
 	if s.node != nil {
 		freshetv1.RegisterFeatureStoreServer(srv, s.lookups)
+		freshetv1.RegisterPeersServer(srv, &peers.Server{Node: s.node, Merger: s.merger})
 	}
 	freshetv1.RegisterAdminServer(srv, admin{s: s})
 	healthv1.RegisterHealthServer(srv, health.NewServer())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/config"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -108,6 +109,14 @@ func openTable(ctx context.Context, st store.Store, path string) (*table.Table, 
 			ToMend("freshet table list shows what there is, for example features/plane_delays/current")
 	}
 	return t, err
+}
+
+// scoredCut gives the cut that a scoring is asked for: one by its id, or that of the newest merge.
+func (s *system) scoredCut(ctx context.Context, in *freshetv1.ScoreRequest) (change.CutRecord, error) {
+	if in.Cut != "" {
+		return s.findCut(ctx, in.Cut)
+	}
+	return s.mergedCut(ctx, in.Model)
 }
 
 // mergedCut gives the newest cut at which every view that a model reads is merged.

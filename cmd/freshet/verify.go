@@ -15,10 +15,10 @@ import (
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/capture"
-	"github.com/freshet-io/freshet/delta"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/peers"
 	"github.com/freshet-io/freshet/internal/verify"
 	"github.com/freshet-io/freshet/scoring"
 )
@@ -34,7 +34,8 @@ type truth struct {
 func (s *system) ask(ctx context.Context, views []*feature.View) (truth, error) {
 	t := truth{rows: map[string]*verify.Expected{}}
 	if s.runner == nil {
-		return t, fault.New(fault.Usage, "this process does not capture, so it cannot cut where the source stands").ToMend("ask the process that runs up")
+		return t, fault.New(fault.Usage, "this process does not capture, so it cannot cut where the source stands").
+			ToMend("ask the process that captures, or up: freshet verify --server CAPTURE")
 	}
 	cut, err := s.runner.Cut(ctx, true)
 	if err != nil {
@@ -107,9 +108,11 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 			continue
 		}
 		t := truth{cut: t.cut.In(m.View.Group.Name), rows: t.rows}
-		if why, err := s.standsStill(ctx, m.View, t.cut); err != nil {
+		reached, err := s.peers.WaitCuts(ctx, m.View, t.cut.ID)
+		if err != nil {
 			return reports, err
-		} else if why != "" {
+		}
+		if why := standsStill(m.View, reached); why != "" {
 			reports = append(reports, verify.PredictionsStandStill(modelOf(m), t.cut, why))
 			tell(line(reports[len(reports)-1]))
 			continue
@@ -149,15 +152,16 @@ func waited(c capture.Cut) string {
 // verifyView compares the four places of one view.
 func (s *system) verifyView(ctx context.Context, v *feature.View, t truth) ([]*verify.Report, error) {
 	t.cut = t.cut.In(v.Group.Name)
-	if err := s.caughtUp(ctx, v, t.cut); err != nil {
+	reached, err := s.peers.WaitCuts(ctx, v, t.cut.ID) // and has its deltas published
+	if err != nil {
 		return nil, err
 	}
-	if why, err := s.standsStill(ctx, v, t.cut); err != nil || why != "" {
-		return verify.StandsStill(v, t.cut, why), err
+	if why := standsStill(v, reached); why != "" {
+		return verify.StandsStill(v, t.cut, why), nil
 	}
 	expected := t.rows[v.Name]
 	served, err := verify.ServedRows(v, t.cut, expected, func(fn func(key, values []feature.Value) error) error {
-		return s.scanServed(v, t.cut.ID, fn)
+		return s.peers.Rows(ctx, v, t.cut.ID, fn)
 	})
 	if err != nil {
 		return nil, err
@@ -189,56 +193,19 @@ func modelOf(m *scoring.Model) *verify.Model {
 
 // standsStill says why a view cannot be compared with the source: it was not folded up to a cut somewhere, or
 // its events are not all that the source has. Empty: it can.
-func (s *system) standsStill(ctx context.Context, v *feature.View, cut change.CutRecord) (string, error) {
-	infos, err := s.node.WaitCut(ctx, v.Group.Name, cut.ID)
-	if err != nil {
-		return "", err
-	}
-	for _, info := range infos {
-		if at, stands := info.Stopped[v.Name]; stands {
-			return at.Fault(v.Name).Error(), nil
-		}
-	}
-	return s.leftOut(v), nil
-}
-
-// leftOut says that events of the group's views were no part of them. Which ones is in the dead letters, not in
-// the source.
-func (s *system) leftOut(v *feature.View) string {
+func standsStill(v *feature.View, reached []peers.Reached) string {
 	var late, others uint64
-	for _, p := range s.node.Partitions(v.Group.Name) {
-		m := p.Meta()
-		late, others = late+m.Stats.Late, others+m.Stats.NotEvents
+	for _, r := range reached {
+		if at, stands := r.Stopped[v.Name]; stands {
+			return at.Fault(v.Name).Error()
+		}
+		late, others = late+r.Late, others+r.NotEvents
 	}
 	if !v.Events || late+others == 0 {
 		return ""
 	}
+	// Which ones is in the dead letters, not in the source.
 	return fmt.Sprintf("it is a view of events, and %d came later than its lateness, %d were no insertions: they are dead letters and no part of it, and the source has them all the same", late, others)
-}
-
-// caughtUp waits until every partition of a view has folded the cut and published its deltas up to it.
-func (s *system) caughtUp(ctx context.Context, v *feature.View, cut change.CutRecord) error {
-	for _, p := range s.node.Partitions(v.Group.Name) {
-		info, err := p.WaitCut(ctx, cut.ID)
-		if err != nil {
-			return err
-		}
-		if err := s.node.WaitPublished(ctx, p, v.Name, info.Sequences[v.Name]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// scanServed gives the rows of a view that are served at a cut.
-func (s *system) scanServed(v *feature.View, cut string, fn func(key, values []feature.Value) error) error {
-	for _, p := range s.node.Partitions(v.Group.Name) {
-		err := p.ScanServed(v.Name, cut, func(key []feature.Value, served *delta.Served) error { return fn(key, served.Values) })
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // line is one report for people.

@@ -26,7 +26,7 @@ var levels = []struct {
 	{"capture/pgtype", 1.9}, {"capture/pgwire", 2}, {"capture/spool", 2}, {"capture/slotguard", 2}, {"capture/initial", 2.2}, {"capture/debezium", 2}, {"capture/filter", 2}, {"capture/dead", 2}, {"capture", 2.5},
 	{"featurestore", 3}, {"internal/fixture", 3}, {"internal/plan", 1}, {"snapshots/table", 3}, {"snapshots/layout", 3.1}, {"snapshots/gate", 3.1}, {"snapshots", 3.5},
 	{"scoring/model", 4}, {"scoring/registry", 4.1}, {"scoring", 4.5},
-	{"internal/verify", 5}, {"internal/bench", 5}, {"internal/doctor", 5}, {"internal/layering", 5}, {"dashboard", 5},
+	{"internal/peers", 4}, {"internal/verify", 5}, {"internal/bench", 5}, {"internal/doctor", 5}, {"internal/layering", 5}, {"dashboard", 5},
 	{"cmd", 6}, {"integration", 6},
 }
 

@@ -365,3 +365,24 @@ func instance(m kmsg.JoinGroupResponseMember) string {
 	}
 	return *m.InstanceID
 }
+
+// GroupPlan gives the plan that a group of members goes by, to who is no member; nil while there is none.
+func (c *Client) GroupPlan(ctx context.Context, group string) ([]byte, error) {
+	req := kmsg.NewPtrDescribeGroupsRequest()
+	req.Groups = []string{group}
+	resp, err := req.RequestWith(ctx, c.kafka)
+	if err != nil {
+		return nil, fmt.Errorf("describing group %s: %w", group, err)
+	}
+	for _, g := range resp.Groups {
+		if err := answered(g.ErrorCode); err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+			return nil, fmt.Errorf("describing group %s: %w", group, err)
+		}
+		for _, m := range g.Members {
+			if g.ProtocolType == groupProtocolType && len(m.MemberAssignment) > 0 {
+				return m.MemberAssignment, nil
+			}
+		}
+	}
+	return nil, nil
+}

@@ -29,6 +29,9 @@ type Options struct {
 	LocalDir string // this machine's own files of tables (table.Options); empty: all is read from Store
 	Workers  int    // partitions at once; 0: 2
 	Events   Events
+	// Away has a bucket staged by the node that has its partition; away is false where that is this one. Nil: all
+	// partitions are here.
+	Away func(ctx context.Context, o Order) (bucket []byte, away bool, err error)
 	// Point, if set, is called at the points of the package comment. Tests end the process there.
 	Point func(string)
 }
@@ -50,8 +53,9 @@ type Merger struct {
 	records gate.Records
 	slice   int64 // maxSliceDeltas, but in tests
 
-	mu    sync.Mutex
-	views map[string]*opened
+	mu      sync.Mutex
+	views   map[string]*opened
+	staging map[string]*tables // for orders of other nodes, by view
 }
 
 // opened is a view that has been merged here, kept so that a run reads only what is new in the logs.
@@ -65,14 +69,14 @@ func New(o Options) *Merger {
 	if o.Workers <= 0 {
 		o.Workers = 2
 	}
-	return &Merger{o: o, records: gate.Records{Store: o.Store}, slice: maxSliceDeltas, views: map[string]*opened{}}
+	return &Merger{o: o, records: gate.Records{Store: o.Store}, slice: maxSliceDeltas, views: map[string]*opened{}, staging: map[string]*tables{}}
 }
 
 // Close frees what the Merger holds open; no method may run.
 func (m *Merger) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var errs []error
+	errs := m.closeStaging()
 	for _, v := range m.views {
 		if v.tables != nil {
 			errs = append(errs, v.tables.close())

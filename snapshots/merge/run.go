@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -26,7 +27,8 @@ type run struct {
 	cut     change.CutRecord
 	id      string
 	rec     *gate.Run
-	remote  int64 // bytes that the tables had fetched before
+	remote  int64        // bytes that the tables had fetched before
+	fetched atomic.Int64 // bytes that other nodes had to fetch
 }
 
 // staged is what a run has staged on a version of current.
@@ -175,7 +177,7 @@ func (r *run) attempt(ctx context.Context, history, current *head) (*staged, err
 	}
 	r.rec.Stages = r.judge(history, current, breaker, buckets)
 	r.rec.Metrics = metrics(buckets)
-	r.rec.Remote = r.tables.remote() - r.remote
+	r.rec.Remote = r.tables.remote() - r.remote + r.fetched.Load()
 	if r.rec.Failed() != nil {
 		return nil, r.hold(ctx, breaker, current)
 	}
@@ -268,12 +270,8 @@ func (r *run) stage(ctx context.Context, current *head, through []uint64) ([]*bu
 	g.SetLimit(r.m.o.Workers)
 	for i, b := range buckets {
 		g.Go(func() error {
-			if err := r.m.o.Deltas.WaitPublished(ctx, r.view.Name, i, b.through); err != nil {
+			if err := r.stageBucket(ctx, current, b); err != nil {
 				return err
-			}
-			s := &stager{form: r.form, deltas: r.m.o.Deltas, tables: r.tables, parent: current.snap, checked: r.checked, most: r.m.slice, b: b}
-			if err := s.stage(ctx); err != nil {
-				return fmt.Errorf("partition %d: %w", i, err)
 			}
 			if r.m.o.Events.Staged != nil {
 				size := int64(0)

@@ -2320,6 +2320,7 @@ type ScoreRequest struct {
 	Model         string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
 	Run           string                 `protobuf:"bytes,3,opt,name=run,proto3" json:"run,omitempty"`
 	Changed       bool                   `protobuf:"varint,4,opt,name=changed,proto3" json:"changed,omitempty"`
+	Cut           string                 `protobuf:"bytes,5,opt,name=cut,proto3" json:"cut,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2380,6 +2381,13 @@ func (x *ScoreRequest) GetChanged() bool {
 		return x.Changed
 	}
 	return false
+}
+
+func (x *ScoreRequest) GetCut() string {
+	if x != nil {
+		return x.Cut
+	}
+	return ""
 }
 
 type PipelineRequest struct {
@@ -2774,6 +2782,573 @@ func (x *VerifyRequest) GetViews() []string {
 	return nil
 }
 
+type WaitCutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Cut           string                 `protobuf:"bytes,3,opt,name=cut,proto3" json:"cut,omitempty"`
+	View          string                 `protobuf:"bytes,4,opt,name=view,proto3" json:"view,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitCutRequest) Reset() {
+	*x = WaitCutRequest{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitCutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitCutRequest) ProtoMessage() {}
+
+func (x *WaitCutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitCutRequest.ProtoReflect.Descriptor instead.
+func (*WaitCutRequest) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *WaitCutRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *WaitCutRequest) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *WaitCutRequest) GetCut() string {
+	if x != nil {
+		return x.Cut
+	}
+	return ""
+}
+
+func (x *WaitCutRequest) GetView() string {
+	if x != nil {
+		return x.View
+	}
+	return ""
+}
+
+// cut_json is what the partition remembers of the cut; late and not_events count rows that are no part of its views.
+type WaitCutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CutJson       []byte                 `protobuf:"bytes,1,opt,name=cut_json,json=cutJson,proto3" json:"cut_json,omitempty"`
+	Late          uint64                 `protobuf:"varint,2,opt,name=late,proto3" json:"late,omitempty"`
+	NotEvents     uint64                 `protobuf:"varint,3,opt,name=not_events,json=notEvents,proto3" json:"not_events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitCutResponse) Reset() {
+	*x = WaitCutResponse{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitCutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitCutResponse) ProtoMessage() {}
+
+func (x *WaitCutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitCutResponse.ProtoReflect.Descriptor instead.
+func (*WaitCutResponse) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *WaitCutResponse) GetCutJson() []byte {
+	if x != nil {
+		return x.CutJson
+	}
+	return nil
+}
+
+func (x *WaitCutResponse) GetLate() uint64 {
+	if x != nil {
+		return x.Late
+	}
+	return 0
+}
+
+func (x *WaitCutResponse) GetNotEvents() uint64 {
+	if x != nil {
+		return x.NotEvents
+	}
+	return 0
+}
+
+type RowsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          string                 `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Cut           string                 `protobuf:"bytes,3,opt,name=cut,proto3" json:"cut,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RowsRequest) Reset() {
+	*x = RowsRequest{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RowsRequest) ProtoMessage() {}
+
+func (x *RowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RowsRequest.ProtoReflect.Descriptor instead.
+func (*RowsRequest) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RowsRequest) GetView() string {
+	if x != nil {
+		return x.View
+	}
+	return ""
+}
+
+func (x *RowsRequest) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *RowsRequest) GetCut() string {
+	if x != nil {
+		return x.Cut
+	}
+	return ""
+}
+
+// rows have the values of the key and then the features, stored as state stores them (docs/formats.md).
+type RowsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          [][]byte               `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RowsResponse) Reset() {
+	*x = RowsResponse{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RowsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RowsResponse) ProtoMessage() {}
+
+func (x *RowsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RowsResponse.ProtoReflect.Descriptor instead.
+func (*RowsResponse) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RowsResponse) GetRows() [][]byte {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+type StageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	OrderJson     []byte                 `protobuf:"bytes,1,opt,name=order_json,json=orderJson,proto3" json:"order_json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StageRequest) Reset() {
+	*x = StageRequest{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StageRequest) ProtoMessage() {}
+
+func (x *StageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StageRequest.ProtoReflect.Descriptor instead.
+func (*StageRequest) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *StageRequest) GetOrderJson() []byte {
+	if x != nil {
+		return x.OrderJson
+	}
+	return nil
+}
+
+type StageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	BucketJson    []byte                 `protobuf:"bytes,1,opt,name=bucket_json,json=bucketJson,proto3" json:"bucket_json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StageResponse) Reset() {
+	*x = StageResponse{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StageResponse) ProtoMessage() {}
+
+func (x *StageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StageResponse.ProtoReflect.Descriptor instead.
+func (*StageResponse) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *StageResponse) GetBucketJson() []byte {
+	if x != nil {
+		return x.BucketJson
+	}
+	return nil
+}
+
+type TrimRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          string                 `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Through       uint64                 `protobuf:"varint,3,opt,name=through,proto3" json:"through,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrimRequest) Reset() {
+	*x = TrimRequest{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrimRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrimRequest) ProtoMessage() {}
+
+func (x *TrimRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrimRequest.ProtoReflect.Descriptor instead.
+func (*TrimRequest) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *TrimRequest) GetView() string {
+	if x != nil {
+		return x.View
+	}
+	return ""
+}
+
+func (x *TrimRequest) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *TrimRequest) GetThrough() uint64 {
+	if x != nil {
+		return x.Through
+	}
+	return 0
+}
+
+type TrimResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrimResponse) Reset() {
+	*x = TrimResponse{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrimResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrimResponse) ProtoMessage() {}
+
+func (x *TrimResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrimResponse.ProtoReflect.Descriptor instead.
+func (*TrimResponse) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{45}
+}
+
+type StatesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatesRequest) Reset() {
+	*x = StatesRequest{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatesRequest) ProtoMessage() {}
+
+func (x *StatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatesRequest.ProtoReflect.Descriptor instead.
+func (*StatesRequest) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{46}
+}
+
+type StatesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partitions    []*PartitionState      `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatesResponse) Reset() {
+	*x = StatesResponse{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatesResponse) ProtoMessage() {}
+
+func (x *StatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatesResponse.ProtoReflect.Descriptor instead.
+func (*StatesResponse) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *StatesResponse) GetPartitions() []*PartitionState {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// done: the first snapshot is folded; log_time in microseconds.
+type PartitionState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Done          bool                   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	LogTime       int64                  `protobuf:"varint,4,opt,name=log_time,json=logTime,proto3" json:"log_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartitionState) Reset() {
+	*x = PartitionState{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartitionState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartitionState) ProtoMessage() {}
+
+func (x *PartitionState) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartitionState.ProtoReflect.Descriptor instead.
+func (*PartitionState) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *PartitionState) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PartitionState) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *PartitionState) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *PartitionState) GetLogTime() int64 {
+	if x != nil {
+		return x.LogTime
+	}
+	return 0
+}
+
 var File_freshet_v1_freshet_proto protoreflect.FileDescriptor
 
 const file_freshet_v1_freshet_proto_rawDesc = "" +
@@ -2965,12 +3540,13 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"0\n" +
 	"\rModelResponse\x12\x1f\n" +
 	"\vresult_json\x18\x01 \x01(\fR\n" +
-	"resultJson\"h\n" +
+	"resultJson\"z\n" +
 	"\fScoreRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x10\n" +
 	"\x03run\x18\x03 \x01(\tR\x03run\x12\x18\n" +
-	"\achanged\x18\x04 \x01(\bR\achanged\"O\n" +
+	"\achanged\x18\x04 \x01(\bR\achanged\x12\x10\n" +
+	"\x03cut\x18\x05 \x01(\tR\x03cut\"O\n" +
 	"\x0fPipelineRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -2996,7 +3572,44 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"partitions\x18\x01 \x03(\v2\x18.freshet.v1.PartitionLagR\n" +
 	"partitions\"%\n" +
 	"\rVerifyRequest\x12\x14\n" +
-	"\x05views\x18\x01 \x03(\tR\x05views*4\n" +
+	"\x05views\x18\x01 \x03(\tR\x05views\"j\n" +
+	"\x0eWaitCutRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x10\n" +
+	"\x03cut\x18\x03 \x01(\tR\x03cut\x12\x12\n" +
+	"\x04view\x18\x04 \x01(\tR\x04view\"_\n" +
+	"\x0fWaitCutResponse\x12\x19\n" +
+	"\bcut_json\x18\x01 \x01(\fR\acutJson\x12\x12\n" +
+	"\x04late\x18\x02 \x01(\x04R\x04late\x12\x1d\n" +
+	"\n" +
+	"not_events\x18\x03 \x01(\x04R\tnotEvents\"Q\n" +
+	"\vRowsRequest\x12\x12\n" +
+	"\x04view\x18\x01 \x01(\tR\x04view\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x10\n" +
+	"\x03cut\x18\x03 \x01(\tR\x03cut\"\"\n" +
+	"\fRowsResponse\x12\x12\n" +
+	"\x04rows\x18\x01 \x03(\fR\x04rows\"-\n" +
+	"\fStageRequest\x12\x1d\n" +
+	"\n" +
+	"order_json\x18\x01 \x01(\fR\torderJson\"0\n" +
+	"\rStageResponse\x12\x1f\n" +
+	"\vbucket_json\x18\x01 \x01(\fR\n" +
+	"bucketJson\"Y\n" +
+	"\vTrimRequest\x12\x12\n" +
+	"\x04view\x18\x01 \x01(\tR\x04view\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x18\n" +
+	"\athrough\x18\x03 \x01(\x04R\athrough\"\x0e\n" +
+	"\fTrimResponse\"\x0f\n" +
+	"\rStatesRequest\"L\n" +
+	"\x0eStatesResponse\x12:\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x1a.freshet.v1.PartitionStateR\n" +
+	"partitions\"s\n" +
+	"\x0ePartitionState\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\x12\x19\n" +
+	"\blog_time\x18\x04 \x01(\x03R\alogTime*4\n" +
 	"\bEncoding\x12\x13\n" +
 	"\x0fENCODING_VALUES\x10\x00\x12\x13\n" +
 	"\x0fENCODING_PACKED\x10\x01*j\n" +
@@ -3026,7 +3639,13 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\bSnapshot\x12\x1b.freshet.v1.SnapshotRequest\x1a\x14.freshet.v1.Progress0\x01\x127\n" +
 	"\x04Dead\x12\x17.freshet.v1.DeadRequest\x1a\x14.freshet.v1.Progress0\x01\x12<\n" +
 	"\x05Nodes\x12\x18.freshet.v1.NodesRequest\x1a\x19.freshet.v1.NodesResponse\x12;\n" +
-	"\x06Verify\x12\x19.freshet.v1.VerifyRequest\x1a\x14.freshet.v1.Progress0\x01B8Z6github.com/freshet-io/freshet/api/freshet/v1;freshetv1b\x06proto3"
+	"\x06Verify\x12\x19.freshet.v1.VerifyRequest\x1a\x14.freshet.v1.Progress0\x012\xc2\x02\n" +
+	"\x05Peers\x12B\n" +
+	"\aWaitCut\x12\x1a.freshet.v1.WaitCutRequest\x1a\x1b.freshet.v1.WaitCutResponse\x12;\n" +
+	"\x04Rows\x12\x17.freshet.v1.RowsRequest\x1a\x18.freshet.v1.RowsResponse0\x01\x12<\n" +
+	"\x05Stage\x12\x18.freshet.v1.StageRequest\x1a\x19.freshet.v1.StageResponse\x129\n" +
+	"\x04Trim\x12\x17.freshet.v1.TrimRequest\x1a\x18.freshet.v1.TrimResponse\x12?\n" +
+	"\x06States\x12\x19.freshet.v1.StatesRequest\x1a\x1a.freshet.v1.StatesResponseB8Z6github.com/freshet-io/freshet/api/freshet/v1;freshetv1b\x06proto3"
 
 var (
 	file_freshet_v1_freshet_proto_rawDescOnce sync.Once
@@ -3041,7 +3660,7 @@ func file_freshet_v1_freshet_proto_rawDescGZIP() []byte {
 }
 
 var file_freshet_v1_freshet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_freshet_v1_freshet_proto_goTypes = []any{
 	(Encoding)(0),             // 0: freshet.v1.Encoding
 	(Status)(0),               // 1: freshet.v1.Status
@@ -3083,6 +3702,17 @@ var file_freshet_v1_freshet_proto_goTypes = []any{
 	(*NodesRequest)(nil),      // 37: freshet.v1.NodesRequest
 	(*NodesResponse)(nil),     // 38: freshet.v1.NodesResponse
 	(*VerifyRequest)(nil),     // 39: freshet.v1.VerifyRequest
+	(*WaitCutRequest)(nil),    // 40: freshet.v1.WaitCutRequest
+	(*WaitCutResponse)(nil),   // 41: freshet.v1.WaitCutResponse
+	(*RowsRequest)(nil),       // 42: freshet.v1.RowsRequest
+	(*RowsResponse)(nil),      // 43: freshet.v1.RowsResponse
+	(*StageRequest)(nil),      // 44: freshet.v1.StageRequest
+	(*StageResponse)(nil),     // 45: freshet.v1.StageResponse
+	(*TrimRequest)(nil),       // 46: freshet.v1.TrimRequest
+	(*TrimResponse)(nil),      // 47: freshet.v1.TrimResponse
+	(*StatesRequest)(nil),     // 48: freshet.v1.StatesRequest
+	(*StatesResponse)(nil),    // 49: freshet.v1.StatesResponse
+	(*PartitionState)(nil),    // 50: freshet.v1.PartitionState
 }
 var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	3,  // 0: freshet.v1.Value.list:type_name -> freshet.v1.ValueList
@@ -3110,45 +3740,56 @@ var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	20, // 22: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
 	22, // 23: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
 	9,  // 24: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
-	6,  // 25: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
-	6,  // 26: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
-	11, // 27: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
-	14, // 28: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
-	19, // 29: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
-	23, // 30: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
-	25, // 31: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
-	27, // 32: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
-	28, // 33: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
-	30, // 34: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
-	32, // 35: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
-	33, // 36: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
-	34, // 37: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
-	35, // 38: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
-	36, // 39: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
-	37, // 40: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
-	39, // 41: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
-	10, // 42: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
-	10, // 43: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
-	13, // 44: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
-	17, // 45: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
-	21, // 46: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
-	24, // 47: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
-	26, // 48: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
-	18, // 49: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
-	29, // 50: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
-	31, // 51: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
-	18, // 52: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
-	18, // 53: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
-	18, // 54: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
-	18, // 55: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
-	18, // 56: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
-	38, // 57: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
-	18, // 58: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
-	42, // [42:59] is the sub-list for method output_type
-	25, // [25:42] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	50, // 25: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
+	6,  // 26: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
+	6,  // 27: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
+	11, // 28: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
+	14, // 29: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
+	19, // 30: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
+	23, // 31: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
+	25, // 32: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
+	27, // 33: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
+	28, // 34: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
+	30, // 35: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
+	32, // 36: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
+	33, // 37: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
+	34, // 38: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
+	35, // 39: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
+	36, // 40: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
+	37, // 41: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
+	39, // 42: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
+	40, // 43: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
+	42, // 44: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
+	44, // 45: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
+	46, // 46: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
+	48, // 47: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
+	10, // 48: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
+	10, // 49: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
+	13, // 50: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
+	17, // 51: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
+	21, // 52: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
+	24, // 53: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
+	26, // 54: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
+	18, // 55: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
+	29, // 56: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
+	31, // 57: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
+	18, // 58: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
+	18, // 59: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
+	18, // 60: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
+	18, // 61: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
+	18, // 62: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
+	38, // 63: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
+	18, // 64: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
+	41, // 65: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
+	43, // 66: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
+	45, // 67: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
+	47, // 68: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
+	49, // 69: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
+	48, // [48:70] is the sub-list for method output_type
+	26, // [26:48] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_freshet_v1_freshet_proto_init() }
@@ -3177,9 +3818,9 @@ func file_freshet_v1_freshet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_freshet_v1_freshet_proto_rawDesc), len(file_freshet_v1_freshet_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   38,
+			NumMessages:   49,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_freshet_v1_freshet_proto_goTypes,
 		DependencyIndexes: file_freshet_v1_freshet_proto_depIdxs,

@@ -838,3 +838,277 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "freshet/v1/freshet.proto",
 }
+
+const (
+	Peers_WaitCut_FullMethodName = "/freshet.v1.Peers/WaitCut"
+	Peers_Rows_FullMethodName    = "/freshet.v1.Peers/Rows"
+	Peers_Stage_FullMethodName   = "/freshet.v1.Peers/Stage"
+	Peers_Trim_FullMethodName    = "/freshet.v1.Peers/Trim"
+	Peers_States_FullMethodName  = "/freshet.v1.Peers/States"
+)
+
+// PeersClient is the client API for Peers service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Peers is what the processes of one system ask of each other; clients have no use for it. A node that does not
+// own the partition answers UNAVAILABLE.
+type PeersClient interface {
+	// WaitCut waits until a partition has folded a cut and, with a view named, published its deltas up to it.
+	WaitCut(ctx context.Context, in *WaitCutRequest, opts ...grpc.CallOption) (*WaitCutResponse, error)
+	// Rows gives what is served of a partition at a cut that was folded since the node opened it.
+	Rows(ctx context.Context, in *RowsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RowsResponse], error)
+	// Stage makes a partition's files for a merge, where the partition is. Nothing is committed.
+	Stage(ctx context.Context, in *StageRequest, opts ...grpc.CallOption) (*StageResponse, error)
+	// Trim forgets the deltas that a table version contains.
+	Trim(ctx context.Context, in *TrimRequest, opts ...grpc.CallOption) (*TrimResponse, error)
+	// States tells how far the partitions are that the node owns.
+	States(ctx context.Context, in *StatesRequest, opts ...grpc.CallOption) (*StatesResponse, error)
+}
+
+type peersClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewPeersClient(cc grpc.ClientConnInterface) PeersClient {
+	return &peersClient{cc}
+}
+
+func (c *peersClient) WaitCut(ctx context.Context, in *WaitCutRequest, opts ...grpc.CallOption) (*WaitCutResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WaitCutResponse)
+	err := c.cc.Invoke(ctx, Peers_WaitCut_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peersClient) Rows(ctx context.Context, in *RowsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RowsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[0], Peers_Rows_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RowsRequest, RowsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_RowsClient = grpc.ServerStreamingClient[RowsResponse]
+
+func (c *peersClient) Stage(ctx context.Context, in *StageRequest, opts ...grpc.CallOption) (*StageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StageResponse)
+	err := c.cc.Invoke(ctx, Peers_Stage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peersClient) Trim(ctx context.Context, in *TrimRequest, opts ...grpc.CallOption) (*TrimResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TrimResponse)
+	err := c.cc.Invoke(ctx, Peers_Trim_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peersClient) States(ctx context.Context, in *StatesRequest, opts ...grpc.CallOption) (*StatesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StatesResponse)
+	err := c.cc.Invoke(ctx, Peers_States_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// PeersServer is the server API for Peers service.
+// All implementations must embed UnimplementedPeersServer
+// for forward compatibility.
+//
+// Peers is what the processes of one system ask of each other; clients have no use for it. A node that does not
+// own the partition answers UNAVAILABLE.
+type PeersServer interface {
+	// WaitCut waits until a partition has folded a cut and, with a view named, published its deltas up to it.
+	WaitCut(context.Context, *WaitCutRequest) (*WaitCutResponse, error)
+	// Rows gives what is served of a partition at a cut that was folded since the node opened it.
+	Rows(*RowsRequest, grpc.ServerStreamingServer[RowsResponse]) error
+	// Stage makes a partition's files for a merge, where the partition is. Nothing is committed.
+	Stage(context.Context, *StageRequest) (*StageResponse, error)
+	// Trim forgets the deltas that a table version contains.
+	Trim(context.Context, *TrimRequest) (*TrimResponse, error)
+	// States tells how far the partitions are that the node owns.
+	States(context.Context, *StatesRequest) (*StatesResponse, error)
+	mustEmbedUnimplementedPeersServer()
+}
+
+// UnimplementedPeersServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedPeersServer struct{}
+
+func (UnimplementedPeersServer) WaitCut(context.Context, *WaitCutRequest) (*WaitCutResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WaitCut not implemented")
+}
+func (UnimplementedPeersServer) Rows(*RowsRequest, grpc.ServerStreamingServer[RowsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Rows not implemented")
+}
+func (UnimplementedPeersServer) Stage(context.Context, *StageRequest) (*StageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Stage not implemented")
+}
+func (UnimplementedPeersServer) Trim(context.Context, *TrimRequest) (*TrimResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Trim not implemented")
+}
+func (UnimplementedPeersServer) States(context.Context, *StatesRequest) (*StatesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method States not implemented")
+}
+func (UnimplementedPeersServer) mustEmbedUnimplementedPeersServer() {}
+func (UnimplementedPeersServer) testEmbeddedByValue()               {}
+
+// UnsafePeersServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to PeersServer will
+// result in compilation errors.
+type UnsafePeersServer interface {
+	mustEmbedUnimplementedPeersServer()
+}
+
+func RegisterPeersServer(s grpc.ServiceRegistrar, srv PeersServer) {
+	// If the following call panics, it indicates UnimplementedPeersServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Peers_ServiceDesc, srv)
+}
+
+func _Peers_WaitCut_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WaitCutRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeersServer).WaitCut(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peers_WaitCut_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeersServer).WaitCut(ctx, req.(*WaitCutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peers_Rows_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RowsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeersServer).Rows(m, &grpc.GenericServerStream[RowsRequest, RowsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_RowsServer = grpc.ServerStreamingServer[RowsResponse]
+
+func _Peers_Stage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeersServer).Stage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peers_Stage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeersServer).Stage(ctx, req.(*StageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peers_Trim_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TrimRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeersServer).Trim(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peers_Trim_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeersServer).Trim(ctx, req.(*TrimRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peers_States_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StatesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeersServer).States(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peers_States_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeersServer).States(ctx, req.(*StatesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Peers_ServiceDesc is the grpc.ServiceDesc for Peers service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Peers_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "freshet.v1.Peers",
+	HandlerType: (*PeersServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "WaitCut",
+			Handler:    _Peers_WaitCut_Handler,
+		},
+		{
+			MethodName: "Stage",
+			Handler:    _Peers_Stage_Handler,
+		},
+		{
+			MethodName: "Trim",
+			Handler:    _Peers_Trim_Handler,
+		},
+		{
+			MethodName: "States",
+			Handler:    _Peers_States_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Rows",
+			Handler:       _Peers_Rows_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "freshet/v1/freshet.proto",
+}
