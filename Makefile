@@ -22,10 +22,11 @@ test-readers: ## DuckDB and Polars read our tables (needs Python 3.11; makes .ve
 	.venv/bin/pip install --quiet -r snapshots/readers/requirements.txt
 	FRESHET_READERS_PYTHON=$(CURDIR)/.venv/bin/python go test -count=1 -run TestReaders ./snapshots/table ./integration
 
-test-kafka: ## what speaks Kafka, on a real Apache Kafka (needs Java 17; Maven the first time)
+test-kafka: ## what speaks Kafka, on a real Apache Kafka, and KILLS of three brokers and two nodes (Java 17; Maven the first time)
 	go build -o bin/realkafka ./internal/testkit/realkafka
 	bin/realkafka -- go test -count=1 -p 1 ./internal/topic ./delta ./integration
 	bin/realkafka -- go test -count=1 -run KafkaStreams ./internal/bench
+	bin/realkafka -brokers 3 -- go test -count=1 -timeout 0 -run TestKillsOverNodesAndBrokers -v ./integration
 
 test-debezium: ## Kafka Connect, Debezium and confluent-kafka read our envelope (Java 17, Maven, Python)
 	mvn -q -B -f capture/debezium/testdata/java/pom.xml org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/bin/debezium
