@@ -32,10 +32,12 @@ const MaxValue = maxRecordBytes - recordOverhead
 // Writer writes inside Kafka transactions under one fixed transactional id. It is not for
 // concurrent use. After any error it is dead: every later call fails and the process must end.
 type Writer struct {
-	kafka *kgo.Client
-	id    string
-	mu    sync.Mutex
-	err   error
+	kafka   *kgo.Client
+	id      string
+	mu      sync.Mutex
+	err     error
+	records sync.Pool // *kgo.Record, with the headers it had
+	done    func(*kgo.Record, error)
 }
 
 // NewWriter initialises the transactional id, which fences every predecessor and aborts what it
@@ -59,7 +61,9 @@ func (c *Client) NewWriter(ctx context.Context, transactionalID string) (*Writer
 		k.Close()
 		return nil, fmt.Errorf("writer %s: initialising its transactional id: %w", transactionalID, err)
 	}
-	return &Writer{kafka: k, id: transactionalID}, nil
+	w := &Writer{kafka: k, id: transactionalID}
+	w.done = w.put
+	return w, nil
 }
 
 // Identity gives the producer id and epoch that Kafka knows the writer by: among writers of one
@@ -82,18 +86,42 @@ func (w *Writer) Begin() error {
 
 // Put adds a record to the open transaction. It blocks while 32 MiB or 16,384 records wait to be acknowledged.
 func (w *Writer) Put(ctx context.Context, r Record) {
-	rec := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
+	rec, ok := w.records.Get().(*kgo.Record)
+	if !ok {
+		rec = &kgo.Record{}
+	}
+	headers := rec.Headers[:0]
+	*rec = kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
 	if r.Position != "" {
-		rec.Headers = append(make([]kgo.RecordHeader, 0, 1+len(r.Headers)), kgo.RecordHeader{Key: change.Header, Value: []byte(r.Position)})
+		headers = appendHeader(headers, change.Header, r.Position)
 	}
 	for _, h := range r.Headers {
-		rec.Headers = append(rec.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+		headers = appendHeader(headers, h.Key, string(h.Value))
 	}
-	w.kafka.Produce(ctx, rec, func(_ *kgo.Record, err error) {
-		if err != nil {
-			_ = w.fail(err)
-		}
-	})
+	rec.Headers = headers
+	w.kafka.Produce(ctx, rec, w.done)
+}
+
+// appendHeader appends a header with memory that is there from an earlier record.
+func appendHeader(to []kgo.RecordHeader, key, value string) []kgo.RecordHeader {
+	if len(to) == cap(to) {
+		return append(to, kgo.RecordHeader{Key: key, Value: []byte(value)})
+	}
+	to = to[:len(to)+1]
+	h := &to[len(to)-1]
+	h.Key, h.Value = key, append(h.Value[:0], value...)
+	return to
+}
+
+// put is told when a record is acknowledged, and then nobody looks at it any more, or is not: a request that
+// was given up may still be written.
+func (w *Writer) put(rec *kgo.Record, err error) {
+	if err != nil {
+		_ = w.fail(err)
+		return
+	}
+	rec.Key, rec.Value = nil, nil
+	w.records.Put(rec)
 }
 
 // Flush sends what is left and waits until it is acknowledged; the transaction stays open.
