@@ -8,7 +8,7 @@
 //  3. row.go        each change becomes a row of each view concerned, or leaves it: where, join,
 //     entity key; its old contribution is taken back, the new one put in. events.go: or an event
 //  4. tile.go       contributions go into tiles, one per entity, hop and resolution, and into the
-//     totals of windows; entity.go has them in memory
+//     totals of windows; entity.go has them in memory. session.go: where a session starts
 //  5. serve.go      each entity touched, and each whose timer is due, is computed anew at the cell's
 //     log time; if a value changed, outbox.go puts a delta in the outbox
 //  6. fold.go       what several cells changed, with the position folded, is applied as one batch
@@ -21,7 +21,7 @@
 //
 //	01 | view | pk                          row: entity key, event time, inputs, kept columns
 //	02 | view | entity… | time | pk         row index: inputs
-//	03 | view | entity… | hop 8 B | start 8 B (sign bit flipped)   tile
+//	03 | view | entity… | hop 8 B | start 8 B (sign bits flipped)  tile; of sessions the gap, negative, for hop
 //	04 | view | entity…                     served row, or tombstone, and the tile of all rows
 //	05 | wake 8 B (sign flipped) | view | entity…                  timer; its value is the version byte
 //	06 | name                               position, sequences, cuts, counters

@@ -90,7 +90,8 @@ func (v *view) prepare() {
 			v.certain = v.certain && op.Certain()
 			l.weight += op.Size()
 		}
-		v.resumes = v.resumes || i > 0 && l.invertible
+		l.resumes = l.invertible && l.gap == 0
+		v.resumes = v.resumes || i > 0 && l.resumes
 	}
 	for _, p := range v.plan {
 		v.slots = append(v.slots, slices.Index(v.levels[p.level].windows, p.window))
@@ -182,14 +183,14 @@ func (f *fold) loadSpans(e *entity, windows []byte) error {
 	}
 	for i := range e.spans {
 		l, s := &e.view.levels[i+1], &e.spans[i]
-		if !l.invertible || windows == nil {
+		if !l.resumes || windows == nil {
 			s.empty(l, f.meta.LogTime)
 		}
-		if e.view.Events && !l.invertible {
+		if e.view.Events && !l.resumes {
 			s.low = math.MinInt64 // what left the windows may be there and is to go
 		}
 		f.resize(e, len(l.windows)*(l.weight+16)+8*len(s.starts))
-		if l.invertible || windows == nil {
+		if l.resumes || windows == nil {
 			continue
 		}
 		if err := f.loadTiles(e, l, s); err != nil {
@@ -232,7 +233,7 @@ func (s *span) bounds(l *level, now int64) {
 
 func (f *fold) tileKey(e *entity, l *level, start int64) []byte {
 	k := append(append(f.key[:0], e.view.tilePrefix...), e.id...)
-	k = binary.BigEndian.AppendUint64(k, uint64(l.hop)^1<<63)
+	k = binary.BigEndian.AppendUint64(k, uint64(l.place())^1<<63)
 	f.key = binary.BigEndian.AppendUint64(k, uint64(start)^1<<63)
 	return f.key
 }
@@ -365,6 +366,9 @@ func (f *fold) keep(e *entity) error {
 func (f *fold) keepSpan(e *entity, i int) error {
 	l, s := &e.view.levels[i+1], &e.spans[i]
 	low := s.froms[len(s.froms)-1]
+	if l.gap > 0 && e.view.Events {
+		low = s.low // settle says what goes
+	}
 	warm := s.to - 2*l.hop // the hop of log time and the one before
 	past := s.search(low)
 	if e.view.Events { // nothing reads them any more

@@ -78,7 +78,7 @@ func (f *fold) late(v *view, ch *change.Change, t feature.Value) bool {
 // gone tells whether a tile has left all windows of its level: log time never goes back, so nothing
 // reads it any more.
 func (f *fold) gone(l *level, start int64) bool {
-	return l.hop > 0 && start < floor(f.meta.LogTime-l.windows[len(l.windows)-1], l.hop)
+	return l.hop > 0 && l.gap == 0 && start < floor(f.meta.LogTime-l.windows[len(l.windows)-1], l.hop)
 }
 
 // eventSeen marks what the stream inserts while an epoch's snapshot is taken, and tells whether a row

@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -28,6 +29,9 @@ func eventsCatalog(t testing.TB, partitions int) *feature.Catalog {
 				{Name: "n", Agg: "count"}, {Name: "sum", Agg: "sum", Of: "delay"}, {Name: "last", Agg: "last", Of: "delay"},
 				{Name: "nw", Agg: "count", Windows: hours(24)}, {Name: "sumw", Agg: "sum", Of: "delay", Windows: hours(24)},
 				{Name: "short", Agg: "sum", Of: "delay", Windows: hours(2)}, {Name: "worst", Agg: "max", Of: "delay", Windows: hours(24)},
+				{Name: "ns", Agg: "count", Session: hours(2)}, {Name: "sums", Agg: "sum", Of: "delay", Session: hours(2)},
+				{Name: "worsts", Agg: "max", Of: "delay", Session: hours(2)}, {Name: "lasts", Agg: "last_n", N: 3, Of: "delay", Session: hours(14)},
+				{Name: "nss", Agg: "count", Session: []feature.Duration{feature.Duration(20 * time.Minute)}},
 			},
 		}},
 	}, []*feature.Table{trips()})
@@ -55,7 +59,7 @@ func (m *eventModel) features() map[string][]feature.Value {
 		plane, at, delay := row[1].S, row[2].I, row[3]
 		f := out[plane]
 		if f == nil {
-			f = []feature.Value{feature.OfInt(0), {}, {}, feature.OfInt(0), {}, {}, {}}
+			f = append([]feature.Value{feature.OfInt(0), {}, {}, feature.OfInt(0), {}, {}, {}}, m.sessions(plane)...)
 			out[plane] = f
 		}
 		newest[plane] = max(newest[plane], at)
@@ -86,6 +90,43 @@ func (m *eventModel) features() map[string][]feature.Value {
 		}
 	}
 	return out
+}
+
+// sessions gives the features of a plane's open sessions.
+func (m *eventModel) sessions(plane string) []feature.Value {
+	var times []int64
+	var rows [][]feature.Value
+	for _, row := range m.rows {
+		if row[1].S == plane {
+			times, rows = append(times, row[2].I), append(rows, row)
+		}
+	}
+	slices.SortFunc(rows, func(a, b []feature.Value) int { return cmp.Or(b[2].Compare(a[2]), b[0].Compare(a[0])) })
+	in := func(gap time.Duration) (n int64, delays []feature.Value) {
+		from, to := openSession(times, m.now, &feature.Feature{Window: gap, Hop: feature.Hop(gap)})
+		for _, row := range rows {
+			if row[2].I < from || row[2].I >= to {
+				continue
+			}
+			if n++; !row[3].IsNull() {
+				delays = append(delays, row[3])
+			}
+		}
+		return n, delays
+	}
+	n, delays := in(2 * time.Hour)
+	var sum, worst, last feature.Value
+	for _, d := range delays {
+		sum = feature.OfInt(sum.I + d.I)
+		if worst.IsNull() || d.I > worst.I {
+			worst = d
+		}
+	}
+	if _, lasts := in(14 * time.Hour); len(lasts) > 0 {
+		last = feature.OfList(lasts[:min(3, len(lasts))]...)
+	}
+	few, _ := in(20 * time.Minute)
+	return []feature.Value{feature.OfInt(n), sum, worst, last, feature.OfInt(few)}
 }
 
 func (m *eventModel) step(r *rand.Rand, id int64) *change.Change {

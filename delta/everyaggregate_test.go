@@ -11,8 +11,8 @@ import (
 	"github.com/freshet-io/freshet/internal/feature"
 )
 
-// everyAggregate is a view with every aggregate there is over delay, in sliding and tumbling windows and
-// without, some with a condition; sketches too, which are exact over so few rows.
+// everyAggregate is a view with every aggregate there is over delay, in sliding and tumbling windows,
+// sessions, and without, some with a condition; sketches too, which are exact over so few rows.
 func everyAggregate(t *testing.T) *feature.Catalog {
 	t.Helper()
 	var features []feature.FeatureDef
@@ -20,13 +20,14 @@ func everyAggregate(t *testing.T) *feature.Catalog {
 		d.Name = fmt.Sprintf("f%d", len(features))
 		if d.Agg != "decayed_sum" {
 			d.Tumbling = []feature.Duration{feature.Duration(12 * time.Hour)}
+			d.Session = []feature.Duration{feature.Duration(20 * time.Minute), feature.Duration(6 * time.Hour), feature.Duration(13 * time.Hour)}
 		}
 		d.Windows = []feature.Duration{feature.Duration(30 * time.Minute), feature.Duration(24 * time.Hour), feature.Duration(14 * 24 * time.Hour)}
 		if len(features)%3 == 1 && d.Where == "" {
 			d.Where = "delay > 50"
 		}
 		features = append(features, d)
-		if d.Windows, d.Tumbling = nil, nil; d.Agg != "decayed_sum" {
+		if d.Windows, d.Tumbling, d.Session = nil, nil, nil; d.Agg != "decayed_sum" {
 			d.Name = fmt.Sprintf("f%d", len(features))
 			features = append(features, d)
 		}
@@ -92,6 +93,14 @@ func (m *model) feature(t *testing.T, f *feature.Feature, plane string) feature.
 	case f.Tumbling:
 		from = feature.Floor(m.now, f.Window)
 		to = from + f.Window.Microseconds()
+	case f.Session:
+		var times []int64
+		for _, tr := range m.trips {
+			if tr.row[1].S == plane && !tr.row[1].IsNull() {
+				times = append(times, tr.row[2].I)
+			}
+		}
+		from, to = openSession(times, m.now, f)
 	case f.Window > 0:
 		from, to = feature.WindowBounds(m.now, f.Window, f.Hop)
 	}

@@ -317,6 +317,12 @@ func (f *fold) advance(e *entity, i int, now int64) error {
 	to := floor(now, l.hop) + l.hop
 	for j, w := range l.windows {
 		from := floor(now-w, l.hop)
+		if l.gap > 0 {
+			var err error
+			if from, err = f.sessionFrom(e, i, to); err != nil {
+				return err
+			}
+		}
 		was := s.froms[j]
 		if from == was && to == s.to {
 			continue
@@ -329,7 +335,7 @@ func (f *fold) advance(e *entity, i int, now int64) error {
 		}
 	}
 	s.to = to
-	if e.view.Events && !e.dirty && len(s.starts) > 0 && s.starts[0] < s.froms[len(s.froms)-1] {
+	if l.gap == 0 && e.view.Events && !e.dirty && len(s.starts) > 0 && s.starts[0] < s.froms[len(s.froms)-1] {
 		f.soil(e) // tiles are to go
 	}
 	return nil
@@ -398,6 +404,10 @@ func (f *fold) total(e *entity, i int) error {
 // wakes notes in s when the first tile leaves or enters a window.
 func (e *entity) wakes(i int, row *Served) {
 	l, s := &e.view.levels[i+1], &e.spans[i]
+	if l.gap > 0 {
+		e.sessionWakes(i, row)
+		return
+	}
 	first := func(from int64) (int64, bool) {
 		if at := s.search(from); at < len(s.starts) {
 			return s.starts[at], true

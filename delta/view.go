@@ -56,9 +56,10 @@ type input struct {
 	where     *expression.Program
 }
 
-// level is the tiles of one hop; hop 0 is one tile over all rows.
+// level is the tiles of one hop, or of sessions of one gap; hop 0 is one tile over all rows.
 type level struct {
 	hop     int64 // microseconds
+	gap     int64 // of sessions, microseconds; it is the only window then
 	ops     []aggregate.Op
 	windows []int64 // microseconds, ascending; 0: the tile of now alone, which is a tumbling window
 	sums    []int   // outputs that are sums of decimals
@@ -67,6 +68,7 @@ type level struct {
 
 	steady     bool // adding rows to a total gives what merging their tiles does
 	invertible bool // tiles can be subtracted from a total
+	resumes    bool // what its windows come to lies behind the served row
 	free       []*aggregate.Tile
 	scratch    aggregate.Tile
 	lent       aggregate.Tile // read and not kept
@@ -147,11 +149,14 @@ func checkNamed(v *feature.View) error {
 }
 
 func (v *view) addFeature(f *feature.Feature) {
-	hop := f.Hop.Microseconds()
-	l := slices.IndexFunc(v.levels, func(l level) bool { return l.hop == hop })
+	hop, gap := f.Hop.Microseconds(), int64(0)
+	if f.Session {
+		gap = f.Window.Microseconds()
+	}
+	l := slices.IndexFunc(v.levels, func(l level) bool { return l.hop == hop && l.gap == gap })
 	if l < 0 {
 		l = len(v.levels)
-		v.levels = append(v.levels, level{hop: hop})
+		v.levels = append(v.levels, level{hop: hop, gap: gap})
 	}
 	lv := &v.levels[l]
 	if f.Agg == feature.Sum && f.OfType.Kind == feature.Decimal {

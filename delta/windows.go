@@ -11,8 +11,8 @@ import (
 )
 
 // What windows come to lies behind the served row of an entity that has rows, so that reading that one value is enough
-// to go on; the lifetime tile follows. Only levels have it whose tiles can be subtracted from a total: the
-// tiles of others are read in any case.
+// to go on; the lifetime tile follows. Only levels have it whose tiles can be subtracted from a total, and not
+// sessions: the tiles of others are read in any case.
 //
 //	+---------+----------+----------------------------------------------------------------+
 //	| length  | log time | per such level: runs uvarint · per run: hops since the end of  |
@@ -33,7 +33,7 @@ func (f *fold) appendWindows(b []byte, e *entity) []byte {
 	w := binary.BigEndian.AppendUint64(f.span[:0], uint64(e.at))
 	for i := range e.spans {
 		l, s := &e.view.levels[i+1], &e.spans[i]
-		if l.invertible {
+		if l.resumes {
 			w = s.append(w, l, &f.tile)
 		}
 	}
@@ -98,7 +98,7 @@ func (e *entity) decodeWindows(b []byte) error {
 	e.at, b = int64(binary.BigEndian.Uint64(b)), b[8:]
 	for i := range e.spans {
 		l := &e.view.levels[i+1]
-		if !l.invertible {
+		if !l.resumes {
 			continue
 		}
 		s := &e.spans[i]

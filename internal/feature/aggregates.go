@@ -124,7 +124,7 @@ func (a aggregate) accepts() string {
 		}
 		out = append(out, name)
 	}
-	return strings.Join(out, ", ") + "; and windows or tumbling"
+	return strings.Join(out, ", ") + "; and windows, tumbling or session"
 }
 
 // Part is which of the columns of count_by and sum_by a feature is.
@@ -158,6 +158,9 @@ type Feature struct {
 	Window    time.Duration // 0: all visible rows
 	Hop       time.Duration // 0 without a window; of a tumbling one its length
 	Tumbling  bool          // the window starts at multiples of its length since 1970-01-01 UTC
+	// Session: the window is the run of rows that reaches to log time and has no pause longer than Window,
+	// counted in hops.
+	Session bool `json:",omitempty"`
 }
 
 // Class is how an aggregate takes a row back.

@@ -45,9 +45,6 @@ func (v *View) checkArguments(fd *FeatureDef, a aggregate) error {
 	if a.agg == Ratio && !given["of"] && !given["where"] {
 		return fd.refuse(v.Def, "agg", "ratio needs of: COLUMN or where: EXPRESSION, else it is 1").ToMend("it takes %s", a.accepts())
 	}
-	if len(fd.Session) > 0 {
-		return fd.refuse(v.Def, "session", "session windows are not supported yet").ToMend("use windows: [30m], which slide, or tumbling: [1h]")
-	}
 	for _, x := range []struct {
 		name   string
 		n, max int
@@ -78,7 +75,7 @@ func (v *View) checkDecay(fd *FeatureDef) error {
 	if time.Duration(fd.HalfLife) < time.Second {
 		return fd.refuse(v.Def, "half_life", "half_life: %s: expected at least 1s", fd.HalfLife)
 	}
-	if len(fd.Windows) == 0 || len(fd.Tumbling) > 0 {
+	if len(fd.Windows) == 0 || len(fd.Tumbling)+len(fd.Session) > 0 {
 		return fd.refuse(v.Def, "windows", "decayed_sum is of sliding windows only: what is older than all of them is left out").
 			ToMend("windows: [%s], for example", 10*fd.HalfLife)
 	}
@@ -212,30 +209,39 @@ func (f *Feature) columns(fd *FeatureDef) []Feature {
 
 // windowed gives the columns of one, for each of its windows.
 func (v *View) windowed(fd *FeatureDef, f Feature) ([]Feature, error) {
-	if len(fd.Windows)+len(fd.Tumbling) == 0 {
+	if len(fd.Windows)+len(fd.Tumbling)+len(fd.Session) == 0 {
 		return []Feature{f}, nil
 	}
 	var out []Feature
-	add := func(w Duration, prefix string, tumbling bool) error {
+	add := func(w Duration, key, prefix string) (*Feature, error) {
 		g := f
-		g.Name, g.Window, g.Tumbling = f.Name+prefix+w.String(), time.Duration(w), tumbling
+		g.Name, g.Window, g.Hop = f.Name+prefix+w.String(), time.Duration(w), Hop(time.Duration(w))
 		if g.Window < time.Minute {
-			return fd.refuse(v.Def, "windows", "window %s is shorter than a minute", w).ToMend("use 1m or more: windows move in steps of a minute at least")
-		}
-		if g.Hop = Hop(g.Window); tumbling {
-			g.Hop = g.Window
+			return nil, fd.refuse(v.Def, key, "window %s is shorter than a minute", w).ToMend("use 1m or more: windows move in steps of a minute at least")
 		}
 		out = append(out, g)
-		return nil
+		return &out[len(out)-1], nil
 	}
 	for _, w := range fd.Windows {
-		if err := add(w, "_", false); err != nil {
+		if _, err := add(w, "windows", "_"); err != nil {
 			return nil, err
 		}
 	}
 	for _, w := range fd.Tumbling {
-		if err := add(w, "_tumbling_", true); err != nil {
+		g, err := add(w, "tumbling", "_tumbling_")
+		if err != nil {
 			return nil, err
+		}
+		g.Tumbling, g.Hop = true, g.Window
+	}
+	for _, w := range fd.Session {
+		g, err := add(w, "session", "_session_")
+		if err != nil {
+			return nil, err
+		}
+		if g.Session = true; g.Window%g.Hop != 0 {
+			return nil, fd.refuse(v.Def, "session", "session %s is no multiple of %s", w, Duration(g.Hop)).
+				ToMend("session: [%s]: pauses of such a length are counted in steps of %s", Duration(g.Window.Truncate(g.Hop)), Duration(g.Hop))
 		}
 	}
 	return out, nil

@@ -169,6 +169,8 @@ func is(v *feature.View, f *feature.Feature) string {
 	switch {
 	case f.Tumbling:
 		is += ", tumbling " + feature.Duration(f.Window).String()
+	case f.Session:
+		is += " in the session that is open: rows with no pause longer than " + feature.Duration(f.Window).String() + ", counted in steps of " + feature.Duration(f.Hop).String()
 	case f.Window > 0:
 		is += " over " + feature.Duration(f.Window).String() + " in steps of " + feature.Duration(f.Hop).String()
 	}
@@ -179,8 +181,15 @@ func is(v *feature.View, f *feature.Feature) string {
 func keeps(v *feature.View) []string {
 	out := []string{"one served row"}
 	var hops []time.Duration
+	var gaps []string
 	longest := map[time.Duration]time.Duration{}
 	for _, f := range v.Features {
+		if f.Session {
+			if of := sessions(v, &f); !slices.Contains(gaps, of) {
+				gaps = append(gaps, of)
+			}
+			continue
+		}
 		if f.Hop > 0 && !slices.Contains(hops, f.Hop) {
 			hops = append(hops, f.Hop)
 		}
@@ -192,6 +201,7 @@ func keeps(v *feature.View) []string {
 		out = append(out, fmt.Sprintf("one tile per %s in which it has rows; windows up to %s read at most %d of them",
 			feature.Duration(h), feature.Duration(longest[h]), int(longest[h]/h)+1))
 	}
+	out = append(out, gaps...)
 	if v.Def.Mode != "events" {
 		kept := "per row of its own: the key it had and the values that are aggregated"
 		if v.Source.Identity != feature.IdentityFull {
@@ -206,6 +216,16 @@ func keeps(v *feature.View) []string {
 		}
 	}
 	return append(out, "one timer")
+}
+
+// sessions says what is kept for sessions of one gap.
+func sessions(v *feature.View, f *feature.Feature) string {
+	gap, hop := feature.Duration(f.Window), feature.Duration(f.Hop)
+	if v.Events {
+		return fmt.Sprintf("for sessions of %s one tile per %s in which it has rows, of the last %s; what is older of an open session is one tile",
+			gap, hop, v.Def.Lateness)
+	}
+	return fmt.Sprintf("for sessions of %s one tile per %s in which it has rows; a row taken back changes its tile, and where sessions begin and end is found anew", gap, hop)
 }
 
 // reads names the columns that a view reads, of its source first.

@@ -37,6 +37,9 @@ func (b *builder) feature(f *feature.Feature) error {
 	for _, r := range refs {
 		b.input(r)
 	}
+	if f.Session && b.session(f) < 0 {
+		b.sessions = append(b.sessions, f)
+	}
 	return nil
 }
 
@@ -51,6 +54,8 @@ func (b *builder) filter(f *feature.Feature, all bool, more ...string) string {
 	case f.Tumbling:
 		from := floorHop("$1::bigint", f.Window)
 		conditions = append(conditions, fmt.Sprintf("r.us >= %s and r.us < %s + %d", from, from, f.Window.Microseconds()))
+	case f.Session:
+		conditions = append(conditions, fmt.Sprintf("r.g%d", b.session(f)))
 	case f.Window > 0:
 		conditions = append(conditions, fmt.Sprintf("r.us >= %s and r.us < %s + %d",
 			floorHop(fmt.Sprintf("($1::bigint - %d)", f.Window.Microseconds()), f.Hop), floorHop("$1::bigint", f.Hop), f.Hop.Microseconds()))

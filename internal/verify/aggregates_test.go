@@ -15,12 +15,12 @@ import (
 )
 
 // everyAggregate is every aggregate over every type that it takes, with the windows given.
-func everyAggregate(windows, tumbling []feature.Duration) []feature.FeatureDef {
+func everyAggregate(windows, tumbling, session []feature.Duration) []feature.FeatureDef {
 	var out []feature.FeatureDef
 	add := func(d feature.FeatureDef) {
 		d.Name = fmt.Sprintf("f%d", len(out))
 		if d.Windows = windows; d.Agg != "decayed_sum" {
-			d.Tumbling = tumbling
+			d.Tumbling, d.Session = tumbling, session
 		}
 		if len(out)%3 == 0 && d.Where == "" {
 			d.Where = "ok"
@@ -38,7 +38,7 @@ func everyAggregate(windows, tumbling []feature.Duration) []feature.FeatureDef {
 		add(feature.FeatureDef{Agg: "ratio", Of: of})
 		add(feature.FeatureDef{Agg: "ratio", Of: of, Per: "m"})
 		add(feature.FeatureDef{Agg: "sum_by", Of: of, By: "s", Cap: 3})
-		if len(windows) > 0 {
+		if len(windows) > 0 && len(session) == 0 {
 			add(feature.FeatureDef{Agg: "decayed_sum", Of: of, HalfLife: feature.Duration(3 * time.Hour)})
 		}
 	}
@@ -100,8 +100,9 @@ func TestEveryAggregateMeansTheSameInSQL(t *testing.T) {
 		rows = append(rows, row)
 	}
 	for name, features := range map[string][]feature.FeatureDef{
-		"lifetime": everyAggregate(nil, nil),
-		"windows":  everyAggregate([]feature.Duration{day, feature.Duration(90 * time.Minute)}, []feature.Duration{feature.Duration(3 * time.Hour)}),
+		"lifetime": everyAggregate(nil, nil, nil),
+		"windows":  everyAggregate([]feature.Duration{day, feature.Duration(90 * time.Minute)}, []feature.Duration{feature.Duration(3 * time.Hour)}, nil),
+		"sessions": everyAggregate(nil, nil, []feature.Duration{feature.Duration(30 * time.Minute), feature.Duration(2 * time.Hour), feature.Duration(13 * time.Hour)}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			compareAggregates(t, resolve(t, c, &feature.Definitions{Groups: group("string"), Views: []feature.FeatureView{view("", features...)}}).Views[0],
@@ -135,6 +136,27 @@ func compareAggregates(t *testing.T, v *feature.View, truth func(v *feature.View
 	t.Logf("%d columns", len(report.Compared))
 }
 
+// openSession walks an entity's rows, the newest first, until there is a pause longer than the gap.
+func openSession(t *testing.T, f *feature.Feature, entity string, rows [][]string) (from, to int64) {
+	t.Helper()
+	at := feature.Floor(now, f.Hop)
+	from, to = at+f.Hop.Microseconds(), at+f.Hop.Microseconds()
+	var hops []int64
+	for _, row := range rows {
+		if us := must(feature.ParseText(feature.Type{Kind: feature.Timestamp}, row[2]))(t).I; row[1] == entity && us < to {
+			hops = append(hops, feature.Floor(us, f.Hop))
+		}
+	}
+	slices.Sort(hops)
+	for _, h := range slices.Backward(hops) {
+		if at-h > f.Window.Microseconds() {
+			break
+		}
+		from, at = h, h
+	}
+	return from, to
+}
+
 // plainly gives a feature of one entity from one tile over the rows that are its own.
 func plainly(t *testing.T, v *feature.View, f *feature.Feature, entity string, rows [][]string) feature.Value {
 	t.Helper()
@@ -149,6 +171,8 @@ func plainly(t *testing.T, v *feature.View, f *feature.Feature, entity string, r
 	case f.Tumbling:
 		from = feature.Floor(now, f.Window)
 		to = from + f.Window.Microseconds()
+	case f.Session:
+		from, to = openSession(t, f, entity, rows)
 	case f.Window > 0:
 		from, to = feature.WindowBounds(now, f.Window, f.Hop)
 	}

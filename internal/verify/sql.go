@@ -69,6 +69,8 @@ type builder struct {
 	// filters are the conditions of features, and their SQL.
 	filters []string
 	holds   []term
+	// sessions are one feature of each gap.
+	sessions []*feature.Feature
 }
 
 func build(v *feature.View, o SQLOptions) *statement {
@@ -91,7 +93,11 @@ func build(v *feature.View, o SQLOptions) *statement {
 	}
 	var ctes []string
 	ctes = append(ctes, b.history()...)
-	ctes = append(ctes, "rows as (\n"+b.rows()+")", "totals as (\n"+b.totals()+")", "served as (\n"+b.served()+")")
+	rows := "rows as (\n" + b.rows() + ")"
+	if len(b.sessions) > 0 {
+		rows = "moments as (\n" + b.rows() + "),\n" + b.runs()
+	}
+	ctes = append(ctes, rows, "totals as (\n"+b.totals()+")", "served as (\n"+b.served()+")")
 	layers, last := b.derived()
 	ctes = append(ctes, layers...)
 	b.out.sql = "with " + strings.Join(ctes, ",\n") + "\n" + b.final(last)
