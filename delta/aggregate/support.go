@@ -102,6 +102,10 @@ func (s *support) add(op *Op, v feature.Value, r Row) error {
 	if op.byRow() {
 		e.value, e.order = v, r.Order
 	}
+	if op.Keep == 1 && len(s.entries) == 1 && op.Agg != feature.SumBy {
+		s.addToOne(op, e)
+		return nil
+	}
 	at, found := s.search(op, &e)
 	switch {
 	case found:
@@ -122,6 +126,22 @@ func (s *support) add(op *Op, v feature.Value, r Row) error {
 	s.entries = slices.Insert(s.entries, at, e)
 	s.kept++
 	return s.trim(op)
+}
+
+// addToOne is add where only one entry is kept, as of events, which are never taken back.
+func (s *support) addToOne(op *Op, e entry) {
+	kept := &s.entries[0]
+	switch c := op.compare(&e, kept); {
+	case c == 0:
+		s.kept++
+		kept.rows++
+	case c > 0:
+		s.beyond++
+	default:
+		s.beyond += kept.rows
+		e.order = bytes.Clone(e.order)
+		*kept, s.kept = e, 1
+	}
 }
 
 // trim lets go of the last entries where there are too many.
