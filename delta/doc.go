@@ -30,6 +30,7 @@
 //	09 | table | pk                         seen or touched since a whole snapshot of the table began
 //	09 | view | pk                          an event inserted while an epoch's snapshot is taken
 //	0A | view | join 1 B | key… | pk        a row that joins by that key as of now
+//	0B | view | entity…                     touched by a cell that is applied in pieces (wide.go)
 //
 // Every value starts with a version byte; unknown versions are refused. State at a position is a
 // pure function of the log up to it: there is no clock and no map order in any value.

@@ -26,6 +26,8 @@ type fold struct {
 	overBytes int
 	uses      map[string]map[string]bool // what the batch notes or forgets under 0A, by place and primary key
 	fans      []fan                      // of this cell, to be done at its end
+	fanned    int                        // bytes of rows joined anew in this piece of the cell
+	pieces    bool                       // the cell is wide: see wide.go
 	meta      Meta
 	stats     *Stats
 	was       map[string]Stopped // before this cell
@@ -62,6 +64,9 @@ type fold struct {
 
 // cell folds a whole cell, or one control record, and applies the batch if it must end here.
 func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
+	if f.pieces && offset < f.meta.Offset { // it comes again before the cell that was left in the middle
+		return nil
+	}
 	if err := f.begin(c); err != nil {
 		return err
 	}
@@ -112,7 +117,10 @@ func (f *fold) begin(c *change.Control) error {
 	f.cells++
 	f.worked = true
 	f.stats, f.was = &f.meta.Stats, maps.Clone(f.meta.Stopped)
-	f.touched = f.touched[:0]
+	if f.pieces {
+		f.was = maps.Clone(f.wide.Was)
+	}
+	f.touched, f.fanned = f.touched[:0], 0
 	return nil
 }
 
@@ -145,6 +153,11 @@ func (f *fold) flush() error {
 			return err
 		}
 	}
+	if f.pieces {
+		if err := f.batch.Delete(metaKey("wide")); err != nil {
+			return err
+		}
+	}
 	f.point("delta.before-apply")
 	if err := f.batch.Apply(); err != nil {
 		return err
@@ -155,6 +168,7 @@ func (f *fold) flush() error {
 			return err
 		}
 	}
+	f.pieces, f.wide = false, nil
 	f.publishMeta()
 	f.cleared()
 	return nil

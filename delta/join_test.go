@@ -13,6 +13,7 @@ import (
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
 )
 
 // Rides are of a city, on a plane, which is of a maker: the tables of the tests of joins.
@@ -35,13 +36,19 @@ func rideTables() []*feature.Table {
 	}
 }
 
+// ridesRetyped is the schema of rides with a plane that is a number: no view can fold that.
+const ridesRetyped = 20
+
 type rideSchemas struct{}
 
 func (rideSchemas) Schema(_ context.Context, id uint32) (string, string, error) {
 	if id == 3 {
 		return change.ControlSubject("t"), change.ControlSchema(), nil
 	}
-	t := rideTables()[id-10]
+	t := rideTables()[id%10]
+	if id == ridesRetyped {
+		t.Columns[2].Type = feature.Type{Kind: feature.Int64}
+	}
 	return t.Name, change.Codec{Table: t}.Schema(), nil
 }
 
@@ -430,4 +437,49 @@ func TestTheIndexOfJoinsIsWhatRowsSay(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// What changed of joined tables while a view stood still is joined when its rows are read again: of what is
+// as of now, not of what is as of the row's own change.
+func TestAMendedViewJoinsWhatChangedMeanwhile(t *testing.T) {
+	m := rideHistory(rand.New(rand.NewPCG(1, 1)), 0)
+	commit := func(schema uint32, table *feature.Table, ch *change.Change) {
+		m.l.lsn, m.l.ordinal = m.l.lsn+100, 0
+		ch.Position = position.Position{Epoch: 1, LSN: m.l.lsn, Seq: 1}
+		ch.LogTime, ch.CommitTime, ch.LastInCell = m.now, m.now, true
+		m.l.put(schema, change.Codec{Table: table}.Append(nil, ch))
+		m.l.last = ch.Position
+	}
+	plane := func(op change.Op, seats int64) {
+		commit(11, rideTables()[1], &change.Change{Op: op, After: []feature.Value{feature.OfString("A"), feature.OfInt(seats), {}, {}}})
+	}
+	row := []feature.Value{feature.OfInt(1), feature.OfString("X"), feature.OfString("A"), feature.OfMicros(m.now)}
+	plane(change.Insert, 10)
+	commit(10, rideTables()[0], &change.Change{Op: change.Insert, After: row})
+	retyped := rideTables()[0]
+	retyped.Columns[2].Type = feature.Type{Kind: feature.Int64}
+	commit(ridesRetyped, retyped, &change.Change{Op: change.Insert, After: []feature.Value{feature.OfInt(2), feature.OfString("X"), feature.OfInt(1), {}}})
+	plane(change.Update, 20)
+	m.control(&change.Control{Kind: change.SnapshotBegin, ID: "s", Table: "public.rides"})
+	m.l.put(10, change.Codec{Table: rideTables()[0]}.Append(nil, &change.Change{
+		Position: m.l.last, Op: change.Snapshot, LogTime: m.now, After: row, SnapshotID: "s", Chunk: 1, N: 1, LastInCell: true,
+	}))
+	m.control(&change.Control{Kind: change.SnapshotEnd, ID: "s", Table: "public.rides"})
+	p := openWith(t, PartitionOptions{Catalog: ridesCatalog(t), Group: "city", Dir: filepath.Join(t.TempDir(), "p"), Schemas: rideSchemas{}})
+	if err := p.Fold(t.Context(), m.l.records[:3]); err != nil {
+		t.Fatal(err)
+	}
+	if _, stopped := p.Stopped("current"); !stopped {
+		t.Fatal("the view does not stand still")
+	}
+	if err := p.Fold(t.Context(), m.l.records[3:]); err != nil {
+		t.Fatal(err)
+	}
+	for view, want := range map[string]int64{"change": 10, "current": 20, "mixed": 10} {
+		s, err := p.Lookup(view, []feature.Value{feature.OfString("X")})
+		if err != nil || s.Status != Present || s.Values[1] != feature.OfInt(want) {
+			t.Errorf("%s: %+v, %v; want %d seats", view, s, err, want)
+		}
+	}
+	closed(t, p)
 }

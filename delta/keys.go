@@ -18,6 +18,7 @@ const (
 	spaceDimension = 0x08
 	spaceSeen      = 0x09
 	spaceUse       = 0x0A
+	spaceMark      = 0x0B
 )
 
 func keyOf(space byte, name string, parts ...[]byte) []byte {

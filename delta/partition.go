@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -34,7 +35,8 @@ type PartitionOptions struct {
 	// its own.
 	Memory *Memory
 	// BatchBytes is about how much one batch writes at most, in bytes, but for its last cell; 0 means 8 MiB.
-	BatchBytes int
+	BatchBytes          int
+	fanBytes, fanServed int // for tests; 0: the constants
 	// Point is called at named places, for tests that kill the process there.
 	Point func(name string)
 }
@@ -53,6 +55,7 @@ type Partition struct {
 	pending []pending         // of the cell that is not whole yet
 	work    *fold
 	cache   cache
+	wide    *wide // how far a wide cell is that was left in the middle
 
 	stopped atomic.Pointer[map[string]Stopped] // of meta, for lookups
 
@@ -81,6 +84,7 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 	if o.BatchBytes == 0 {
 		o.BatchBytes = defaultBatch
 	}
+	o.fanBytes, o.fanServed = cmp.Or(o.fanBytes, fanBytes), cmp.Or(o.fanServed, fanServed)
 	if o.Memory == nil {
 		o.Memory = NewMemory(0)
 	}
@@ -112,15 +116,21 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 	if p.meta, err = p.loadMeta(); err != nil {
 		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, closing(err, store.Close))
 	}
-	maps.DeleteFunc(p.meta.Stopped, func(name string, s Stopped) bool {
-		return p.views[name] == nil || p.views[name].Generation != s.Generation
-	})
+	if p.wide, err = p.loadWide(); err != nil {
+		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, closing(err, store.Close))
+	}
+	maps.DeleteFunc(p.meta.Stopped, p.outdated)
 	stopped := p.meta.Stopped
 	p.stopped.Store(&stopped)
 	p.cache = cache{memory: o.Memory, views: p.order}
 	o.Memory.join()
 	p.work = p.newFold()
 	return p, nil
+}
+
+// outdated tells whether a view that stood still is no more, or another one.
+func (p *Partition) outdated(name string, s Stopped) bool {
+	return p.views[name] == nil || p.views[name].Generation != s.Generation
 }
 
 func (p *Partition) loadMeta() (Meta, error) {
@@ -274,10 +284,15 @@ func (p *Partition) abandon() {
 }
 
 func (p *Partition) newFold() *fold {
-	return &fold{
+	f := &fold{
 		Partition: p, partition: p.o.Partition, batch: p.store.Blind(), meta: p.Meta(),
 		over: map[string][]byte{}, uses: map[string]map[string]bool{}, nextTimer: math.MinInt64,
 	}
+	if p.wide != nil {
+		w := p.wide.clone()
+		f.meta, f.fans, f.pieces = w.Meta, w.Fans, true
+	}
+	return f
 }
 
 func (p *Partition) keepCut(id string) {

@@ -281,6 +281,9 @@ func (f *fold) dueStored(now int64) error {
 
 // serve computes the entities touched, in key order, and puts what changed in the outbox.
 func (f *fold) serve() error {
+	if f.pieces {
+		return f.serveMarked()
+	}
 	slices.SortFunc(f.touched, func(a, b *entity) int {
 		if a.view != b.view {
 			return strings.Compare(a.view.Name, b.view.Name)
@@ -288,14 +291,19 @@ func (f *fold) serve() error {
 		return strings.Compare(a.id, b.id)
 	})
 	for _, e := range f.touched {
-		if err := f.serveOne(e); err != nil {
+		if err := f.serveEntity(e); err != nil {
 			return err
 		}
-		if f.cache.over() && !f.asleep(e.view) {
-			if err := f.unload(e); err != nil {
-				return err
-			}
-		}
+	}
+	return nil
+}
+
+func (f *fold) serveEntity(e *entity) error {
+	if err := f.serveOne(e); err != nil {
+		return err
+	}
+	if f.cache.over() && !f.asleep(e.view) {
+		return f.unload(e)
 	}
 	return nil
 }
