@@ -11,7 +11,8 @@ const defaultMemory = 64 << 20
 // touched lately, and deltas on their way to the publisher. What one batch works on comes on top.
 type Memory struct {
 	limit      int64
-	used       atomic.Int64
+	used       atomic.Int64 // by entities
+	handed     atomic.Int64 // by deltas on their way: entities take all there is, so those have a part of their own
 	partitions atomic.Int64
 }
 
@@ -26,10 +27,15 @@ func NewMemory(limit int64) *Memory {
 func (m *Memory) join()  { m.partitions.Add(1) }
 func (m *Memory) leave() { m.partitions.Add(-1) }
 
-func (m *Memory) full() bool { return m.used.Load() > m.limit }
+// handShare is the part of the bound, one in so many, that is for deltas on their way.
+const handShare = 4
+
+func (m *Memory) full() bool { return m.used.Load() > m.limit-m.limit/handShare }
+
+func (m *Memory) handsFull() bool { return m.handed.Load() > m.limit/handShare }
 
 // share is what a partition may always hold.
-func (m *Memory) share() int64 { return m.limit / max(1, m.partitions.Load()) }
+func (m *Memory) share() int64 { return (m.limit - m.limit/handShare) / max(1, m.partitions.Load()) }
 
 // cache holds entities by view. When memory is full those are given up that were not touched since the
 // hand passed them last (the clock algorithm), but never what is not yet written.

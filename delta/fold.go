@@ -22,6 +22,7 @@ type fold struct {
 	partition int
 	batch     *state.Batch
 	indexed   bool              // batch can be read through
+	before    *state.Cursor     // the store as the batch found it: nobody else writes what the fold reads
 	over      map[string][]byte // what the batch has of rows, dimensions and marks; nil: deleted
 	overBytes int
 	uses      map[string]map[string]bool // what the batch notes or forgets under 0A, by place and primary key
@@ -159,7 +160,7 @@ func (f *fold) flush() error {
 		}
 	}
 	f.point("delta.before-apply")
-	if err := f.batch.Apply(); err != nil {
+	if err := f.apply(); err != nil {
 		return err
 	}
 	f.point("delta.after-apply")
@@ -173,6 +174,9 @@ func (f *fold) flush() error {
 	f.cleared()
 	return nil
 }
+
+// apply applies the batch; what is read from now on is read after it.
+func (f *fold) apply() error { return cmpErr(f.batch.Apply(), f.before.Renew()) }
 
 // publishMeta shows readers what is applied.
 func (f *fold) publishMeta() {
@@ -213,7 +217,7 @@ func (f *fold) get(key []byte) ([]byte, error) {
 	if b, ok := f.over[string(key)]; ok {
 		return b, nil
 	}
-	return f.store.Get(key)
+	return f.before.Get(key)
 }
 
 // set writes a row, a dimension's row or a mark; nil deletes it. The value is kept until the batch ends.
@@ -233,7 +237,7 @@ func (f *fold) reader() state.Reader {
 	if f.indexed {
 		return f.batch
 	}
-	return f.store
+	return f.before
 }
 
 // change folds one row event, unless it was folded before.

@@ -27,8 +27,8 @@ type NodeOptions struct {
 	Topics   *topic.Client
 	Registry *topic.Registry
 	// Memory is what the state may use, in bytes; 0 means 512 MiB. Half is what partitions hold beside their stores,
-	// entities above all, an eighth the block cache, and the rest their memory tables: two of each partition,
-	// one that is written and one that is flushed, of 2 to 64 MiB.
+	// entities above all. The other half is their memory tables, two of each partition, one that is written and one
+	// that is flushed, of 2 to 64 MiB, and the block cache, which has what those leave: an eighth at least.
 	Memory int64
 	Sync   time.Duration // between syncs of the state; 0 means one second
 	// Retention of the delta topics; 0 keeps them for ever.
@@ -101,7 +101,7 @@ func OpenNode(o NodeOptions) (*Node, error) {
 		o.Now = time.Now //nolint:forbidigo // leases and rates; in no value
 	}
 	n := &Node{
-		o: o, cache: state.NewCache(o.Memory / 8), memory: NewMemory(o.Memory / 2), slots: map[string][]*slot{}, changed: make(chan struct{}),
+		o: o, cache: state.NewCache(o.Memory / 2), memory: NewMemory(o.Memory / 2), slots: map[string][]*slot{}, changed: make(chan struct{}),
 		published: map[outboxID]uint64{}, moved: make(chan struct{}),
 	}
 	for _, g := range o.Catalog.Groups {

@@ -150,12 +150,12 @@ func (h *handOver) add(o *outbox, m *Memory) {
 			break
 		}
 		x := &o.handed[i]
-		if m.full() {
+		if m.handsFull() {
 			h.drop(m)
 		}
 		n := int64(len(x.framed) + handOverhead)
 		h.bytes += n
-		m.used.Add(n)
+		m.handed.Add(n)
 		h.views[x.view] = append(h.views[x.view], *x)
 	}
 	clear(o.handed)
@@ -163,7 +163,7 @@ func (h *handOver) add(o *outbox, m *Memory) {
 }
 
 func (h *handOver) drop(m *Memory) {
-	m.used.Add(-h.bytes)
+	m.handed.Add(-h.bytes)
 	h.bytes = 0
 	clear(h.views)
 }
@@ -189,7 +189,7 @@ func (p *Partition) taken(view string, through uint64) {
 	for n < len(all) && all[n].sequence <= through {
 		size := int64(len(all[n].framed) + handOverhead)
 		p.hand.bytes -= size
-		p.o.Memory.used.Add(-size)
+		p.o.Memory.handed.Add(-size)
 		n++
 	}
 	if n == len(all) {

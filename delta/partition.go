@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/freshet-io/freshet/delta/state"
 	"github.com/freshet-io/freshet/internal/change"
@@ -75,6 +76,12 @@ type pending struct {
 	before, after []feature.Value
 	bits          []byte
 }
+
+const (
+	pendingSize = int(unsafe.Sizeof(pending{}))
+	imageSize   = int(unsafe.Sizeof(feature.Value{})) // of one column of a row
+	keptPending = 128 << 10                           // bytes that are kept of cells for the next ones
+)
 
 // keptCuts bounds the snapshots held open for verification.
 const keptCuts = 2
@@ -159,9 +166,10 @@ func (p *Partition) Close() error {
 	p.hand.on = false
 	p.mu.Unlock()
 	p.work.batch.Close()
+	err := p.work.before.Renew()
 	p.cache.clear()
 	p.o.Memory.leave()
-	return p.store.Close()
+	return cmpErr(p.store.Close(), err)
 }
 
 // Sync makes everything folded so far survive a loss of power.
@@ -195,10 +203,25 @@ func (p *Partition) Fold(ctx context.Context, in []Input) error {
 			return fmt.Errorf("partition %s/%d, record %d: %w", p.o.Group, p.o.Partition, r.Offset, cmpErr(err, p.work.flush()))
 		}
 	}
+	p.sparePending()
 	if err := p.work.flush(); err != nil {
 		return fmt.Errorf("partition %s/%d: %w", p.o.Group, p.o.Partition, err)
 	}
 	return nil
+}
+
+// sparePending gives memory back that a large cell took.
+func (p *Partition) sparePending() {
+	if len(p.pending) > 0 {
+		return
+	}
+	size := 0
+	for _, r := range p.pending[:cap(p.pending)] {
+		size += pendingSize + (cap(r.before)+cap(r.after))*imageSize
+	}
+	if size > keptPending {
+		p.pending = nil
+	}
 }
 
 func (p *Partition) fold(ctx context.Context, r Input) error {
@@ -261,15 +284,10 @@ func (p *Partition) control(c *change.Control, offset int64) error {
 	return p.cell(c, offset)
 }
 
-// keptPending bounds what is kept of a large cell for the next one.
-const keptPending = 4096
-
 // cell folds a whole cell, or one control record.
 func (p *Partition) cell(c *change.Control, offset int64) error {
 	err := p.work.cell(p.pending, c, offset)
-	if p.pending = p.pending[:0]; cap(p.pending) > keptPending {
-		p.pending = nil
-	}
+	p.pending = p.pending[:0]
 	if err != nil {
 		p.abandon()
 	}
@@ -279,13 +297,14 @@ func (p *Partition) cell(c *change.Control, offset int64) error {
 // abandon forgets what is not applied: a cell failed half-way.
 func (p *Partition) abandon() {
 	p.work.batch.Close()
+	_ = p.work.before.Renew() // the error that led here is told
 	p.cache.clear()
 	p.work = p.newFold()
 }
 
 func (p *Partition) newFold() *fold {
 	f := &fold{
-		Partition: p, partition: p.o.Partition, batch: p.store.Blind(), meta: p.Meta(),
+		Partition: p, partition: p.o.Partition, batch: p.store.Blind(), before: p.store.Cursor(), meta: p.Meta(),
 		over: map[string][]byte{}, uses: map[string]map[string]bool{}, nextTimer: math.MinInt64,
 	}
 	if p.wide != nil {

@@ -92,7 +92,7 @@ func (f *fold) spill() error {
 		return err
 	}
 	f.point("delta.before-piece")
-	if err := f.batch.Apply(); err != nil {
+	if err := f.apply(); err != nil {
 		return err
 	}
 	f.Partition.wide = w.clone()

@@ -33,7 +33,8 @@ type Options struct {
 // Cache is a block cache shared by the stores of a node.
 type Cache struct{ c *pebble.Cache }
 
-// NewCache makes a cache of a size in bytes.
+// NewCache makes a cache of a size in bytes. The memory tables of the stores that share it are part of the size: what
+// they take is not there for blocks, and where they take all of it every block is read and decompressed anew.
 func NewCache(size int64) *Cache { return &Cache{pebble.NewCache(size)} }
 
 // Close gives the cache's memory back once all stores are closed.

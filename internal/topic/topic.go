@@ -70,6 +70,7 @@ func (c *Client) options(more ...kgo.Opt) []kgo.Opt {
 		kgo.SeedBrokers(c.cfg.Brokers...),
 		kgo.ClientID("freshet"),
 		kgo.MetadataMinAge(100 * time.Millisecond),
+		kgo.DisableClientMetrics(), // a node has a client per partition it publishes, each with compressors for them
 	}, more...)
 }
 

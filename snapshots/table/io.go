@@ -25,7 +25,7 @@ func (r *countedReader) ReadAt(p []byte, off int64) (int, error) {
 
 // copyAll copies an object into a file and a hash, synced.
 func copyAll(f *os.File, h hash.Hash, from *store.Object) error {
-	_, err := io.CopyBuffer(io.MultiWriter(f, h), io.NewSectionReader(from, 0, from.Size), make([]byte, 1<<20))
+	_, err := io.CopyBuffer(io.MultiWriter(f, h), io.NewSectionReader(from, 0, from.Size), make([]byte, 64<<10))
 	if err == nil {
 		err = f.Sync()
 	}

@@ -95,7 +95,7 @@ func (t Type) width() int {
 
 func physicalKind(t Type) parquet.Kind { return parquetNode(t).Type().Kind() }
 
-func writerConfig(columns []Column) (*parquet.WriterConfig, error) {
+func writerConfig(columns []Column, codec *zstd.Codec) (*parquet.WriterConfig, error) {
 	options := []parquet.WriterOption{
 		parquetSchema(columns),
 		parquet.CreatedBy(createdBy, "1", "table"),
@@ -104,7 +104,7 @@ func writerConfig(columns []Column) (*parquet.WriterConfig, error) {
 		// Pages are ended by us, on a grid of rows, so that they do not depend on how the rows came
 		// in batches; the encoder's own bound must therefore never be reached.
 		parquet.PageBufferSize(4 * pageBytes),
-		parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault, Concurrency: 1}),
+		parquet.Compression(codec),
 	}
 	for _, c := range columns {
 		// The library orders decimals in byte arrays as if they were unsigned: readers would skip

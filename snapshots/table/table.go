@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/parquet-go/parquet-go/compress/zstd"
+
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/store"
 )
@@ -42,6 +44,7 @@ type Table struct {
 	local  *store.Dir
 	path   string
 	events Events
+	codec  zstd.Codec // by default fast, one core at once; its encoders, some MiB each, serve file after file
 	remote atomic.Int64
 
 	mu   sync.Mutex

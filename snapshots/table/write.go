@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/compress/zstd"
 
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/store"
@@ -39,8 +40,8 @@ type encoder struct {
 	bytes   int    // of strings and binaries in it
 }
 
-func newEncoder(out io.Writer, columns []Column) (*encoder, error) {
-	config, err := writerConfig(columns)
+func newEncoder(out io.Writer, columns []Column, codec *zstd.Codec) (*encoder, error) {
+	config, err := writerConfig(columns, codec)
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +246,7 @@ func (t *Table) stage(ctx context.Context, columns []Column, batches iter.Seq2[*
 		return nil, nil, err
 	}
 	s := &staged{path: f.Name()}
-	e, err := s.encode(ctx, f, columns, batches)
+	e, err := s.encode(ctx, f, columns, &t.codec, batches)
 	if err == nil {
 		if err = f.Sync(); err != nil {
 			err = fault.Wrap(fault.Failed, err, "sync").At("%s", s.path)
@@ -260,11 +261,13 @@ func (t *Table) stage(ctx context.Context, columns []Column, batches iter.Seq2[*
 	return s, e, nil
 }
 
-func (s *staged) encode(ctx context.Context, f *os.File, columns []Column, batches iter.Seq2[*Batch, error]) (*encoder, error) {
+func (s *staged) encode(
+	ctx context.Context, f *os.File, columns []Column, codec *zstd.Codec, batches iter.Seq2[*Batch, error],
+) (*encoder, error) {
 	h := sha256.New()
 	buf := bufio.NewWriterSize(f, 256<<10)
 	count := &counter{out: io.MultiWriter(buf, h)}
-	e, err := newEncoder(count, columns)
+	e, err := newEncoder(count, columns, codec)
 	if err != nil {
 		return nil, err
 	}
@@ -408,6 +411,6 @@ func (t *Table) publish(ctx context.Context, name string, s *staged) error {
 }
 
 func hashAll(h hash.Hash, o *store.Object) error {
-	_, err := io.CopyBuffer(h, io.NewSectionReader(o, 0, o.Size), make([]byte, 1<<20))
+	_, err := io.CopyBuffer(h, io.NewSectionReader(o, 0, o.Size), make([]byte, 64<<10))
 	return err //nolint:wrapcheck // callers wrap it
 }
