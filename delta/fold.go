@@ -97,9 +97,6 @@ func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
 	f.stats.Cells++
 	f.stats.NotFinite += uint64(f.state.NotFinite)
 	f.state.NotFinite = 0
-	if c != nil && c.Kind == change.Cut && f.meta.LastCut == c.ID {
-		f.cut = c.ID
-	}
 	if f.indexed || f.full || f.cut != "" || f.batch.Size()+f.overBytes+f.dirtyness >= f.o.BatchBytes {
 		return f.flush()
 	}
@@ -291,7 +288,7 @@ func (f *fold) control(c *change.Control) error {
 	f.meta.Resume = max(f.meta.Resume, c.Resume, c.Position.LSN)
 	switch c.Kind {
 	case change.Cut:
-		f.meta.LastCut = c.ID
+		f.meta.LastCut, f.cut = c.ID, c.ID // read again it is no cut: the state is a later one
 	case change.Truncate:
 		return f.truncate(c.Table, c.Position)
 	case change.SchemaChange:
