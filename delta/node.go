@@ -36,8 +36,8 @@ type NodeOptions struct {
 	// Checkpoints is where copies of the state are kept; nil: nowhere.
 	Checkpoints store.Store
 	Every       time.Duration // between checkpoints of a partition; 0 means a minute
-	// Needed gives the first record of a partition's changes that something else than checkpoints still
-	// needs. Records below both are deleted from Kafka; nil: nothing is ever deleted.
+	// Needed gives the first record of a partition's changes that something else than checkpoints still needs, after
+	// each checkpoint. Records below both are deleted from Kafka, but the last one; nil: nothing is ever deleted.
 	Needed func(ctx context.Context, group string, partition int) (int64, error)
 	// Member says how partitions are shared with other nodes; nil: this node is alone and has them all.
 	Member *MemberOptions
@@ -64,6 +64,8 @@ type Events struct {
 	Owns func(group string, partition int, owns bool, replayed int64, took time.Duration)
 	// Planned tells of a new plan of who has what.
 	Planned func(generation int32, p *assign.Plan)
+	// Kept tells, after each deletion, what Kafka has of a partition's changes.
+	Kept func(group string, partition int, k Kept)
 	// Trouble tells of what goes wrong and is tried again.
 	Trouble func(err error)
 }

@@ -197,7 +197,7 @@ func (n *Node) Checkpoint(ctx context.Context) {
 			}
 			floors[int32(i)] = floor
 		}
-		if err := n.o.Topics.DeleteBefore(ctx, name, floors); err != nil {
+		if err := n.deleteInput(ctx, g.Name, floors); err != nil {
 			n.trouble(err)
 		}
 	}
@@ -282,21 +282,4 @@ func (n *Node) point(name string) {
 	if n.o.Point != nil {
 		n.o.Point(name)
 	}
-}
-
-// floor gives the first record of the partition that is still needed: by the oldest checkpoint that is
-// kept, or by what else the node was told of.
-func (s *slot) floor(ctx context.Context) (int64, error) {
-	if s.n.o.Needed == nil {
-		return 0, nil
-	}
-	oldest, err := s.copies.Oldest(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("%w", err)
-	}
-	needed, err := s.n.o.Needed(ctx, s.group.Name, s.number)
-	if err != nil {
-		return 0, fmt.Errorf("what is needed of %s/%d: %w", s.group.Name, s.number, err)
-	}
-	return min(oldest.Offset, needed), nil
 }

@@ -2,12 +2,14 @@ package delta
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet-io/freshet/delta/checkpoint"
+	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/topic"
 )
@@ -117,6 +119,10 @@ func (n *Node) read(ctx context.Context, name string, slots map[int32]*slot, cha
 		batches, err := r.Poll(pollCtx)
 		if pollCtx.Err() != nil && ctx.Err() == nil {
 			return nil // what was polled and not folded is read again
+		}
+		if errors.Is(err, topic.ErrGone) {
+			return fault.Wrap(fault.Failed, err, "this node was away, and what it has not folded yet is deleted").At("topic %s", name).
+				ToMend("start it again: it goes on from a checkpoint")
 		}
 		if err != nil {
 			return fmt.Errorf("%w", err)

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet-io/freshet/internal/testkit"
+	"github.com/freshet-io/freshet/internal/topic"
 )
 
 // nodesAudit keeps what verify needs to tell what a dimension was when a row last changed. The writers take the
@@ -76,6 +77,8 @@ type cluster struct {
 	t        *testing.T
 	dir      string
 	config   string
+	prefix   string
+	brokers  []string
 	capture  *member
 	nodes    []*member
 	restarts int // of those that ended by themselves
@@ -93,9 +96,8 @@ type member struct {
 
 func newCluster(t *testing.T, source string, nodes int, more string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: t.TempDir()}
+	c := &cluster{t: t, dir: t.TempDir(), prefix: testkit.Prefix(t), brokers: testkit.Kafka(t)}
 	c.config = filepath.Join(c.dir, "freshet.yaml")
-	brokers := testkit.Kafka(t)
 	text := fmt.Sprintf(`name: %s
 data_dir: %q
 source:
@@ -106,7 +108,7 @@ kafka: {brokers: ["%s"], replication: %d}
 storage: {hot: %q}
 definitions: definitions
 node: {session_timeout: 3s}
-`, testkit.Prefix(t), filepath.Join(c.dir, "data"), strings.Join(brokers, `", "`), min(len(brokers), 3), "file://"+filepath.Join(c.dir, "storage")) + more
+`, c.prefix, filepath.Join(c.dir, "data"), strings.Join(c.brokers, `", "`), min(len(c.brokers), 3), "file://"+filepath.Join(c.dir, "storage")) + more
 	for name, content := range map[string]string{"source.url": source, "freshet.yaml": text, "definitions/definitions.yaml": nodesDefinitions} {
 		file := filepath.Join(c.dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o600)); err != nil {
@@ -263,4 +265,28 @@ func nodesSource(t *testing.T) string {
 	must(conn.Exec(t.Context(), schema+nodesAudit))(t)
 	must(0, conn.Close(t.Context()))(t)
 	return url
+}
+
+// deleted waits until records are gone from the beginning of every partition of changes, and gives how many there are.
+func (c *cluster) deleted(ctx context.Context) (gone, kept int64) {
+	c.t.Helper()
+	topics := must(topic.Dial(ctx, topic.Config{Brokers: c.brokers, Prefix: c.prefix}))(c.t)
+	defer topics.Close()
+	for {
+		starts, ends := must(topics.Starts(ctx, topics.Changes("tail")))(c.t), must(topics.Ends(ctx, topics.Changes("tail")))(c.t)
+		gone, kept, whole := int64(0), int64(0), 0
+		for i, start := range starts {
+			gone, kept = gone+start, kept+ends[i]-start
+			if start == 0 {
+				whole++
+			}
+		}
+		if whole == 0 {
+			return gone, kept
+		}
+		if ctx.Err() != nil {
+			c.t.Fatalf("nothing is deleted from %d partitions of changes%s", whole, c.logs())
+		}
+		pause(ctx, 200*time.Millisecond)
+	}
 }

@@ -55,6 +55,8 @@ func TestKillsOverNodesAndBrokers(t *testing.T) {
 	}
 	transactions := stop()
 	t.Logf("verify at the end:\n%s", c.settled(ctx))
+	gone, kept := c.deleted(ctx)
+	t.Logf("%d records of changes deleted, %d kept; verify after that:\n%s", gone, kept, c.settled(ctx))
 	t.Logf("%d kills %v, %d ends by themselves, %d transactions", kills, hit, c.restarts, transactions)
 }
 

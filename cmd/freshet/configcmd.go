@@ -61,6 +61,7 @@ func configKeys() []configKey {
 		{"kafka.brokers", "list of text", "none: Kafka is embedded", "the brokers, as host:port"},
 		{"kafka.replication", "whole number", "1", "on how many brokers new topics are kept"},
 		{"kafka.retention", "time span", "for ever", "how long deltas are kept for subscribers, as in 7d"},
+		{"kafka.changes", "text", "needed", "what is kept of the topics of changes: needed, which is what checkpoints, warm copies and raw do not have yet, or all"},
 		{"nats.url", "text", "none: NATS is embedded", "the NATS server, as nats://host:4222"},
 		{"embedded.kafka", "host:port", "127.0.0.1:7402", "where the embedded Kafka listens"},
 		{"embedded.nats", "host:port", "127.0.0.1:7403", "where the embedded NATS listens"},

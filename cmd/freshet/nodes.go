@@ -27,6 +27,9 @@ func (s *system) nodeOptions() delta.NodeOptions {
 		Memory: int64(s.cfg.State.Memory), Retention: time.Duration(s.cfg.Kafka.Retention), Point: crashPoint(),
 		Checkpoints: s.store, Every: time.Duration(s.cfg.State.CheckpointInterval), Events: s.nodeEvents(),
 	}
+	if s.cfg.Kafka.Changes != "all" {
+		o.Needed = s.needed
+	}
 	if !s.roles.capture {
 		o.Member = &delta.MemberOptions{
 			ID: s.cfg.Node.ID, Address: s.cfg.Advertise.GRPC, Host: s.cfg.Node.Host, Standbys: s.cfg.State.Standbys,
@@ -34,6 +37,17 @@ func (s *system) nodeOptions() delta.NodeOptions {
 		}
 	}
 	return o
+}
+
+// needed gives the first record of a partition's changes that is neither in raw yet nor folded by some warm copy. Without
+// raw, which begins with the first merge, everything is needed.
+func (s *system) needed(ctx context.Context, group string, partition int) (int64, error) {
+	head, err := s.raw[group].Head(ctx)
+	if err != nil || head.Offsets == nil {
+		return 0, err
+	}
+	behind, err := s.peers.Behind(ctx, group, partition)
+	return min(head.Offsets[partition], behind), err
 }
 
 // nodeName is this node's in lags.
@@ -65,6 +79,7 @@ func (s *system) nodeEvents() delta.Events {
 		Owns: func(group string, partition int, owns bool, replayed int64, took time.Duration) {
 			s.log.Info("partition", "group", group, "partition", partition, "owned", owns, "replayed", replayed, "took", took)
 		},
+		Kept:    s.kept.tell,
 		Planned: func(generation int32, _ *assign.Plan) { s.log.Info("plan", "generation", generation) },
 		Trouble: func(err error) { s.log.Warn("node", "error", err) },
 	}

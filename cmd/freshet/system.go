@@ -75,6 +75,7 @@ type system struct {
 	scorer   *scoring.Scorer
 	graphs   map[string]*scheduled
 	lookups  *featurestore.Server
+	kept     *keptMetrics
 	peers    *peers.Cluster // the partitions of all nodes
 	metrics  *prometheus.Registry
 	grpcAddr string
@@ -266,6 +267,7 @@ func (s *system) openNode(context.Context) error {
 	if !s.roles.node {
 		return s.openPeers()
 	}
+	s.kept = newKeptMetrics(s.metrics)
 	var err error
 	if s.store, err = store.Open(s.cfg.Storage.Hot); err != nil {
 		return fault.Wrap(fault.Usage, err, "storage.hot %q", s.cfg.Storage.Hot)

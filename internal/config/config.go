@@ -40,6 +40,8 @@ type Kafka struct {
 	Brokers     []string         `yaml:"brokers"`
 	Replication int              `yaml:"replication"`
 	Retention   feature.Duration `yaml:"retention"`
+	// Changes says what is kept of the topics of changes: "needed", the default, or "all".
+	Changes string `yaml:"changes"`
 }
 
 // NATS is where NATS is; without url it is embedded.
@@ -317,6 +319,9 @@ func (c *Config) validate(file string) error {
 	}
 	if c.Source.Clock != "" && strings.Count(c.Source.Clock, ".") != 2 {
 		return fault.New(fault.Usage, "source.clock is %q", c.Source.Clock).At("%s", file).ToMend("write commit, or schema.table.column")
+	}
+	if k := c.Kafka.Changes; k != "" && k != "needed" && k != "all" {
+		return fault.New(fault.Usage, "kafka.changes is %q", k).At("%s", file).ToMend("write needed, or all; or leave it out")
 	}
 	if c.State.Standbys < 0 {
 		return fault.New(fault.Usage, "state.standbys is %d", c.State.Standbys).At("%s", file).ToMend("state: {standbys: 1}, or leave it out")

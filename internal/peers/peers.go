@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ import (
 const (
 	patience  = time.Minute // for a partition that nobody owns: longer than a take-over takes
 	lookAgain = 200 * time.Millisecond
+	stateWait = 5 * time.Second
 	largest   = 64 << 20 // bytes of one answer: what is staged of one bucket
 )
 
@@ -284,28 +286,51 @@ func (c *Cluster) states(ctx context.Context) (map[string]*freshetv1.PartitionSt
 			out[fmt.Sprintf("%s/%d", s.Group, s.Partition)] = s
 		}
 	}
-	if c.o.Node != nil {
-		add(states(c.o.Node, c.o.Catalog))
-	}
 	if c.o.Plan == nil {
+		add(states(c.o.Node, c.o.Catalog))
 		return out, nil
 	}
+	err := c.each(ctx, func(r *freshetv1.StatesResponse) { add(r.Partitions) })
+	return out, err
+}
+
+// each asks every node of the plan.
+func (c *Cluster) each(ctx context.Context, tell func(*freshetv1.StatesResponse)) error {
 	plan, err := c.o.Plan(ctx)
 	if err != nil || plan == nil {
-		return nil, err
+		return err
 	}
-	for _, address := range plan.Addresses {
+	for id, address := range plan.Addresses {
 		conn, err := c.Conn(address)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		r, err := freshetv1.NewPeersClient(conn).States(ctx, &freshetv1.StatesRequest{})
+		limited, cancel := context.WithTimeout(ctx, stateWait)
+		r, err := freshetv1.NewPeersClient(conn).States(limited, &freshetv1.StatesRequest{})
+		cancel()
 		if err != nil {
-			return nil, fromPeer(err)
+			return fmt.Errorf("node %s: %w", id, fromPeer(err))
 		}
-		add(r.Partitions)
+		tell(r)
 	}
-	return out, nil
+	return nil
+}
+
+// Behind gives the least record that some node's copy of a partition is to read next; a copy of a node that does not
+// answer may be anywhere, which is an error.
+func (c *Cluster) Behind(ctx context.Context, group string, partition int) (int64, error) {
+	least := int64(math.MaxInt64)
+	if c.o.Plan == nil {
+		return least, nil
+	}
+	err := c.each(ctx, func(r *freshetv1.StatesResponse) {
+		for _, s := range r.Copies {
+			if s.Group == group && int(s.Partition) == partition {
+				least = min(least, s.Next)
+			}
+		}
+	})
+	return least, err
 }
 
 // Away is merge.Options.Away.

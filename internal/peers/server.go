@@ -155,7 +155,11 @@ func (s *Server) Trim(_ context.Context, in *freshetv1.TrimRequest) (*freshetv1.
 
 // States is the service's.
 func (s *Server) States(context.Context, *freshetv1.StatesRequest) (*freshetv1.StatesResponse, error) {
-	return &freshetv1.StatesResponse{Partitions: states(s.Node, s.Node.Catalog())}, nil
+	out := &freshetv1.StatesResponse{Partitions: states(s.Node, s.Node.Catalog())}
+	for _, c := range s.Node.Copies() {
+		out.Copies = append(out.Copies, &freshetv1.PartitionCopy{Group: c.Group, Partition: int32(c.Partition), Next: c.Next})
+	}
+	return out, nil
 }
 
 func states(n *delta.Node, c *feature.Catalog) []*freshetv1.PartitionState {

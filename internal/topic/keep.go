@@ -28,6 +28,24 @@ func (c *Client) ID(ctx context.Context, topic string) (string, error) {
 	return id, nil
 }
 
+// Sizes gives the bytes that each partition of a topic takes on the broker where it takes most. Partitions of which no
+// broker says it are missing.
+func (c *Client) Sizes(ctx context.Context, topic string) (map[int32]int64, error) {
+	dirs, err := c.admin.DescribeAllLogDirs(ctx, kadm.TopicsSet{topic: nil})
+	if err != nil {
+		return nil, fmt.Errorf("asking for the size of %s: %w", topic, err)
+	}
+	out := map[int32]int64{}
+	dirs.Each(func(d kadm.DescribedLogDir) {
+		d.Topics.Each(func(p kadm.DescribedLogDirPartition) {
+			if p.Topic == topic && !p.IsFuture {
+				out[p.Partition] = max(out[p.Partition], p.Size)
+			}
+		})
+	})
+	return out, nil
+}
+
 // DeleteBefore deletes the records of a topic's partitions below the given offsets, for good. Offsets at or
 // below a partition's start change nothing.
 func (c *Client) DeleteBefore(ctx context.Context, topic string, before map[int32]int64) error {

@@ -1,7 +1,13 @@
 package topic
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 func TestRecordsAreDeletedAndTopicsHaveIDs(t *testing.T) {
@@ -48,5 +54,27 @@ func TestRecordsAreDeletedAndTopicsHaveIDs(t *testing.T) {
 	}
 	if tails, err = c.Tails(t.Context(), x, 1); err != nil || tails[1] == nil {
 		t.Errorf("tails %v, %v", tails, err)
+	}
+}
+
+// What a broker that is gone answers passes: its partitions get another leader. What it refuses does not.
+func TestWhatPasses(t *testing.T) {
+	dial := &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+	shards := func(errs ...error) error {
+		se := &kadm.ShardErrors{Name: "ListOffsets"}
+		for _, err := range errs {
+			se.Errs = append(se.Errs, kadm.ShardError{Err: err})
+		}
+		return fmt.Errorf("asking: %w", se)
+	}
+	for want, errs := range map[bool][]error{
+		true:  {kerr.NotLeaderForPartition, fmt.Errorf("x: %w", dial), shards(dial), shards(dial, kerr.LeaderNotAvailable)},
+		false: {errors.New("x"), kerr.TopicAuthorizationFailed, shards(), shards(dial, kerr.TopicAuthorizationFailed)},
+	} {
+		for _, err := range errs {
+			if passes(err) != want {
+				t.Errorf("%v passes: %v", err, !want)
+			}
+		}
 	}
 }

@@ -2,10 +2,15 @@ package topic
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
+
+// ErrGone says that a topic does not have the record that was to be read next: it was deleted, or never there.
+var ErrGone = errors.New("the topic does not have the record that is to be read next")
 
 // ReaderOptions say what to read. From holds the next offset of each partition to read.
 type ReaderOptions struct {
@@ -79,6 +84,9 @@ func (r *Reader) Poll(ctx context.Context) ([]Batch, error) {
 			return nil, err
 		}
 		for _, e := range fetches.Errors() {
+			if errors.Is(e.Err, kerr.OffsetOutOfRange) {
+				return nil, fmt.Errorf("reading %s/%d: %w: %w", e.Topic, e.Partition, ErrGone, e.Err)
+			}
 			return nil, fmt.Errorf("reading %s/%d: %w", e.Topic, e.Partition, e.Err)
 		}
 		var out []Batch

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -227,6 +228,16 @@ func (c *Client) offsets(
 	return out, nil
 }
 
+// passes tells whether an error is one that passes by itself: a leader changes, or a broker is gone, whose partitions get
+// another leader.
+func passes(err error) bool {
+	if shards, ok := errors.AsType[*kadm.ShardErrors](err); ok {
+		return len(shards.Errs) > 0 && !slices.ContainsFunc(shards.Errs, func(e kadm.ShardError) bool { return !passes(e.Err) })
+	}
+	dial, ok := errors.AsType[*net.OpError](err)
+	return kerr.IsRetriable(err) || kgo.IsRetryableBrokerErr(err) || ok && dial.Op == "dial"
+}
+
 // settle asks until the answer is not an error that passes by itself, or the time-out is over; then
 // that error is the answer.
 func (c *Client) settle(ctx context.Context, ask func(context.Context) error) error {
@@ -236,7 +247,7 @@ func (c *Client) settle(ctx context.Context, ask func(context.Context) error) er
 	defer tick.Stop()
 	for {
 		err := ask(limited)
-		if err == nil || !kerr.IsRetriable(err) {
+		if err == nil || !passes(err) {
 			return err
 		}
 		select {

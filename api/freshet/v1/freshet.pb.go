@@ -3236,9 +3236,11 @@ func (*StatesRequest) Descriptor() ([]byte, []int) {
 	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{46}
 }
 
+// copies are the states that the node folds on, its own and warm ones.
 type StatesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Partitions    []*PartitionState      `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	Copies        []*PartitionCopy       `protobuf:"bytes,2,rep,name=copies,proto3" json:"copies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3276,6 +3278,13 @@ func (*StatesResponse) Descriptor() ([]byte, []int) {
 func (x *StatesResponse) GetPartitions() []*PartitionState {
 	if x != nil {
 		return x.Partitions
+	}
+	return nil
+}
+
+func (x *StatesResponse) GetCopies() []*PartitionCopy {
+	if x != nil {
+		return x.Copies
 	}
 	return nil
 }
@@ -3345,6 +3354,67 @@ func (x *PartitionState) GetDone() bool {
 func (x *PartitionState) GetLogTime() int64 {
 	if x != nil {
 		return x.LogTime
+	}
+	return 0
+}
+
+// next is the record that is to be read next.
+type PartitionCopy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Next          int64                  `protobuf:"varint,3,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartitionCopy) Reset() {
+	*x = PartitionCopy{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartitionCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartitionCopy) ProtoMessage() {}
+
+func (x *PartitionCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartitionCopy.ProtoReflect.Descriptor instead.
+func (*PartitionCopy) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *PartitionCopy) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PartitionCopy) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *PartitionCopy) GetNext() int64 {
+	if x != nil {
+		return x.Next
 	}
 	return 0
 }
@@ -3600,16 +3670,21 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x18\n" +
 	"\athrough\x18\x03 \x01(\x04R\athrough\"\x0e\n" +
 	"\fTrimResponse\"\x0f\n" +
-	"\rStatesRequest\"L\n" +
+	"\rStatesRequest\"\x7f\n" +
 	"\x0eStatesResponse\x12:\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2\x1a.freshet.v1.PartitionStateR\n" +
-	"partitions\"s\n" +
+	"partitions\x121\n" +
+	"\x06copies\x18\x02 \x03(\v2\x19.freshet.v1.PartitionCopyR\x06copies\"s\n" +
 	"\x0ePartitionState\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\bR\x04done\x12\x19\n" +
-	"\blog_time\x18\x04 \x01(\x03R\alogTime*4\n" +
+	"\blog_time\x18\x04 \x01(\x03R\alogTime\"W\n" +
+	"\rPartitionCopy\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\x03R\x04next*4\n" +
 	"\bEncoding\x12\x13\n" +
 	"\x0fENCODING_VALUES\x10\x00\x12\x13\n" +
 	"\x0fENCODING_PACKED\x10\x01*j\n" +
@@ -3660,7 +3735,7 @@ func file_freshet_v1_freshet_proto_rawDescGZIP() []byte {
 }
 
 var file_freshet_v1_freshet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_freshet_v1_freshet_proto_goTypes = []any{
 	(Encoding)(0),             // 0: freshet.v1.Encoding
 	(Status)(0),               // 1: freshet.v1.Status
@@ -3713,6 +3788,7 @@ var file_freshet_v1_freshet_proto_goTypes = []any{
 	(*StatesRequest)(nil),     // 48: freshet.v1.StatesRequest
 	(*StatesResponse)(nil),    // 49: freshet.v1.StatesResponse
 	(*PartitionState)(nil),    // 50: freshet.v1.PartitionState
+	(*PartitionCopy)(nil),     // 51: freshet.v1.PartitionCopy
 }
 var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	3,  // 0: freshet.v1.Value.list:type_name -> freshet.v1.ValueList
@@ -3741,55 +3817,56 @@ var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	22, // 23: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
 	9,  // 24: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
 	50, // 25: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
-	6,  // 26: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
-	6,  // 27: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
-	11, // 28: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
-	14, // 29: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
-	19, // 30: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
-	23, // 31: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
-	25, // 32: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
-	27, // 33: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
-	28, // 34: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
-	30, // 35: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
-	32, // 36: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
-	33, // 37: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
-	34, // 38: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
-	35, // 39: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
-	36, // 40: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
-	37, // 41: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
-	39, // 42: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
-	40, // 43: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
-	42, // 44: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
-	44, // 45: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
-	46, // 46: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
-	48, // 47: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
-	10, // 48: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
-	10, // 49: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
-	13, // 50: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
-	17, // 51: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
-	21, // 52: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
-	24, // 53: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
-	26, // 54: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
-	18, // 55: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
-	29, // 56: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
-	31, // 57: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
-	18, // 58: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
-	18, // 59: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
-	18, // 60: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
-	18, // 61: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
-	18, // 62: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
-	38, // 63: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
-	18, // 64: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
-	41, // 65: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
-	43, // 66: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
-	45, // 67: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
-	47, // 68: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
-	49, // 69: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
-	48, // [48:70] is the sub-list for method output_type
-	26, // [26:48] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	51, // 26: freshet.v1.StatesResponse.copies:type_name -> freshet.v1.PartitionCopy
+	6,  // 27: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
+	6,  // 28: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
+	11, // 29: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
+	14, // 30: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
+	19, // 31: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
+	23, // 32: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
+	25, // 33: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
+	27, // 34: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
+	28, // 35: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
+	30, // 36: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
+	32, // 37: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
+	33, // 38: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
+	34, // 39: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
+	35, // 40: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
+	36, // 41: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
+	37, // 42: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
+	39, // 43: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
+	40, // 44: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
+	42, // 45: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
+	44, // 46: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
+	46, // 47: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
+	48, // 48: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
+	10, // 49: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
+	10, // 50: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
+	13, // 51: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
+	17, // 52: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
+	21, // 53: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
+	24, // 54: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
+	26, // 55: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
+	18, // 56: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
+	29, // 57: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
+	31, // 58: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
+	18, // 59: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
+	18, // 60: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
+	18, // 61: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
+	18, // 62: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
+	18, // 63: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
+	38, // 64: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
+	18, // 65: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
+	41, // 66: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
+	43, // 67: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
+	45, // 68: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
+	47, // 69: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
+	49, // 70: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
+	49, // [49:71] is the sub-list for method output_type
+	27, // [27:49] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_freshet_v1_freshet_proto_init() }
@@ -3818,7 +3895,7 @@ func file_freshet_v1_freshet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_freshet_v1_freshet_proto_rawDesc), len(file_freshet_v1_freshet_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   49,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
