@@ -8,6 +8,7 @@ import (
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/partition"
 )
 
 // dimensionChange keeps the dimension's row. Views that joined it keep what they evaluated, unless they join
@@ -21,9 +22,12 @@ func (f *fold) dimensionChange(s *shape, ch *change.Change) error {
 	if ch.Before != nil {
 		oldPK = primaryKey(s.table, ch.Before)
 	}
-	row, err := f.completeDimension(s, ch, oldPK)
-	if err != nil {
-		return err
+	var row []feature.Value
+	if f.joinedHere(s, ch) {
+		var err error
+		if row, err = f.completeDimension(s, ch, oldPK); err != nil {
+			return err
+		}
 	}
 	if err := f.fanChange(s, ch, oldPK, newPK, row); err != nil {
 		return err
@@ -37,6 +41,30 @@ func (f *fold) dimensionChange(s *shape, ch *change.Change) error {
 		return nil
 	}
 	return f.set(keyOf(spaceDimension, s.name, newPK), encodeInputs(row))
+}
+
+// joinedHere tells whether rows of this partition may join the row that a change leaves. One that is joined
+// co-located only may have come because it was here before, or is a row of a view by another key.
+func (f *fold) joinedHere(s *shape, ch *change.Change) bool {
+	if ch.After == nil {
+		return true
+	}
+	for _, v := range s.joins {
+		for i := range v.Joins {
+			j := &v.Joins[i]
+			switch {
+			case j.Table.FullName() != s.name:
+			case !j.Colocated || ch.IsUnchanged(j.Routed):
+				return true
+			default:
+				p, err := partition.Of(ch.After[j.Routed], v.Group.Partitions)
+				if err == nil && p == f.partition {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // fanChange notes which rows are to be joined anew after a change of a dimension's row, if it changes

@@ -127,6 +127,8 @@ type JoinDef struct {
 	As    string            `json:"as" yaml:"as"`
 	On    map[string]string `json:"on" yaml:"on"`
 	AsOf  string            `json:"as_of,omitempty" yaml:"as_of"`
+	// Colocated says that the row joined is in the partition of the row itself, so that it need not be in all.
+	Colocated bool `json:"colocated,omitempty" yaml:"colocated"`
 }
 
 // FeatureDef is one aggregate over zero or more windows; without a window it is over all rows. Which

@@ -51,14 +51,26 @@ func TestJoinsThatAreRefused(t *testing.T) {
 		"did you mean s.region?":                           func(v *FeatureView) { v.Join[1].On["region"] = "s.regio" },
 		"region is string but s.size is int64":             func(v *FeatureView) { v.Join[1].On["region"] = "s.size" },
 		"v.yaml:12: view v: join public.regions: as: s is": func(v *FeatureView) { v.Join[1].As = "s" },
-		"land is no part of its primary key":               func(v *FeatureView) { v.Join[1].On = map[string]string{"land": "shop"} },
+		"v.yaml:9: view v: join public.regions: it is not co-located: rows of public.sales are in the partition of their shop": func(v *FeatureView) {
+			v.Join[1].Colocated = true
+		},
+		"land is no part of its primary key": func(v *FeatureView) { v.Join[1].On = map[string]string{"land": "shop"} },
 	} {
 		_, err := resolveJoined(change)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %q", err, want)
 		}
 	}
-	v, err := resolveJoined(func(v *FeatureView) { v.Join[0].AsOf, v.Join[1].AsOf = "current", "current" })
+	v, err := resolveJoined(func(v *FeatureView) { v.Join[0].Colocated = true })
+	if err != nil || !v.Joins[0].Colocated || v.Joins[0].Routed != 0 || v.Joins[1].Colocated {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	c := &Catalog{Groups: []*PartitionGroup{v.Group}, Views: []*View{v}}
+	shop, region := c.Routes("public.shops"), c.Routes("public.regions")
+	if len(shop) != 1 || shop[0].Broadcast || len(shop[0].Keys) != 1 || shop[0].Keys[0] != 0 || len(region) != 1 || !region[0].Broadcast {
+		t.Errorf("shops go to %+v, regions to %+v", shop, region)
+	}
+	v, err = resolveJoined(func(v *FeatureView) { v.Join[0].AsOf, v.Join[1].AsOf = "current", "current" })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -306,7 +306,25 @@ func (v *View) resolveOn(jd JoinDef, t *Table, at string) (Join, error) {
 		}
 		j.On = append(j.On, JoinOn{Dimension: k, Source: from})
 	}
+	if jd.Colocated {
+		return j, v.colocate(jd, &j, at)
+	}
 	return j, nil
+}
+
+// colocate finds by which column a joined table's rows are where those are that join them: the one that is
+// joined by the key of the group.
+func (v *View) colocate(jd JoinDef, j *Join, at string) error {
+	key := Ref{Join: -1, Column: v.Key[0]}
+	n := slices.IndexFunc(j.On, func(on JoinOn) bool { return on.Source == key })
+	if n < 0 {
+		d := v.Def
+		name := v.Source.Columns[key.Column].Name
+		return refuseAt(d, at+".colocated", "join %s: it is not co-located: rows of %s are in the partition of their %s, by which it is not joined", jd.Table, d.Source, name).
+			ToMend("leave colocated out, then the table goes to every partition; or join it in a group whose key it is joined by")
+	}
+	j.Colocated, j.Routed = true, j.On[n].Dimension
+	return nil
 }
 
 // refuseFrom says why a join cannot be by a column: it is of no table, or of a join that is not there yet.

@@ -30,6 +30,10 @@ type Join struct {
 	As      string
 	On      []JoinOn
 	Current bool // as_of: current
+	// Colocated: changes of the table go where the value of its column Routed hashes to, which is where the
+	// rows are that join it. Otherwise they go to every partition.
+	Colocated bool
+	Routed    int
 }
 
 // JoinOn pairs a dimension's column with a column of the source, or of a join that stands before.
@@ -128,8 +132,8 @@ func (c *Catalog) Group(name string) *PartitionGroup {
 	return nil
 }
 
-// Route is how the changes of one table reach one group: hashed by each of Keys (source columns),
-// or to every partition when the table is a dimension there.
+// Route is how the changes of one table reach one group: hashed by each of Keys (columns of the table, as
+// a view's source and as what is joined co-located), or to every partition when it is a dimension there.
 type Route struct {
 	Group     *PartitionGroup
 	Keys      []int
@@ -149,7 +153,13 @@ func (c *Catalog) Routes(table string) []Route {
 				r.Keys = append(r.Keys, v.Key[0])
 			}
 			for _, j := range v.Joins {
-				r.Broadcast = r.Broadcast || j.Table.FullName() == table
+				switch {
+				case j.Table.FullName() != table:
+				case !j.Colocated:
+					r.Broadcast = true
+				case !slices.Contains(r.Keys, j.Routed):
+					r.Keys = append(r.Keys, j.Routed)
+				}
 			}
 		}
 		if len(r.Keys) > 0 || r.Broadcast {

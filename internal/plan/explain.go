@@ -75,7 +75,11 @@ func Explain(v *feature.View, uses ...string) *ExplainedView {
 		if j.Current {
 			as = "now"
 		}
-		e.Joins = append(e.Joins, fmt.Sprintf("%s as %s on %s, as of %s; a miss is NULL", j.Table.FullName(), j.As, strings.Join(on, " and "), as))
+		where := "broadcast"
+		if j.Colocated {
+			where = "co-located by " + j.Table.Columns[j.Routed].Name
+		}
+		e.Joins = append(e.Joins, fmt.Sprintf("%s as %s on %s, %s, as of %s; a miss is NULL", j.Table.FullName(), j.As, strings.Join(on, " and "), where, as))
 	}
 	e.Keeps = keeps(v)
 	e.Reads = reads(v, uses)
@@ -210,7 +214,11 @@ func keeps(v *feature.View) []string {
 		out = append(out, kept)
 	}
 	for _, j := range v.Joins {
-		out = append(out, "per partition: every row of "+j.Table.FullName())
+		which := "every row of "
+		if j.Colocated {
+			which = "its own rows of "
+		}
+		out = append(out, "per partition: "+which+j.Table.FullName())
 		if j.Current {
 			out = append(out, "per row: an index entry by which it is joined anew when its row of "+j.Table.FullName()+" changes, and the columns read")
 		}
