@@ -8,6 +8,7 @@
 //	          C6  bytes of log that an idle slot holds while another table is written to
 //	delta     D1  changes/s that a node folds and publishes as deltas, exactly once, and per CPU-second;
 //	          peer: Kafka Streams
+//	          D2  changes/s of two nodes, each on a core of its own; peer: one node
 //	          D3  seconds from kill -9 of a node until it serves again what is not a second old; peer: the
 //	          bound of 15 s, and Kafka Streams that restores
 //	lookup    L1  single-key lookups/s of 8 callers; peer: Redis HMGET
@@ -111,7 +112,7 @@ func apart(name string) []string {
 	case "capture":
 		return captureIDs()
 	case "delta":
-		return []string{"D1", "D3"}
+		return []string{"D1", "D2", "D3"}
 	default:
 		return nil
 	}

@@ -44,7 +44,7 @@ func (w *deltaWorld) apart(ctx context.Context) (*kafkaSide, error) {
 	return w.kafka.apart(ctx, w.r, strconv.Itoa(w.systems))
 }
 
-// folded measures D1 and D3, or what Only names.
+// folded measures D1, D2 and D3, or what Only names.
 func (r *run) folded(ctx context.Context) error {
 	k, err := r.kafka(ctx)
 	if err != nil {
@@ -56,7 +56,7 @@ func (r *run) folded(ctx context.Context) error {
 		id      string
 		measure func(context.Context, *deltaWorld) error
 	}{
-		{"D1", r.folds}, {"D3", r.killed},
+		{"D1", r.folds}, {"D2", r.scaled}, {"D3", r.killed},
 	} {
 		if !r.wants(f.id) {
 			continue

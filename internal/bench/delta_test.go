@@ -44,6 +44,21 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+func TestScaled(t *testing.T) {
+	all := lines(t, "delta", Options{Dir: testkit.Dir(t), Only: []string{"D2"}, Binary: freshet(t)})
+	if ids(all) != "D2, D2 per CPU-second of the nodes" {
+		t.Fatalf("%s", ids(all))
+	}
+	if _, err := exec.LookPath("taskset"); err != nil {
+		testkit.Unavailable(t, err)
+	}
+	for _, l := range all {
+		if l.Ratio == nil || l.Peer != "one node on one core" || l.Value <= 0 {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
 // TestANodeThatEndsIsNoFigure: what it said last is the reason.
 func TestANodeThatEndsIsNoFigure(t *testing.T) {
 	err := Run(t.Context(), "delta", Options{Dir: testkit.Dir(t), Only: []string{"D3"}, Binary: "false", size: tiny()})
@@ -74,12 +89,12 @@ func TestDeltaAgainstKafkaStreams(t *testing.T) {
 		testkit.Unavailable(t, fault.New(fault.Unreachable, "FRESHET_BENCH_KAFKASTREAMS names no directory with the jars of internal/bench/kafkastreams/pom.xml"))
 	}
 	all := lines(t, "delta", Options{Dir: testkit.Dir(t), KafkaStreams: jars, Brokers: testkit.Kafka(t), Binary: freshet(t)})
-	if ids(all) != foldLines+", "+killLines {
+	if ids(all) != foldLines+", D2, D2 per CPU-second of the nodes, "+killLines {
 		t.Fatalf("%s", ids(all))
 	}
 	for _, l := range all {
 		// Without cache every record of the peer's input is an output.
-		if l.Ratio == nil || strings.HasPrefix(l.Peer, "kafka streams") != (l.Versions["kafka-streams"] != "") || l.ID == "D1" && !strings.Contains(l.Note, "3000") {
+		if l.Ratio == nil || l.ID != "D2" && strings.HasPrefix(l.Peer, "kafka streams") != (l.Versions["kafka-streams"] != "") || l.ID == "D1" && !strings.Contains(l.Note, "3000") {
 			t.Errorf("%+v", l)
 		}
 	}

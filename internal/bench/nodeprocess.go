@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -98,10 +99,12 @@ type nodeProcess struct {
 	failed error // valid once it has ended
 }
 
-func (p *nodeProject) start(ctx context.Context) (*nodeProcess, error) {
+// start starts a process; before are the words before its command line.
+func (p *nodeProject) start(ctx context.Context, before ...string) (*nodeProcess, error) {
 	p.starts++
+	words := append(slices.Clone(before), p.binary, "node", "-c", p.config)
 	n := &nodeProcess{
-		cmd: exec.CommandContext(ctx, p.binary, "node", "-c", p.config), log: filepath.Join(p.dir, "node"+strconv.Itoa(p.starts)+".log"), ended: make(chan struct{}),
+		cmd: exec.CommandContext(ctx, words[0], words[1:]...), log: filepath.Join(p.dir, "node"+strconv.Itoa(p.starts)+".log"), ended: make(chan struct{}),
 	}
 	out, err := os.Create(n.log)
 	if err != nil {
