@@ -20,7 +20,7 @@ func regions() *Table {
 
 func resolveJoined(change func(v *FeatureView)) (*View, error) {
 	v := FeatureView{
-		Meta: Meta{File: "v.yaml", Line: 1}, Lines: map[string]int{"join.0.on.shop": 7, "join.1.on.region": 10, "join.1.as_of": 11, "join.1.as": 12, "join.1": 9},
+		Meta: Meta{File: "v.yaml", Line: 1}, Lines: map[string]int{"key.shop": 5, "join.0.on.shop": 7, "join.1.on.region": 10, "join.1.as_of": 11, "join.1.as": 12, "join.1": 9},
 		Name: "v", Group: "g", Entity: []string{"shop"}, Source: "public.sales", Key: map[string]string{"shop": "shop"}, EventTime: "at",
 		Join: []JoinDef{
 			{Table: "public.shops", As: "s", On: map[string]string{"shop": "shop"}},
@@ -55,6 +55,8 @@ func TestJoinsThatAreRefused(t *testing.T) {
 			v.Join[1].Colocated = true
 		},
 		"land is no part of its primary key": func(v *FeatureView) { v.Join[1].On = map[string]string{"land": "shop"} },
+		"v.yaml:5: view v: entity key shop: s.region is a column of the joined table public.shops": func(v *FeatureView) { v.Key["shop"] = "s.region" },
+		"public.sales has no column \"t.region\"":                                                  func(v *FeatureView) { v.Key["shop"] = "t.region" },
 	} {
 		_, err := resolveJoined(change)
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -176,6 +176,10 @@ func (c *Catalog) resolveEntity(v *View) error {
 			return refuseAt(d, "key", "entity key %q has no source column", name).ToMend("add it under key: {%s: COLUMN}", name)
 		}
 		at := v.Source.Index(column)
+		if j := joinOf(d, column); at < 0 && j != nil {
+			return refuseAt(d, "key."+name, "entity key %s: %s is a column of the joined table %s, so the key is known only after the join, and a change goes to its partition before", name, column, j.Table).
+				ToMend("keep the value in a column of %s as well, and use that; columns of %s are: %s", d.Source, d.Source, strings.Join(columnNames(v.Source), ", "))
+		}
 		if at < 0 {
 			return refuseAt(d, "key."+name, "%s has no column %q", d.Source, column).ToMend("%s", near(column, "columns of "+d.Source, columnNames(v.Source)))
 		}
@@ -199,6 +203,17 @@ func (c *Catalog) resolveEntity(v *View) error {
 	}
 	if et := v.Source.Columns[v.EventTime]; et.Type.Kind != Timestamp {
 		return refuseAt(d, "event_time", "event_time: column %s is %s, which is no time", et.Name, et.Source).ToMend("use a column of type timestamp with time zone: %s", timestamps(v.Source))
+	}
+	return nil
+}
+
+// joinOf gives the join that a column is of, as in alias.column; nil: it is of none.
+func joinOf(d *FeatureView, column string) *JoinDef {
+	alias, _, _ := strings.Cut(column, ".")
+	for i := range d.Join {
+		if alias != column && d.Join[i].As == alias {
+			return &d.Join[i]
+		}
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ var levels = []struct {
 	{"internal/partition", 0.2}, {"internal/feature/definitions", 0.2}, {"internal/change", 0.3}, {"internal/config", 0.3},
 	{"internal/topic/assign", 0.5}, {"internal/topic", 1}, {"internal/control", 1}, {"internal/pipeline", 1}, {"internal/watch", 1},
 	{"internal/store", 1}, {"internal/embedded", 1}, {"internal/demo", 1}, {"api", 0.4}, {"client", 1.1},
-	{"delta/state", 2}, {"delta/expression", 2}, {"delta/aggregate", 2}, {"delta/checkpoint", 2}, {"delta", 2.5},
+	{"delta/state", 2}, {"delta/expression", 2}, {"delta/aggregate", 2}, {"delta/checkpoint", 2}, {"delta/hop", 2.2}, {"delta", 2.5},
 	{"capture/pgtype", 1.9}, {"capture/pgwire", 2}, {"capture/spool", 2}, {"capture/slotguard", 2}, {"capture/initial", 2.2}, {"capture/debezium", 2}, {"capture/filter", 2}, {"capture/dead", 2}, {"capture", 2.5},
 	{"featurestore", 3}, {"internal/fixture", 3}, {"internal/plan", 1}, {"snapshots/table", 3}, {"snapshots/layout", 3.1}, {"snapshots/gate", 3.1}, {"snapshots", 3.5},
 	{"scoring/model", 4}, {"scoring/registry", 4.1}, {"scoring", 4.5},
