@@ -1,5 +1,6 @@
 // Package hop carries what rows give to entities from the partition that holds the row to the one that
-// holds the entity, for views whose entity key is known only after a join. It is pure: no topic and no store.
+// holds the entity, for views whose entity key is known only after a join. It is pure: no topic and no store. No view
+// uses it yet: plan refuses such keys (docs/decisions/0022).
 //
 //  1. combine.go  a sender, one per partition of the rows, gathers what a cell gives, by entity and
 //     tile, and makes records of it, one sequence per sender; control records go to every receiver
@@ -12,7 +13,7 @@
 // the receiver under its primary key and the sender, so a row that moves from one sender to another is two rows for
 // a while, in whatever order the two are heard, and no two senders ever touch the same one.
 //
-// A value is a record of the topic <name>.hop.<view>, which has the partitions of the view's group:
+// A record is one of the topic <name>.hop.<view>, which will have the partitions of the view's group:
 //
 //	+---------+------+------------+---------+----------+----------+------------------------------------+
 //	| version | kind | generation | sender  | sequence | position | by kind                            |
