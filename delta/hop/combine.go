@@ -184,7 +184,8 @@ func (e *entity) swap(order string, r *Row, in bool) error {
 
 // End ends the cell at a position: emit gets its records, to be put into the outbox in this order, in the
 // batch that holds the cell. Newest tells what times the sender's rows of an entity had before the cell, and
-// have now; it is asked only where partial aggregates travel. The record is lent for the call.
+// have now; it is asked only where partial aggregates travel. The record is lent for the call. After an error the sender is
+// of no use: the cell is folded again by a new one, from the state that was kept.
 func (s *Sender) End(at position.Position, newest func(key []feature.Value) (was, is Newest, err error), emit func(receiver int, record []byte) error) error {
 	byReceiver := make([][]*entity, s.l.Receivers)
 	for _, e := range s.cell {

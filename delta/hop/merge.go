@@ -120,7 +120,7 @@ func (r *Receiver) Ready() bool {
 
 // Fold gives everything up to the next control record to apply, sender by sender, each in its own order,
 // forgets it, and gives that control record, which ends the cell. It must be Ready. What waits is
-// read where it lies; memory does not grow with it.
+// read where it lies; memory does not grow with it. After an error the receiver and the batch are of no use.
 func (r *Receiver) Fold(w Waiting, apply func(*Record) error) (*change.Control, error) {
 	if !r.Ready() {
 		return nil, fmt.Errorf("not every sender has brought the next control record: %w", errRecord)
