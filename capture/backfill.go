@@ -33,16 +33,20 @@ type step struct {
 }
 
 // atBoundary lets the publisher do something.
-func (s *session) atBoundary(ctx context.Context, high position.LSN, do func(context.Context, *loop) error) error {
+func (r *Runner) atBoundary(ctx context.Context, high position.LSN, do func(context.Context, *loop) error) error {
 	st := &step{high: high, do: do, reply: make(chan error, 1)}
 	select {
-	case s.steps <- st:
+	case r.steps <- st:
+	case <-r.ended:
+		return errEnded()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	select {
 	case err := <-st.reply:
 		return err
+	case <-r.ended:
+		return errEnded()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -56,6 +60,9 @@ func (s *session) backfill(ctx context.Context) error {
 			return err
 		}
 		s.unended = false
+	}
+	if err := s.turnViews(ctx); err != nil {
+		return err
 	}
 	for {
 		j, err := s.jobs.wait(ctx, func() bool { return !s.shed.Load() })
@@ -300,7 +307,7 @@ func (b *backfill) chunk(ctx context.Context, j Job) error {
 		return err
 	})
 	if err == nil && over {
-		return errOver
+		return errEnded()
 	}
 	pause := time.NewTicker(windowPause)
 	defer pause.Stop()

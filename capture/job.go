@@ -199,17 +199,16 @@ func (js *jobs) forget(ctx context.Context) error {
 }
 
 // again makes a job durable even if one of the table is under way: that one begins anew.
-func (js *jobs) again(ctx context.Context, j Job) error {
+func (js *jobs) again(ctx context.Context, j Job) (Job, error) {
 	for _, old := range js.list() {
 		if old.Table != j.Table || old.Status != JobRunning && old.Status != JobPaused || old.Initial != "" {
 			continue
 		}
 		if err := js.change(ctx, old.ID, func(j *Job) error { return j.turn(JobCancelled, JobRunning, JobPaused) }); err != nil {
-			return err
+			return Job{}, err
 		}
 	}
-	_, err := js.add(ctx, j)
-	return err
+	return js.add(ctx, j)
 }
 
 // list gives all jobs, in order of their ids.

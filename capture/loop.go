@@ -198,7 +198,7 @@ func (l *loop) tick(ctx context.Context, ticks int) error {
 func (l *loop) reread(ctx context.Context, tables []*table) error {
 	for _, t := range tables {
 		j := Job{Table: t.raw.FullName(), LogTime: l.logTime, Why: "a partition was truncated"}
-		if err := l.jobs.again(ctx, j); err != nil {
+		if _, err := l.jobs.again(ctx, j); err != nil {
 			return err
 		}
 	}

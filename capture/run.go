@@ -40,7 +40,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		return err
 	}
 	defer p.writer.Close()
-	s := &session{Runner: r, p: p, steps: make(chan *step), dead: make(chan uint32, 1)}
+	s := &session{Runner: r, p: p, dead: make(chan uint32, 1)}
 	wait := firstWait
 	for {
 		streamed, err := s.run(ctx)
@@ -93,7 +93,6 @@ type session struct {
 	unended bool
 	given   error // why the slot was given up for the server's sake
 	mute    bool  // heartbeats may not be written into the source's log
-	steps   chan *step
 	// whole: the spool was full once, and since then the server keeps transactions until they are
 	// committed, on its own disk.
 	whole bool
@@ -320,7 +319,7 @@ func (s *session) follow(outer context.Context, conn *pgx.Conn, d *decoder, from
 	g.Go(func() error {
 		// When the source goes away this ends with the queue, and what is on its way to Kafka goes on: a
 		// writer that is interrupted is dead.
-		l := &loop{Runner: s.Runner, p: s.p, steps: s.steps, spare: spare}
+		l := &loop{Runner: s.Runner, p: s.p, steps: s.Runner.steps, spare: spare}
 		return l.run(outer, queue, room)
 	})
 	g.Go(func() error { return s.confirm(ctx, stream, s.p) })

@@ -87,6 +87,7 @@ type Runner struct {
 	o      Options
 	known  map[string]*known
 	cuts   chan *cutRequest
+	steps  chan *step    // between two commits
 	ended  chan struct{} // closed when Run has returned
 	joint  cuts          // over several slots
 	kick   chan bool
@@ -130,7 +131,7 @@ func New(o Options, shapes []*feature.Table) (*Runner, error) {
 		o.Now = time.Now //nolint:forbidigo // goes to the server's statistics only
 	}
 	kept := &ledger{registry: o.Registry}
-	r := &Runner{o: o, known: map[string]*known{}, ledger: kept, jobs: newJobs(kept, o.Source.Slot), drop: make(chan slotguard.Action, 1), cuts: make(chan *cutRequest), ended: make(chan struct{}), kick: make(chan bool, 1)}
+	r := &Runner{o: o, known: map[string]*known{}, ledger: kept, jobs: newJobs(kept, o.Source.Slot), drop: make(chan slotguard.Action, 1), cuts: make(chan *cutRequest), steps: make(chan *step), ended: make(chan struct{}), kick: make(chan bool, 1)}
 	clockTable, clockColumn := splitClock(o.Clock)
 	for _, s := range shapes {
 		k := &known{raw: s, shape: s, routes: o.Catalog.Routes(s.FullName()), more: o.Tables[s.FullName()]}

@@ -293,6 +293,8 @@ func (f *fold) control(c *change.Control) error {
 		return f.truncate(c.Table, c.Position)
 	case change.SchemaChange:
 		return f.schemaChange(c)
+	case change.Activation:
+		return f.activation(c)
 	case change.SnapshotBegin:
 		return f.snapshotBegin(c)
 	case change.SnapshotEnd:

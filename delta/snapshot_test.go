@@ -33,6 +33,7 @@ type reread struct {
 	frozen  map[string][]feature.Value
 	needs   []string
 	mending bool
+	paused  bool // no snapshot makes it go on
 }
 
 // run is one snapshot: keys are read in order, seen holds those read or touched since it began.
@@ -55,6 +56,7 @@ func rereadHistory(r *rand.Rand, steps int, reshape bool) *reread {
 	for range steps {
 		if reshape {
 			h.reshape()
+			h.turn()
 		}
 		h.transaction(nil)
 		for _, table := range []string{"public.trips", "public.planes"} {
@@ -113,6 +115,31 @@ func (h *reread) stop(table string) {
 	if !slices.Contains(h.needs, table) {
 		h.needs = slices.Insert(h.needs, 0, table)
 	}
+}
+
+// turn pauses the view, or resumes it; sometimes what is so already.
+func (h *reread) turn() {
+	if h.r.IntN(12) > 0 {
+		return
+	}
+	action := change.Pause
+	if h.paused != (h.r.IntN(4) == 0) {
+		action = change.Resume
+	}
+	switch {
+	case action == change.Resume:
+		h.paused = false
+	case !h.paused:
+		if h.frozen == nil {
+			h.frozen, h.needs = h.shown(), []string{"public.trips"}
+		}
+		h.paused, h.mending = true, false
+		if run := h.runs["public.trips"]; run != nil {
+			h.count["paused inside"]++
+		}
+	}
+	h.count[action]++
+	h.control(change.Activation, "a"+fmt.Sprint(len(h.l.records)), "", `{"view":"delays","action":"`+action+`"}`)
 }
 
 // transaction commits some changes; touched notes their keys. Some changes never reach the log.
@@ -238,7 +265,7 @@ func (h *reread) begin(table string) {
 		run.keys = []string{"A", "B", "C", "D"}[:4-2*min(1, len(detail))]
 	}
 	if table == "public.trips" {
-		h.mending = h.frozen != nil && !run.where && len(h.needs) == 1
+		h.mending = h.frozen != nil && !run.where && len(h.needs) == 1 && !h.paused
 	}
 	h.control(change.SnapshotBegin, run.id, table, detail)
 }
@@ -368,10 +395,10 @@ func TestSnapshotsBesideTheStreamEqualAPlainModel(t *testing.T) {
 }
 
 // A shape that does not fit stops the view where it is; it goes on when its tables have been read
-// whole again, and then shows what it would have shown.
+// whole again, and then shows what it would have shown. So does one that is paused, when it was resumed before.
 func TestShapesThatDoNotFitEqualAPlainModel(t *testing.T) {
 	total := rereadHistories(t, 6, 100, true)
-	for _, what := range []string{"stopped by public.trips", "stopped by public.planes", "skipped", "goes on"} {
+	for _, what := range []string{"stopped by public.trips", "stopped by public.planes", "skipped", "goes on", "pause", "resume", "paused inside"} {
 		if total[what] == 0 {
 			t.Errorf("no history has %q: %v", what, total)
 		}

@@ -29,6 +29,7 @@ type Stopped struct {
 	Mend       string            `json:"mend"`
 	Tables     []string          `json:"tables"` // to be read whole again; the view's source is the last
 	Mending    bool              `json:"mending,omitempty"`
+	Paused     bool              `json:"paused,omitempty"` // somebody wants it so: no snapshot mends it
 }
 
 // Fault gives what to tell whoever asks for the view.
@@ -93,6 +94,9 @@ func (f *fold) stop(v *view, table string, at position.Position, why string) {
 		s.Tables = slices.Insert(slices.Clone(s.Tables), 0, table)
 	}
 	s.Mending, s.Reason = false, why
+	if s.Paused {
+		s.Reason = "it was paused; and " + why
+	}
 	s.Mend = "change the definition of " + v.Name + " to what the table is now and apply it; or take the change of the table back, then: "
 	if v.Events { // what was missed cannot be told from what was folded
 		s.Mend = "change the definition of " + v.Name + " to what the table is now, then: freshet up --new-snapshot -c FILE"
@@ -105,6 +109,9 @@ func (f *fold) stop(v *view, table string, at position.Position, why string) {
 			s.Mend += ", then "
 		}
 		s.Mend += "freshet snapshot run " + t
+	}
+	if s.Paused {
+		s.Mend += "; and freshet resume " + v.Name
 	}
 	if f.meta.Stopped == nil {
 		f.meta.Stopped = map[string]Stopped{}
@@ -142,7 +149,7 @@ func (f *fold) schemaChange(c *change.Control) error {
 // mendBegin notes that a table is being read whole again, or (whole is false) not any more.
 func (f *fold) mendBegin(table string, whole bool) {
 	for name, s := range f.meta.Stopped {
-		if v := f.views[name]; v.Source.FullName() == table && !v.Events {
+		if v := f.views[name]; v.Source.FullName() == table && !v.Events && !s.Paused {
 			s.Mending = whole && len(s.Tables) == 1
 			f.meta.Stopped[name] = s
 		}

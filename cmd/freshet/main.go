@@ -24,7 +24,7 @@ func main() {
 		Use: "freshet", Short: "Features from the database's own log", SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(demoCommand(), upCommand(), captureCommand(), nodeCommand(),
-		snapshotCommand(), slotCommand(), deadCommand(), getCommand(), viewsCommand(), tailCommand(), cutCommand(), mergeCommand(), gateCommand(), modelCommand(), scoreCommand(),
+		snapshotCommand(), pauseCommand(), resumeCommand(), slotCommand(), deadCommand(), getCommand(), viewsCommand(), tailCommand(), cutCommand(), mergeCommand(), gateCommand(), modelCommand(), scoreCommand(),
 		pipelineCommand(), tableCommand(), verifyCommand(), nodesCommand(), initCommand(), configCommand(), doctorCommand(), planCommand(), diffCommand(), applyCommand(), explainCommand(), testCommand(), benchCommand(), versionCommand())
 	understood := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }

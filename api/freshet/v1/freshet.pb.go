@@ -1925,6 +1925,68 @@ func (x *ApplyResponse) GetChanges() []*PlannedChange {
 	return nil
 }
 
+// ViewRequest says what to do with a view: pause or resume. With wait a resume is followed until the view has
+// every row.
+type ViewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Action        string                 `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
+	View          string                 `protobuf:"bytes,2,opt,name=view,proto3" json:"view,omitempty"`
+	Wait          bool                   `protobuf:"varint,3,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewRequest) Reset() {
+	*x = ViewRequest{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewRequest) ProtoMessage() {}
+
+func (x *ViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewRequest.ProtoReflect.Descriptor instead.
+func (*ViewRequest) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ViewRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *ViewRequest) GetView() string {
+	if x != nil {
+		return x.View
+	}
+	return ""
+}
+
+func (x *ViewRequest) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
 type CutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sql           bool                   `protobuf:"varint,1,opt,name=sql,proto3" json:"sql,omitempty"`
@@ -1934,7 +1996,7 @@ type CutRequest struct {
 
 func (x *CutRequest) Reset() {
 	*x = CutRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2008,7 @@ func (x *CutRequest) String() string {
 func (*CutRequest) ProtoMessage() {}
 
 func (x *CutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2021,7 @@ func (x *CutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutRequest.ProtoReflect.Descriptor instead.
 func (*CutRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{23}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CutRequest) GetSql() bool {
@@ -1983,7 +2045,7 @@ type CutResponse struct {
 
 func (x *CutResponse) Reset() {
 	*x = CutResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2057,7 @@ func (x *CutResponse) String() string {
 func (*CutResponse) ProtoMessage() {}
 
 func (x *CutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2070,7 @@ func (x *CutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutResponse.ProtoReflect.Descriptor instead.
 func (*CutResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{24}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CutResponse) GetId() string {
@@ -2058,7 +2120,7 @@ type MergeRequest struct {
 
 func (x *MergeRequest) Reset() {
 	*x = MergeRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2132,7 @@ func (x *MergeRequest) String() string {
 func (*MergeRequest) ProtoMessage() {}
 
 func (x *MergeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2145,7 @@ func (x *MergeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeRequest.ProtoReflect.Descriptor instead.
 func (*MergeRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{25}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MergeRequest) GetAction() string {
@@ -2125,7 +2187,7 @@ type GateRequest struct {
 
 func (x *GateRequest) Reset() {
 	*x = GateRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2199,7 @@ func (x *GateRequest) String() string {
 func (*GateRequest) ProtoMessage() {}
 
 func (x *GateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2212,7 @@ func (x *GateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateRequest.ProtoReflect.Descriptor instead.
 func (*GateRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{26}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GateRequest) GetAction() string {
@@ -2183,7 +2245,7 @@ type GateResponse struct {
 
 func (x *GateResponse) Reset() {
 	*x = GateResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2257,7 @@ func (x *GateResponse) String() string {
 func (*GateResponse) ProtoMessage() {}
 
 func (x *GateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2270,7 @@ func (x *GateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateResponse.ProtoReflect.Descriptor instead.
 func (*GateResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{27}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GateResponse) GetMessage() string {
@@ -2228,7 +2290,7 @@ type ModelRequest struct {
 
 func (x *ModelRequest) Reset() {
 	*x = ModelRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2302,7 @@ func (x *ModelRequest) String() string {
 func (*ModelRequest) ProtoMessage() {}
 
 func (x *ModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2315,7 @@ func (x *ModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelRequest.ProtoReflect.Descriptor instead.
 func (*ModelRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{28}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ModelRequest) GetAction() string {
@@ -2279,7 +2341,7 @@ type ModelResponse struct {
 
 func (x *ModelResponse) Reset() {
 	*x = ModelResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2353,7 @@ func (x *ModelResponse) String() string {
 func (*ModelResponse) ProtoMessage() {}
 
 func (x *ModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2366,7 @@ func (x *ModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelResponse.ProtoReflect.Descriptor instead.
 func (*ModelResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{29}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ModelResponse) GetResultJson() []byte {
@@ -2327,7 +2389,7 @@ type ScoreRequest struct {
 
 func (x *ScoreRequest) Reset() {
 	*x = ScoreRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2401,7 @@ func (x *ScoreRequest) String() string {
 func (*ScoreRequest) ProtoMessage() {}
 
 func (x *ScoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2414,7 @@ func (x *ScoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreRequest.ProtoReflect.Descriptor instead.
 func (*ScoreRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{30}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ScoreRequest) GetAction() string {
@@ -2401,7 +2463,7 @@ type PipelineRequest struct {
 
 func (x *PipelineRequest) Reset() {
 	*x = PipelineRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2475,7 @@ func (x *PipelineRequest) String() string {
 func (*PipelineRequest) ProtoMessage() {}
 
 func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2488,7 @@ func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineRequest.ProtoReflect.Descriptor instead.
 func (*PipelineRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{31}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PipelineRequest) GetAction() string {
@@ -2461,7 +2523,7 @@ type TableRequest struct {
 
 func (x *TableRequest) Reset() {
 	*x = TableRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2535,7 @@ func (x *TableRequest) String() string {
 func (*TableRequest) ProtoMessage() {}
 
 func (x *TableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2548,7 @@ func (x *TableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableRequest.ProtoReflect.Descriptor instead.
 func (*TableRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{32}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TableRequest) GetAction() string {
@@ -2525,7 +2587,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2599,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2612,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{33}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SnapshotRequest) GetAction() string {
@@ -2602,7 +2664,7 @@ type DeadRequest struct {
 
 func (x *DeadRequest) Reset() {
 	*x = DeadRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +2676,7 @@ func (x *DeadRequest) String() string {
 func (*DeadRequest) ProtoMessage() {}
 
 func (x *DeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +2689,7 @@ func (x *DeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadRequest.ProtoReflect.Descriptor instead.
 func (*DeadRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{34}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeadRequest) GetAction() string {
@@ -2666,7 +2728,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2678,7 +2740,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2691,7 +2753,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{35}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{36}
 }
 
 type NodesResponse struct {
@@ -2703,7 +2765,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +2777,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +2790,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{36}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodesResponse) GetPartitions() []*PartitionLag {
@@ -2747,7 +2809,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[37]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +2821,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[37]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +2834,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{37}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *VerifyRequest) GetViews() []string {
@@ -2794,7 +2856,7 @@ type WaitCutRequest struct {
 
 func (x *WaitCutRequest) Reset() {
 	*x = WaitCutRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2868,7 @@ func (x *WaitCutRequest) String() string {
 func (*WaitCutRequest) ProtoMessage() {}
 
 func (x *WaitCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2881,7 @@ func (x *WaitCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitCutRequest.ProtoReflect.Descriptor instead.
 func (*WaitCutRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{38}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WaitCutRequest) GetGroup() string {
@@ -2862,7 +2924,7 @@ type WaitCutResponse struct {
 
 func (x *WaitCutResponse) Reset() {
 	*x = WaitCutResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +2936,7 @@ func (x *WaitCutResponse) String() string {
 func (*WaitCutResponse) ProtoMessage() {}
 
 func (x *WaitCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +2949,7 @@ func (x *WaitCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitCutResponse.ProtoReflect.Descriptor instead.
 func (*WaitCutResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{39}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WaitCutResponse) GetCutJson() []byte {
@@ -2922,7 +2984,7 @@ type RowsRequest struct {
 
 func (x *RowsRequest) Reset() {
 	*x = RowsRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2934,7 +2996,7 @@ func (x *RowsRequest) String() string {
 func (*RowsRequest) ProtoMessage() {}
 
 func (x *RowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3009,7 @@ func (x *RowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsRequest.ProtoReflect.Descriptor instead.
 func (*RowsRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{40}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RowsRequest) GetView() string {
@@ -2981,7 +3043,7 @@ type RowsResponse struct {
 
 func (x *RowsResponse) Reset() {
 	*x = RowsResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3055,7 @@ func (x *RowsResponse) String() string {
 func (*RowsResponse) ProtoMessage() {}
 
 func (x *RowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3068,7 @@ func (x *RowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsResponse.ProtoReflect.Descriptor instead.
 func (*RowsResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{41}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RowsResponse) GetRows() [][]byte {
@@ -3025,7 +3087,7 @@ type StageRequest struct {
 
 func (x *StageRequest) Reset() {
 	*x = StageRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3037,7 +3099,7 @@ func (x *StageRequest) String() string {
 func (*StageRequest) ProtoMessage() {}
 
 func (x *StageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3050,7 +3112,7 @@ func (x *StageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageRequest.ProtoReflect.Descriptor instead.
 func (*StageRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{42}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StageRequest) GetOrderJson() []byte {
@@ -3069,7 +3131,7 @@ type StageResponse struct {
 
 func (x *StageResponse) Reset() {
 	*x = StageResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3081,7 +3143,7 @@ func (x *StageResponse) String() string {
 func (*StageResponse) ProtoMessage() {}
 
 func (x *StageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3094,7 +3156,7 @@ func (x *StageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageResponse.ProtoReflect.Descriptor instead.
 func (*StageResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{43}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StageResponse) GetBucketJson() []byte {
@@ -3115,7 +3177,7 @@ type TrimRequest struct {
 
 func (x *TrimRequest) Reset() {
 	*x = TrimRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3127,7 +3189,7 @@ func (x *TrimRequest) String() string {
 func (*TrimRequest) ProtoMessage() {}
 
 func (x *TrimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3140,7 +3202,7 @@ func (x *TrimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimRequest.ProtoReflect.Descriptor instead.
 func (*TrimRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{44}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *TrimRequest) GetView() string {
@@ -3172,7 +3234,7 @@ type TrimResponse struct {
 
 func (x *TrimResponse) Reset() {
 	*x = TrimResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3184,7 +3246,7 @@ func (x *TrimResponse) String() string {
 func (*TrimResponse) ProtoMessage() {}
 
 func (x *TrimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3197,7 +3259,7 @@ func (x *TrimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimResponse.ProtoReflect.Descriptor instead.
 func (*TrimResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{45}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{46}
 }
 
 type StatesRequest struct {
@@ -3208,7 +3270,7 @@ type StatesRequest struct {
 
 func (x *StatesRequest) Reset() {
 	*x = StatesRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3220,7 +3282,7 @@ func (x *StatesRequest) String() string {
 func (*StatesRequest) ProtoMessage() {}
 
 func (x *StatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3295,7 @@ func (x *StatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatesRequest.ProtoReflect.Descriptor instead.
 func (*StatesRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{46}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{47}
 }
 
 // copies are the states that the node folds on, its own and warm ones.
@@ -3247,7 +3309,7 @@ type StatesResponse struct {
 
 func (x *StatesResponse) Reset() {
 	*x = StatesResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3259,7 +3321,7 @@ func (x *StatesResponse) String() string {
 func (*StatesResponse) ProtoMessage() {}
 
 func (x *StatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3272,7 +3334,7 @@ func (x *StatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatesResponse.ProtoReflect.Descriptor instead.
 func (*StatesResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{47}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StatesResponse) GetPartitions() []*PartitionState {
@@ -3302,7 +3364,7 @@ type PartitionState struct {
 
 func (x *PartitionState) Reset() {
 	*x = PartitionState{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3314,7 +3376,7 @@ func (x *PartitionState) String() string {
 func (*PartitionState) ProtoMessage() {}
 
 func (x *PartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3327,7 +3389,7 @@ func (x *PartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionState.ProtoReflect.Descriptor instead.
 func (*PartitionState) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{48}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PartitionState) GetGroup() string {
@@ -3370,7 +3432,7 @@ type PartitionCopy struct {
 
 func (x *PartitionCopy) Reset() {
 	*x = PartitionCopy{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3444,7 @@ func (x *PartitionCopy) String() string {
 func (*PartitionCopy) ProtoMessage() {}
 
 func (x *PartitionCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3457,7 @@ func (x *PartitionCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionCopy.ProtoReflect.Descriptor instead.
 func (*PartitionCopy) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{49}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PartitionCopy) GetGroup() string {
@@ -3584,7 +3646,11 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\n" +
 	"allow_drop\x18\x02 \x01(\bR\tallowDrop\"D\n" +
 	"\rApplyResponse\x123\n" +
-	"\achanges\x18\x01 \x03(\v2\x19.freshet.v1.PlannedChangeR\achanges\"\x1e\n" +
+	"\achanges\x18\x01 \x03(\v2\x19.freshet.v1.PlannedChangeR\achanges\"M\n" +
+	"\vViewRequest\x12\x16\n" +
+	"\x06action\x18\x01 \x01(\tR\x06action\x12\x12\n" +
+	"\x04view\x18\x02 \x01(\tR\x04view\x12\x12\n" +
+	"\x04wait\x18\x03 \x01(\bR\x04wait\"\x1e\n" +
 	"\n" +
 	"CutRequest\x12\x10\n" +
 	"\x03sql\x18\x01 \x01(\bR\x03sql\"\x84\x01\n" +
@@ -3700,7 +3766,7 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\x03Get\x12\x16.freshet.v1.GetRequest\x1a\x17.freshet.v1.GetResponse\x12=\n" +
 	"\x06Stream\x12\x16.freshet.v1.GetRequest\x1a\x17.freshet.v1.GetResponse(\x010\x01\x12J\n" +
 	"\tSubscribe\x12\x1c.freshet.v1.SubscribeRequest\x1a\x1d.freshet.v1.SubscribeResponse0\x01\x12E\n" +
-	"\bDescribe\x12\x1b.freshet.v1.DescribeRequest\x1a\x1c.freshet.v1.DescribeResponse2\x98\x06\n" +
+	"\bDescribe\x12\x1b.freshet.v1.DescribeRequest\x1a\x1c.freshet.v1.DescribeResponse2\xd1\x06\n" +
 	"\x05Admin\x129\n" +
 	"\x04Plan\x12\x17.freshet.v1.PlanRequest\x1a\x18.freshet.v1.PlanResponse\x12<\n" +
 	"\x05Apply\x12\x18.freshet.v1.ApplyRequest\x1a\x19.freshet.v1.ApplyResponse\x126\n" +
@@ -3712,6 +3778,7 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\bPipeline\x12\x1b.freshet.v1.PipelineRequest\x1a\x14.freshet.v1.Progress0\x01\x129\n" +
 	"\x05Table\x12\x18.freshet.v1.TableRequest\x1a\x14.freshet.v1.Progress0\x01\x12?\n" +
 	"\bSnapshot\x12\x1b.freshet.v1.SnapshotRequest\x1a\x14.freshet.v1.Progress0\x01\x127\n" +
+	"\x04View\x12\x17.freshet.v1.ViewRequest\x1a\x14.freshet.v1.Progress0\x01\x127\n" +
 	"\x04Dead\x12\x17.freshet.v1.DeadRequest\x1a\x14.freshet.v1.Progress0\x01\x12<\n" +
 	"\x05Nodes\x12\x18.freshet.v1.NodesRequest\x1a\x19.freshet.v1.NodesResponse\x12;\n" +
 	"\x06Verify\x12\x19.freshet.v1.VerifyRequest\x1a\x14.freshet.v1.Progress0\x012\xc2\x02\n" +
@@ -3735,7 +3802,7 @@ func file_freshet_v1_freshet_proto_rawDescGZIP() []byte {
 }
 
 var file_freshet_v1_freshet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_freshet_v1_freshet_proto_goTypes = []any{
 	(Encoding)(0),             // 0: freshet.v1.Encoding
 	(Status)(0),               // 1: freshet.v1.Status
@@ -3762,33 +3829,34 @@ var file_freshet_v1_freshet_proto_goTypes = []any{
 	(*PlannedChange)(nil),     // 22: freshet.v1.PlannedChange
 	(*ApplyRequest)(nil),      // 23: freshet.v1.ApplyRequest
 	(*ApplyResponse)(nil),     // 24: freshet.v1.ApplyResponse
-	(*CutRequest)(nil),        // 25: freshet.v1.CutRequest
-	(*CutResponse)(nil),       // 26: freshet.v1.CutResponse
-	(*MergeRequest)(nil),      // 27: freshet.v1.MergeRequest
-	(*GateRequest)(nil),       // 28: freshet.v1.GateRequest
-	(*GateResponse)(nil),      // 29: freshet.v1.GateResponse
-	(*ModelRequest)(nil),      // 30: freshet.v1.ModelRequest
-	(*ModelResponse)(nil),     // 31: freshet.v1.ModelResponse
-	(*ScoreRequest)(nil),      // 32: freshet.v1.ScoreRequest
-	(*PipelineRequest)(nil),   // 33: freshet.v1.PipelineRequest
-	(*TableRequest)(nil),      // 34: freshet.v1.TableRequest
-	(*SnapshotRequest)(nil),   // 35: freshet.v1.SnapshotRequest
-	(*DeadRequest)(nil),       // 36: freshet.v1.DeadRequest
-	(*NodesRequest)(nil),      // 37: freshet.v1.NodesRequest
-	(*NodesResponse)(nil),     // 38: freshet.v1.NodesResponse
-	(*VerifyRequest)(nil),     // 39: freshet.v1.VerifyRequest
-	(*WaitCutRequest)(nil),    // 40: freshet.v1.WaitCutRequest
-	(*WaitCutResponse)(nil),   // 41: freshet.v1.WaitCutResponse
-	(*RowsRequest)(nil),       // 42: freshet.v1.RowsRequest
-	(*RowsResponse)(nil),      // 43: freshet.v1.RowsResponse
-	(*StageRequest)(nil),      // 44: freshet.v1.StageRequest
-	(*StageResponse)(nil),     // 45: freshet.v1.StageResponse
-	(*TrimRequest)(nil),       // 46: freshet.v1.TrimRequest
-	(*TrimResponse)(nil),      // 47: freshet.v1.TrimResponse
-	(*StatesRequest)(nil),     // 48: freshet.v1.StatesRequest
-	(*StatesResponse)(nil),    // 49: freshet.v1.StatesResponse
-	(*PartitionState)(nil),    // 50: freshet.v1.PartitionState
-	(*PartitionCopy)(nil),     // 51: freshet.v1.PartitionCopy
+	(*ViewRequest)(nil),       // 25: freshet.v1.ViewRequest
+	(*CutRequest)(nil),        // 26: freshet.v1.CutRequest
+	(*CutResponse)(nil),       // 27: freshet.v1.CutResponse
+	(*MergeRequest)(nil),      // 28: freshet.v1.MergeRequest
+	(*GateRequest)(nil),       // 29: freshet.v1.GateRequest
+	(*GateResponse)(nil),      // 30: freshet.v1.GateResponse
+	(*ModelRequest)(nil),      // 31: freshet.v1.ModelRequest
+	(*ModelResponse)(nil),     // 32: freshet.v1.ModelResponse
+	(*ScoreRequest)(nil),      // 33: freshet.v1.ScoreRequest
+	(*PipelineRequest)(nil),   // 34: freshet.v1.PipelineRequest
+	(*TableRequest)(nil),      // 35: freshet.v1.TableRequest
+	(*SnapshotRequest)(nil),   // 36: freshet.v1.SnapshotRequest
+	(*DeadRequest)(nil),       // 37: freshet.v1.DeadRequest
+	(*NodesRequest)(nil),      // 38: freshet.v1.NodesRequest
+	(*NodesResponse)(nil),     // 39: freshet.v1.NodesResponse
+	(*VerifyRequest)(nil),     // 40: freshet.v1.VerifyRequest
+	(*WaitCutRequest)(nil),    // 41: freshet.v1.WaitCutRequest
+	(*WaitCutResponse)(nil),   // 42: freshet.v1.WaitCutResponse
+	(*RowsRequest)(nil),       // 43: freshet.v1.RowsRequest
+	(*RowsResponse)(nil),      // 44: freshet.v1.RowsResponse
+	(*StageRequest)(nil),      // 45: freshet.v1.StageRequest
+	(*StageResponse)(nil),     // 46: freshet.v1.StageResponse
+	(*TrimRequest)(nil),       // 47: freshet.v1.TrimRequest
+	(*TrimResponse)(nil),      // 48: freshet.v1.TrimResponse
+	(*StatesRequest)(nil),     // 49: freshet.v1.StatesRequest
+	(*StatesResponse)(nil),    // 50: freshet.v1.StatesResponse
+	(*PartitionState)(nil),    // 51: freshet.v1.PartitionState
+	(*PartitionCopy)(nil),     // 52: freshet.v1.PartitionCopy
 }
 var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	3,  // 0: freshet.v1.Value.list:type_name -> freshet.v1.ValueList
@@ -3816,54 +3884,56 @@ var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	20, // 22: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
 	22, // 23: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
 	9,  // 24: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
-	50, // 25: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
-	51, // 26: freshet.v1.StatesResponse.copies:type_name -> freshet.v1.PartitionCopy
+	51, // 25: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
+	52, // 26: freshet.v1.StatesResponse.copies:type_name -> freshet.v1.PartitionCopy
 	6,  // 27: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
 	6,  // 28: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
 	11, // 29: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
 	14, // 30: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
 	19, // 31: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
 	23, // 32: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
-	25, // 33: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
-	27, // 34: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
-	28, // 35: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
-	30, // 36: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
-	32, // 37: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
-	33, // 38: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
-	34, // 39: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
-	35, // 40: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
-	36, // 41: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
-	37, // 42: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
-	39, // 43: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
-	40, // 44: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
-	42, // 45: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
-	44, // 46: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
-	46, // 47: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
-	48, // 48: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
-	10, // 49: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
-	10, // 50: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
-	13, // 51: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
-	17, // 52: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
-	21, // 53: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
-	24, // 54: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
-	26, // 55: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
-	18, // 56: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
-	29, // 57: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
-	31, // 58: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
-	18, // 59: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
-	18, // 60: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
-	18, // 61: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
-	18, // 62: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
-	18, // 63: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
-	38, // 64: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
-	18, // 65: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
-	41, // 66: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
-	43, // 67: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
-	45, // 68: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
-	47, // 69: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
-	49, // 70: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
-	49, // [49:71] is the sub-list for method output_type
-	27, // [27:49] is the sub-list for method input_type
+	26, // 33: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
+	28, // 34: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
+	29, // 35: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
+	31, // 36: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
+	33, // 37: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
+	34, // 38: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
+	35, // 39: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
+	36, // 40: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
+	25, // 41: freshet.v1.Admin.View:input_type -> freshet.v1.ViewRequest
+	37, // 42: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
+	38, // 43: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
+	40, // 44: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
+	41, // 45: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
+	43, // 46: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
+	45, // 47: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
+	47, // 48: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
+	49, // 49: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
+	10, // 50: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
+	10, // 51: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
+	13, // 52: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
+	17, // 53: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
+	21, // 54: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
+	24, // 55: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
+	27, // 56: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
+	18, // 57: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
+	30, // 58: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
+	32, // 59: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
+	18, // 60: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
+	18, // 61: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
+	18, // 62: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
+	18, // 63: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
+	18, // 64: freshet.v1.Admin.View:output_type -> freshet.v1.Progress
+	18, // 65: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
+	39, // 66: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
+	18, // 67: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
+	42, // 68: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
+	44, // 69: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
+	46, // 70: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
+	48, // 71: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
+	50, // 72: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
+	50, // [50:73] is the sub-list for method output_type
+	27, // [27:50] is the sub-list for method input_type
 	27, // [27:27] is the sub-list for extension type_name
 	27, // [27:27] is the sub-list for extension extendee
 	0,  // [0:27] is the sub-list for field type_name
@@ -3895,7 +3965,7 @@ func file_freshet_v1_freshet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_freshet_v1_freshet_proto_rawDesc), len(file_freshet_v1_freshet_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   50,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

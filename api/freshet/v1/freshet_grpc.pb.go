@@ -258,6 +258,7 @@ const (
 	Admin_Pipeline_FullMethodName = "/freshet.v1.Admin/Pipeline"
 	Admin_Table_FullMethodName    = "/freshet.v1.Admin/Table"
 	Admin_Snapshot_FullMethodName = "/freshet.v1.Admin/Snapshot"
+	Admin_View_FullMethodName     = "/freshet.v1.Admin/View"
 	Admin_Dead_FullMethodName     = "/freshet.v1.Admin/Dead"
 	Admin_Nodes_FullMethodName    = "/freshet.v1.Admin/Nodes"
 	Admin_Verify_FullMethodName   = "/freshet.v1.Admin/Verify"
@@ -282,6 +283,8 @@ type AdminClient interface {
 	Pipeline(ctx context.Context, in *PipelineRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Progress], error)
 	Table(ctx context.Context, in *TableRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Progress], error)
 	Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Progress], error)
+	// View pauses a view, or lets it go on: then the tables it uses are read again beside the stream.
+	View(ctx context.Context, in *ViewRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Progress], error)
 	Dead(ctx context.Context, in *DeadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Progress], error)
 	Nodes(ctx context.Context, in *NodesRequest, opts ...grpc.CallOption) (*NodesResponse, error)
 	// Verify compares what is served with the source at a new cut.
@@ -441,9 +444,28 @@ func (c *adminClient) Snapshot(ctx context.Context, in *SnapshotRequest, opts ..
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_SnapshotClient = grpc.ServerStreamingClient[Progress]
 
+func (c *adminClient) View(ctx context.Context, in *ViewRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Progress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[5], Admin_View_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ViewRequest, Progress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ViewClient = grpc.ServerStreamingClient[Progress]
+
 func (c *adminClient) Dead(ctx context.Context, in *DeadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Progress], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[5], Admin_Dead_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[6], Admin_Dead_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -472,7 +494,7 @@ func (c *adminClient) Nodes(ctx context.Context, in *NodesRequest, opts ...grpc.
 
 func (c *adminClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Progress], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[6], Admin_Verify_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[7], Admin_Verify_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -508,6 +530,8 @@ type AdminServer interface {
 	Pipeline(*PipelineRequest, grpc.ServerStreamingServer[Progress]) error
 	Table(*TableRequest, grpc.ServerStreamingServer[Progress]) error
 	Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[Progress]) error
+	// View pauses a view, or lets it go on: then the tables it uses are read again beside the stream.
+	View(*ViewRequest, grpc.ServerStreamingServer[Progress]) error
 	Dead(*DeadRequest, grpc.ServerStreamingServer[Progress]) error
 	Nodes(context.Context, *NodesRequest) (*NodesResponse, error)
 	// Verify compares what is served with the source at a new cut.
@@ -551,6 +575,9 @@ func (UnimplementedAdminServer) Table(*TableRequest, grpc.ServerStreamingServer[
 }
 func (UnimplementedAdminServer) Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[Progress]) error {
 	return status.Error(codes.Unimplemented, "method Snapshot not implemented")
+}
+func (UnimplementedAdminServer) View(*ViewRequest, grpc.ServerStreamingServer[Progress]) error {
+	return status.Error(codes.Unimplemented, "method View not implemented")
 }
 func (UnimplementedAdminServer) Dead(*DeadRequest, grpc.ServerStreamingServer[Progress]) error {
 	return status.Error(codes.Unimplemented, "method Dead not implemented")
@@ -727,6 +754,17 @@ func _Admin_Snapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_SnapshotServer = grpc.ServerStreamingServer[Progress]
 
+func _Admin_View_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ViewRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).View(m, &grpc.GenericServerStream[ViewRequest, Progress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ViewServer = grpc.ServerStreamingServer[Progress]
+
 func _Admin_Dead_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(DeadRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -823,6 +861,11 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Snapshot",
 			Handler:       _Admin_Snapshot_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "View",
+			Handler:       _Admin_View_Handler,
 			ServerStreams: true,
 		},
 		{

@@ -1,0 +1,117 @@
+package capture
+
+import (
+	"context"
+	"strings"
+
+	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
+)
+
+// A view is paused by one control record. It is resumed by another, and a snapshot of its source beside the
+// stream that begins after it. That both must come is durable first, under "resume/<slot>/<view>": a
+// capture that ends in between is followed by one that does it.
+
+func (r *Runner) resumes() string { return "resume/" + r.o.Source.Slot + "/" }
+
+// ViewPause lets a view stand still from the next commit boundary on, also over restarts.
+func (r *Runner) ViewPause(ctx context.Context, view string) error {
+	if _, err := r.turnable(view); err != nil {
+		return err
+	}
+	return r.activate(ctx, change.ActivationDetail{View: view, Action: change.Pause})
+}
+
+// ViewResume lets a view go on as soon as its source has been read again, and gives the job that reads it.
+func (r *Runner) ViewResume(ctx context.Context, view string) (Job, error) {
+	v, err := r.turnable(view)
+	if err != nil {
+		return Job{}, err
+	}
+	k := r.known[v.Source.FullName()]
+	if k == nil {
+		return Job{}, fault.New(fault.NotFound, "table %s is not captured any more", v.Source.FullName())
+	}
+	if !named(k.raw) {
+		return Job{}, unnamed(k.raw)
+	}
+	if err := r.ledger.put(ctx, r.resumes()+view, []byte("{}")); err != nil {
+		return Job{}, err
+	}
+	return r.resumeView(ctx, v)
+}
+
+// turnable gives a view that can be paused and resumed.
+func (r *Runner) turnable(view string) (*feature.View, error) {
+	v := r.o.Catalog.View(view)
+	switch {
+	case v == nil:
+		return nil, fault.New(fault.NotFound, "slot %s has no view %q", r.o.Source.Slot, view).ToMend("freshet views shows them")
+	case v.Events:
+		return nil, fault.New(fault.Usage, "view %s is of events: what it missed could not be told from what it has", view).
+			ToMend("change its definition, or end its readers")
+	case len(v.Source.KeyColumns()) == 0:
+		return nil, fault.New(fault.Usage, "table %s has no primary key, so it could not be read again while streaming goes on", v.Source.FullName()).
+			ToMend("ALTER TABLE %s ADD PRIMARY KEY (…)", v.Source.FullName())
+	case !r.ready.Load():
+		return nil, fault.New(fault.Usage, "capture has not begun, or takes its first snapshot").ToMend("ask again when it streams")
+	}
+	return v, nil
+}
+
+// activate puts an activation into every partition of this slot's groups, at the next boundary.
+func (r *Runner) activate(ctx context.Context, d change.ActivationDetail) error {
+	c, err := change.NewActivation(d)
+	if err != nil {
+		return err
+	}
+	return r.atBoundary(ctx, 0, func(ctx context.Context, l *loop) error {
+		c.Position = l.p.next()
+		c.ID = "activation " + c.Position.String()
+		c.CommitTime, c.LogTime, c.Resume = l.p.commitTime, max(l.p.logTime, l.logTime), l.p.whole
+		if err := l.p.control(ctx, c); err != nil {
+			return err
+		}
+		return l.p.commit(ctx)
+	})
+}
+
+func (r *Runner) resumeView(ctx context.Context, v *feature.View) (Job, error) {
+	if err := r.activate(ctx, change.ActivationDetail{View: v.Name, Action: change.Resume}); err != nil {
+		return Job{}, err
+	}
+	j, err := r.jobs.again(ctx, Job{Table: v.Source.FullName(), Why: "view " + v.Name + " was paused"})
+	if err != nil {
+		return Job{}, err
+	}
+	return j, r.ledger.put(ctx, r.resumes()+v.Name, nil)
+}
+
+// turnViews does what a capture before this one had promised.
+func (s *session) turnViews(ctx context.Context) error {
+	for key := range s.ledger.list(s.resumes()) {
+		name := strings.TrimPrefix(key, s.resumes())
+		v := s.o.Catalog.View(name)
+		if v == nil { // it is not defined any more
+			if err := s.ledger.put(ctx, key, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := s.resumeView(ctx, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// OfView gives the runner through whose slot a view's group is captured; nil if none here does.
+func (s *Several) OfView(view string) *Runner {
+	for _, r := range s.runners {
+		if r.o.Catalog.View(view) != nil {
+			return r
+		}
+	}
+	return nil
+}

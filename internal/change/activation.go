@@ -1,0 +1,44 @@
+package change
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/freshet-io/freshet/internal/fault"
+)
+
+// What an activation can do to a view.
+const (
+	// Pause: from this place on nothing is folded into the view.
+	Pause = "pause"
+	// Resume: the view goes on as soon as the tables it uses have been read whole after this place.
+	Resume = "resume"
+)
+
+// ActivationDetail is the detail of an activation control, as JSON.
+type ActivationDetail struct {
+	View   string `json:"view"`
+	Action string `json:"action"` // Pause or Resume
+}
+
+// NewActivation gives an activation without its place, which whoever publishes it knows.
+func NewActivation(d ActivationDetail) (Control, error) {
+	b, err := json.Marshal(d)
+	if err != nil {
+		return Control{}, fmt.Errorf("activation of %s: %w", d.View, err)
+	}
+	return Control{Kind: Activation, Detail: string(b)}, nil
+}
+
+// Activates reads the detail of an activation; what it does not know it refuses, as a later version wrote it.
+func (c *Control) Activates() (ActivationDetail, error) {
+	var d ActivationDetail
+	if err := json.Unmarshal([]byte(c.Detail), &d); err != nil {
+		return d, fault.Wrap(fault.Failed, err, "detail of %s %q", c.Kind, c.ID)
+	}
+	if d.Action != Pause && d.Action != Resume {
+		return d, fault.New(fault.Failed, "%s %q does %q to view %s, which this freshet does not know", c.Kind, c.ID, d.Action, d.View).
+			ToMend("run the version that wrote it, or a later one")
+	}
+	return d, nil
+}
