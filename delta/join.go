@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -202,6 +203,9 @@ func (f *fold) fanOut() error {
 		return cmp.Or(bytes.Compare(a.From, b.From), bytes.Compare(a.To, b.To), cmp.Compare(rank(a.Op), rank(b.Op)))
 	})
 	f.fans = slices.CompactFunc(f.fans, func(a, b fan) bool { return bytes.Equal(a.From, b.From) && bytes.Equal(a.To, b.To) })
+	if err := f.dropIdleFans(); err != nil {
+		return err
+	}
 	for len(f.fans) > 0 {
 		x := &f.fans[0]
 		v := f.views[x.View]
@@ -227,6 +231,42 @@ func (f *fold) fanOut() error {
 		}
 	}
 	return nil
+}
+
+// dropIdleFans drops those of joins that no row uses yet: a first snapshot brings joined tables row by row
+// before there is anything to join.
+func (f *fold) dropIdleFans() error {
+	idle := map[string]bool{} // by view and join
+	var bad error
+	f.fans = slices.DeleteFunc(f.fans, func(x fan) bool {
+		v := f.views[x.View]
+		if bad != nil || v == nil || !v.current || len(x.From) <= len(v.usePrefix) {
+			return false
+		}
+		of := x.From[:len(v.usePrefix)+1]
+		is, known := idle[string(of)]
+		if !known {
+			is, bad = f.unused(of)
+			idle[string(of)] = is
+		}
+		return is
+	})
+	return bad
+}
+
+// unused tells whether nothing is noted under a prefix of 0A.
+func (f *fold) unused(prefix []byte) (bool, error) {
+	for place, pks := range f.uses {
+		if len(pks) > 0 && strings.HasPrefix(place, string(prefix)) {
+			return false, nil
+		}
+	}
+	none := true
+	err := f.reader().Scan(prefix, successor(prefix), func(_, _ []byte) bool {
+		none = false
+		return false
+	})
+	return none, err
 }
 
 // rank orders what causes fans: that a row of a snapshot did is said only if nothing else did.
