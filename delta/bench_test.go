@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/freshet-io/freshet/delta/state"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/partition"
@@ -143,9 +144,11 @@ func benchFold(b *testing.B, mode string) {
 		b.StopTimer()
 		var parts [benchPartitions]*Partition
 		dir := b.TempDir()
+		// What a node has by default.
+		cache, memory := state.NewCache(256<<20), NewMemory(256<<20)
 		for i := range parts {
 			var err error
-			if parts[i], err = OpenPartition(PartitionOptions{Catalog: c, Group: "device", Partition: i, Dir: filepath.Join(dir, strconv.Itoa(i)), Schemas: benchSchemas{}}); err != nil {
+			if parts[i], err = OpenPartition(PartitionOptions{Catalog: c, Group: "device", Partition: i, Dir: filepath.Join(dir, strconv.Itoa(i)), Schemas: benchSchemas{}, Memory: memory, State: state.Options{Cache: cache, MemTable: 12 << 20}}); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -178,6 +181,7 @@ func benchFold(b *testing.B, mode string) {
 				b.Fatal(err)
 			}
 		}
+		cache.Close()
 		b.ReportMetric(float64(deltas)/n, "deltas/change")
 	}
 }

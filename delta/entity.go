@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"sort"
+	"strings"
 
 	"github.com/freshet-io/freshet/delta/aggregate"
 	"github.com/freshet-io/freshet/internal/change"
@@ -324,6 +325,40 @@ func (f *fold) soil(e *entity) {
 
 // keep writes what the batch changed of an entity.
 func (f *fold) keep(e *entity) error {
+	for _, write := range f.keepers() {
+		if err := write(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepers write one part of an entity each.
+func (f *fold) keepers() []func(*entity) error {
+	return []func(*entity) error{f.keepRows, f.keepTiles, f.keepServed, f.keepTimer}
+}
+
+// keepAll writes what the batch changed of all entities, in the order of the keys: the store takes a key fastest
+// right behind the one before.
+func (f *fold) keepAll() error {
+	f.dirty = slices.DeleteFunc(f.dirty, func(e *entity) bool { return !e.dirty }) // unloaded
+	slices.SortFunc(f.dirty, func(a, b *entity) int {
+		if a.view != b.view {
+			return bytes.Compare(a.view.servedPrefix, b.view.servedPrefix)
+		}
+		return strings.Compare(a.id, b.id)
+	})
+	for _, write := range f.keepers() {
+		for _, e := range f.dirty {
+			if err := write(e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (f *fold) keepRows(e *entity) error {
 	v := e.view
 	if err := f.mend(e); err != nil {
 		return err
@@ -341,14 +376,22 @@ func (f *fold) keep(e *entity) error {
 		}
 	}
 	clear(e.index)
+	return nil
+}
+
+func (f *fold) keepTiles(e *entity) error {
 	for i := range e.spans {
 		if err := f.keepSpan(e, i); err != nil {
 			return err
 		}
 	}
-	if err := f.setTimer(e, e.row.wake); err != nil {
-		return err
-	}
+	return nil
+}
+
+func (f *fold) keepTimer(e *entity) error { return f.setTimer(e, e.row.wake) }
+
+func (f *fold) keepServed(e *entity) error {
+	v := e.view
 	if !e.known && e.row.Status == NotFound && e.row.Version == 0 && e.life.Rows == 0 {
 		return nil
 	}

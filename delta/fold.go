@@ -127,13 +127,8 @@ func (f *fold) flush() error {
 	if !f.worked {
 		return nil
 	}
-	for _, e := range f.dirty {
-		if !e.dirty { // unloaded
-			continue
-		}
-		if err := f.keep(e); err != nil {
-			return err
-		}
+	if err := f.keepAll(); err != nil {
+		return err
 	}
 	b, err := encodeJSON(&f.meta)
 	if err != nil {

@@ -72,13 +72,8 @@ func (f *fold) spill() error {
 		}
 	}
 	f.touched = f.touched[:0]
-	for _, e := range f.dirty {
-		if !e.dirty { // unloaded
-			continue
-		}
-		if err := f.keep(e); err != nil {
-			return err
-		}
+	if err := f.keepAll(); err != nil {
+		return err
 	}
 	if err := f.out.end(f.batch); err != nil {
 		return err
