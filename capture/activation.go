@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/freshet-io/freshet/internal/change"
@@ -9,11 +10,15 @@ import (
 	"github.com/freshet-io/freshet/internal/feature"
 )
 
-// A view is paused by one control record. It is resumed by another, and a snapshot of its source beside the
-// stream that begins after it. That both must come is durable first, under "resume/<slot>/<view>": a
+// A view is paused by one control record. It is resumed by another, and snapshots of the tables it uses beside
+// the stream, its source last, that begin after it. That both must come is durable first, under "resume/<slot>/<view>": a
 // capture that ends in between is followed by one that does it.
 
 func (r *Runner) resumes() string { return "resume/" + r.o.Source.Slot + "/" }
+
+// ResumeKey is the entry of the registry, with any value, for which the capture of a slot resumes a view when it
+// takes over.
+func ResumeKey(slot, view string) string { return "resume/" + slot + "/" + view }
 
 // ViewPause lets a view stand still from the next commit boundary on, also over restarts.
 func (r *Runner) ViewPause(ctx context.Context, view string) error {
@@ -23,7 +28,8 @@ func (r *Runner) ViewPause(ctx context.Context, view string) error {
 	return r.activate(ctx, change.ActivationDetail{View: view, Action: change.Pause})
 }
 
-// ViewResume lets a view go on as soon as its source has been read again, and gives the job that reads it.
+// ViewResume lets a view go on as soon as the tables it uses have been read again, and gives the job that reads the
+// last of them, its source.
 func (r *Runner) ViewResume(ctx context.Context, view string) (Job, error) {
 	v, err := r.turnable(view)
 	if err != nil {
@@ -81,9 +87,19 @@ func (r *Runner) resumeView(ctx context.Context, v *feature.View) (Job, error) {
 	if err := r.activate(ctx, change.ActivationDetail{View: v.Name, Action: change.Resume}); err != nil {
 		return Job{}, err
 	}
-	j, err := r.jobs.again(ctx, Job{Table: v.Source.FullName(), Why: "view " + v.Name + " was paused"})
-	if err != nil {
-		return Job{}, err
+	var tables []string
+	for _, j := range v.Joins {
+		if t := j.Table.FullName(); t != v.Source.FullName() && !slices.Contains(tables, t) {
+			tables = append(tables, t)
+		}
+	}
+	tables = append(tables, v.Source.FullName())
+	var j Job
+	for rank, t := range tables {
+		var err error
+		if j, err = r.jobs.again(ctx, Job{Table: t, Why: "view " + v.Name + " is new, or was paused", Rank: rank}); err != nil {
+			return Job{}, err
+		}
 	}
 	return j, r.ledger.put(ctx, r.resumes()+v.Name, nil)
 }
@@ -93,10 +109,7 @@ func (s *session) turnViews(ctx context.Context) error {
 	for key := range s.ledger.list(s.resumes()) {
 		name := strings.TrimPrefix(key, s.resumes())
 		v := s.o.Catalog.View(name)
-		if v == nil { // it is not defined any more
-			if err := s.ledger.put(ctx, key, nil); err != nil {
-				return err
-			}
+		if v == nil { // it is not defined, or not yet
 			continue
 		}
 		if _, err := s.resumeView(ctx, v); err != nil {

@@ -1,7 +1,9 @@
 package delta
 
 import (
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/freshet-io/freshet/internal/change"
 )
@@ -41,4 +43,32 @@ func (f *fold) activation(c *change.Control) error {
 	s.Tables = slices.Clone(s.Tables)
 	f.meta.Stopped[v.Name] = s
 	return nil
+}
+
+// added lets views stand still that this state has never seen: of what came before there is nothing in it.
+// In which place of the log a process first sees them is no matter, as nothing of them is shown before
+// the end of the snapshots that bring their rows.
+func (p *Partition) added(m *Meta) {
+	for _, v := range p.order {
+		if !p.o.Added[v.Name] || m.Added[v.Name] {
+			continue
+		}
+		s := Stopped{Position: m.Position, LogTime: m.LogTime, Generation: v.Generation, Added: true}
+		for _, j := range v.Joins {
+			if t := j.Table.FullName(); !slices.Contains(s.Tables, t) && t != v.Source.FullName() {
+				s.Tables = append(s.Tables, t)
+			}
+		}
+		s.Tables = append(s.Tables, v.Source.FullName())
+		s.Reason = "it is new, and the tables it uses have not been read yet"
+		s.Mend = "wait for it: freshet snapshot list; if none of " + strings.Join(s.Tables, ", ") + " runs: freshet resume " + v.Name
+		m.Added, m.Stopped = maps.Clone(m.Added), maps.Clone(m.Stopped)
+		if m.Added == nil {
+			m.Added = map[string]bool{}
+		}
+		if m.Stopped == nil {
+			m.Stopped = map[string]Stopped{}
+		}
+		m.Added[v.Name], m.Stopped[v.Name] = true, s
+	}
 }

@@ -28,6 +28,7 @@ type Meta struct {
 	Done       bool               `json:"snapshot_done"`
 	Beside     map[string]Beside  `json:"beside,omitempty"`  // snapshots beside the stream, by table
 	Stopped    map[string]Stopped `json:"stopped,omitempty"` // views that stand still
+	Added      map[string]bool    `json:"added,omitempty"`   // views that were new to this state once; never written to
 	LastCut    string             `json:"last_cut"`
 	Stats      Stats              `json:"stats"`
 }

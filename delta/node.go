@@ -26,6 +26,8 @@ type NodeOptions struct {
 	Catalog  *feature.Catalog
 	Topics   *topic.Client
 	Registry *topic.Registry
+	// Added are views that were added since the epoch began; see [PartitionOptions].
+	Added map[string]bool
 	// Memory is what the state may use, in bytes; 0 means 512 MiB. Half is what partitions hold beside their stores,
 	// entities above all. The other half is their memory tables, two of each partition, one that is written and one
 	// that is flushed, of 2 to 64 MiB, and the block cache, which has what those leave: an eighth at least.

@@ -127,7 +127,7 @@ func (o *NodeOptions) memTable() uint64 {
 func (s *slot) openState() (*Partition, error) {
 	o := &s.n.o
 	return OpenPartition(PartitionOptions{
-		Catalog: o.Catalog, Group: s.group.Name, Partition: s.number, Dir: s.dir(),
+		Catalog: o.Catalog, Group: s.group.Name, Partition: s.number, Dir: s.dir(), Added: o.Added,
 		State: state.Options{Cache: s.n.cache, MemTable: o.memTable(), Fatal: o.Events.Fatal}, Schemas: o.Registry, Memory: s.n.memory, Point: o.Point,
 	})
 }

@@ -35,6 +35,9 @@ type PartitionOptions struct {
 	// Memory bounds what is held beside the store; shared between the partitions of a node. nil: one of
 	// its own.
 	Memory *Memory
+	// Added are views that were added when the group had a log: in a state that does not know them they
+	// stand still until the tables they use have been read whole.
+	Added map[string]bool
 	// BatchBytes is about how much one batch writes at most, in bytes, but for its last cell; 0 means 8 MiB.
 	BatchBytes          int
 	fanBytes, fanServed int // for tests; 0: the constants
@@ -127,6 +130,10 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, closing(err, store.Close))
 	}
 	maps.DeleteFunc(p.meta.Stopped, p.outdated)
+	p.added(&p.meta)
+	if p.wide != nil {
+		p.added(&p.wide.Meta)
+	}
 	stopped := p.meta.Stopped
 	p.stopped.Store(&stopped)
 	p.cache = cache{memory: o.Memory, views: p.order}

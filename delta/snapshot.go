@@ -88,12 +88,15 @@ func (f *fold) snapshotBegin(c *change.Control) error {
 		}
 	}
 	f.meta.Beside = nil
-	for name := range f.meta.Stopped {
+	for name, s := range f.meta.Stopped {
+		if s.Added && f.meta.Snapshot == "" { // the log is folded from its beginning: there the view was not yet
+			continue
+		}
 		if err := f.touchAll(f.views[name]); err != nil {
 			return err
 		}
+		delete(f.meta.Stopped, name)
 	}
-	f.meta.Stopped = nil
 	if f.meta.Snapshot != "" {
 		for _, v := range f.order {
 			if err := f.truncateView(v); err != nil {

@@ -29,6 +29,7 @@ type Stopped struct {
 	Mend       string            `json:"mend"`
 	Tables     []string          `json:"tables"` // to be read whole again; the view's source is the last
 	Mending    bool              `json:"mending,omitempty"`
+	Added      bool              `json:"added,omitempty"`  // it is new, and has no rows yet
 	Paused     bool              `json:"paused,omitempty"` // somebody wants it so: no snapshot mends it
 }
 

@@ -87,7 +87,6 @@ func TestDefinitionsThatChange(t *testing.T) {
 	refused("another condition", small, roles{}, "where: n != 100 → n != 5)\n  to mend: freshet plan shows the change and its price; freshet up --new-snapshot")
 	life("another condition, with a new snapshot", small, roles{newSnapshot: true}, "A", freshetv1.Status_NOT_FOUND)
 	two := small + "---\n" + strings.Replace(strings.Replace(small[strings.Index(small, "kind: FeatureView"):strings.Index(small, "---\nkind: FeatureSet")], "name: spent", "name: other", 1), "n != 5", "n != 6", 1)
-	refused("a view more", two, roles{}, "view other (additive; new)\n  to mend: freshet plan shows the change and its price; freshet up --new-snapshot")
 	life("a view more, with a new snapshot", two, roles{newSnapshot: true}, "B", freshetv1.Status_PRESENT)
 	less := strings.Replace(two, "---\nkind: FeatureSet\nname: inputs\nfeatures: [spent.items]\n", "", 1)
 	refused("a set less", less, roles{}, "set inputs (destructive; gone)\n  to mend: freshet plan shows the change; --allow-drop makes it")

@@ -25,7 +25,7 @@ func applyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "apply [-f DIR] -c FILE", Short: "Check definitions and keep them as those that the next start runs",
 		Long: "Check definitions, show the plan, and keep them in the registry topic as those that the next start of up, capture or node runs.\n" +
-			"This version makes changes at a start: one that needs more is refused, with the way.",
+			"This version makes changes at a start: one that needs more is refused, with the way. A view more is read beside the stream.",
 		Example: "  freshet apply -c freshet.yaml --dry-run\n  freshet apply -f next/definitions -c freshet.yaml --allow-drop", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := config.Load(o.file, os.LookupEnv)
@@ -42,8 +42,12 @@ func applyCommand() *cobra.Command {
 			if err := admissible(p.steps, false, allowDrop); err != nil || dryRun {
 				return err
 			}
+			wanted, err := wants(cfg, p.catalog.Definitions)
+			if err != nil {
+				return err
+			}
 			there, err := withRegistry(c.Context(), cfg, func(_ string, r *topic.Registry) error {
-				return r.KeepDefinitions(c.Context(), p.catalog.Definitions)
+				return keepDefinitions(c.Context(), r, p.catalog.Definitions, p.steps, wanted.parts)
 			})
 			if err != nil {
 				return err
@@ -70,15 +74,23 @@ func (s *system) admit(ctx context.Context, tables []*feature.Table) error {
 	if err != nil {
 		return err
 	}
+	var steps []plan.Step
 	if kept != nil {
-		steps := plan.Compare(plan.Set{Definitions: kept, Tables: tables}, plan.Set{Definitions: s.defs, Tables: tables}, plan.Options{})
+		steps = plan.Compare(plan.Set{Definitions: kept, Tables: tables}, plan.Set{Definitions: s.defs, Tables: tables}, plan.Options{})
 		if err := admissible(steps, s.roles.newSnapshot, s.roles.allowDrop); err != nil {
 			return err
 		}
 	}
-	if err := s.registry.KeepDefinitions(ctx, s.defs); err != nil {
+	if s.roles.newSnapshot {
+		if err := s.forgetAdded(ctx); err != nil {
+			return err
+		}
+		steps = nil
+	}
+	if err := keepDefinitions(ctx, s.registry, s.defs, steps, s.wanted.parts); err != nil {
 		return err
 	}
+	s.added = s.registry.Added()
 	return leaveCopy(s.cfg, s.defs)
 }
 
@@ -98,7 +110,7 @@ func admissible(steps []plan.Step, newSnapshot, allowDrop bool) error {
 		}
 		of = ""
 		drop := s.Effect == plan.Destructive && s.Way == plan.AtStart && !allowDrop
-		if !drop && (s.Way == "" || s.Way == plan.AtStart || s.Way == plan.NewSnapshot && newSnapshot) {
+		if !drop && (s.Way == "" || s.Way == plan.AtStart || s.Way == plan.Backfill || s.Way == plan.NewSnapshot && newSnapshot) {
 			continue
 		}
 		dropped = dropped || drop

@@ -63,6 +63,7 @@ type system struct {
 	wanted   *wanted
 	defs     *feature.Definitions
 	catalog  *feature.Catalog
+	added    map[string]bool // views that are new since the epoch began
 	topics   *topic.Client
 	registry *topic.Registry
 	runner   *capture.Several

@@ -309,6 +309,8 @@ func Readers(s Step) string {
 		return "runs from the start on are of the new definition; what was published stays"
 	case s.Way == AtStart && s.Effect == Destructive:
 		return "it does not run from the start on; what was published stays"
+	case s.Way == Backfill:
+		return "from the next start on its lookups are UNAVAILABLE and say why, until its tables have been read beside the stream; then all its rows are there at one place, and its deltas begin, with the cause snapshot. Nothing changes for other views"
 	case s.Way == NewSnapshot:
 		return "freshet up --new-snapshot reads all tables again: until the rows of an entity have been read, its lookups are NOT_FOUND, in every view; deltas have the cause snapshot"
 	case s.Way == Beside:

@@ -63,6 +63,8 @@ type Way string
 const (
 	// AtStart: the process that starts next has it.
 	AtStart Way = "at start"
+	// Backfill: the process that starts next reads the tables concerned beside the stream, which goes on.
+	Backfill Way = "backfill"
 	// NewSnapshot: a new epoch begins, and everything is computed anew from the tables as they are.
 	NewSnapshot Way = "new snapshot"
 	// Beside: what is kept is laid out by the old definition: the new one is run beside it, under another name.
@@ -71,7 +73,7 @@ const (
 
 // Hardest gives the way by which all steps can be made; "" where there is nothing to make.
 func Hardest(steps []Step) Way {
-	ways := []Way{"", AtStart, NewSnapshot, Beside}
+	ways := []Way{"", AtStart, Backfill, NewSnapshot, Beside}
 	worst := 0
 	for _, s := range steps {
 		worst = max(worst, slices.Index(ways, s.Way))

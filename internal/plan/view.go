@@ -20,13 +20,24 @@ func (c *comparison) views() {
 	for _, p := range pairs(c.runs.Definitions.Views, c.wanted.Definitions.Views, id) {
 		switch {
 		case p.old == nil:
-			c.add("view", p.name, Additive, p.meta, c.price(p.fresh.(feature.FeatureView)), "new")
+			fresh := p.fresh.(feature.FeatureView)
+			c.add("view", p.name, Additive, p.meta, c.price(fresh), "new")
+			if c.fillable(fresh) {
+				c.steps[len(c.steps)-1].Way = Backfill
+			}
 		case p.fresh == nil:
 			c.add("view", p.name, Destructive, p.meta, nil, "gone, with its "+strconv.Itoa(len(c.columns(c.runs, p.old.(feature.FeatureView))))+" features")
 		default:
 			c.view(p.old.(feature.FeatureView), p.fresh.(feature.FeatureView))
 		}
 	}
+}
+
+// fillable tells whether a new view can be computed beside the stream: its rows are in the tables as they are,
+// and its group has a log. Events that are late by now, or came out of order, are not told apart in a table.
+func (c *comparison) fillable(v feature.FeatureView) bool {
+	has := slices.ContainsFunc(c.runs.Definitions.Groups, func(g feature.PartitionGroup) bool { return g.Name == v.Group })
+	return spelled(v).Mode == "rows" && has && !c.moved[v.Group]
 }
 
 // view compares one view, then its features.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/freshet-io/freshet/internal/feature"
 )
@@ -45,4 +46,26 @@ func (c *Client) HasRegistry(ctx context.Context) (bool, error) {
 		return false, fmt.Errorf("topic %s: %w", c.Registry(), err)
 	}
 	return topics.Has(c.Registry()), nil
+}
+
+// addedPrefix is followed by a view's name: it was added when its group had a log already.
+const addedPrefix = "added/"
+
+// Added gives the views that were added since the epoch began, as of the last refresh.
+func (r *Registry) Added() map[string]bool {
+	out := map[string]bool{}
+	for _, kv := range r.List(addedPrefix) {
+		out[strings.TrimPrefix(kv.Key, addedPrefix)] = true
+	}
+	return out
+}
+
+// AddView notes that a view is added, before the definitions with it are kept.
+func (r *Registry) AddView(ctx context.Context, view string) error {
+	return r.Put(ctx, addedPrefix+view, []byte("{}"))
+}
+
+// ForgetAdded takes the note away: a new epoch computes the view like all others.
+func (r *Registry) ForgetAdded(ctx context.Context, view string) error {
+	return r.Put(ctx, addedPrefix+view, nil)
 }
