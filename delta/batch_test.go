@@ -80,7 +80,7 @@ func TestBatchesLeaveNoTrace(t *testing.T) {
 	}{
 		{"rows", catalog(t), func(r *rand.Rand) *log { l, _ := history(r, 80); return l }},
 		{"snapshots", catalog(t), func(r *rand.Rand) *log { return rereadHistory(r, 60, true).l }},
-		{"events", eventsCatalog(t, 1), func(r *rand.Rand) *log { l, _, _ := eventHistory(r, 80); return l }},
+		{"events", eventsCatalog(t), func(r *rand.Rand) *log { l, _, _ := eventHistory(r, 80); return l }},
 		{"joins", ridesCatalog(t), func(r *rand.Rand) *log { return rideHistory(r, 100).l }},
 	} {
 		var registry Schemas = schemas{}

@@ -14,13 +14,13 @@ import (
 
 const lateness = 12 * 60 * minute
 
-func eventsCatalog(t testing.TB, partitions int) *feature.Catalog {
+func eventsCatalog(t testing.TB) *feature.Catalog {
 	t.Helper()
 	hours := func(n int) []feature.Duration {
 		return []feature.Duration{feature.Duration(time.Duration(n) * time.Hour)}
 	}
 	c, err := feature.Resolve(&feature.Definitions{
-		Groups: []feature.PartitionGroup{{Name: "plane", Key: feature.GroupKey{Name: "plane", Type: "string"}, Partitions: partitions}},
+		Groups: []feature.PartitionGroup{{Name: "plane", Key: feature.GroupKey{Name: "plane", Type: "string"}, Partitions: 1}},
 		Views: []feature.FeatureView{{
 			Name: "delays", Group: "plane", Entity: []string{"plane"}, Source: "public.trips", Mode: "events",
 			Lateness: feature.Duration(12 * time.Hour), TTL: feature.Duration(3 * 24 * time.Hour),
@@ -185,7 +185,7 @@ func eventHistory(r *rand.Rand, steps int) (*log, *eventModel, map[string]map[st
 // was no insertion is in the dead topic, counted; nothing is kept of single rows.
 func TestEventsEqualAPlainModel(t *testing.T) {
 	s := seed(t)
-	c := eventsCatalog(t, 1)
+	c := eventsCatalog(t)
 	for n := range uint64(10) {
 		r := rand.New(rand.NewPCG(s, n))
 		l, m, cuts := eventHistory(r, 80)
@@ -223,7 +223,7 @@ func TestEventsEqualAPlainModel(t *testing.T) {
 // What the stream inserts while an epoch's snapshot is taken counts once when the snapshot brings it
 // too; a snapshot beside the stream is left out; a new epoch begins anew.
 func TestEventsAndSnapshots(t *testing.T) {
-	c := eventsCatalog(t, 1)
+	c := eventsCatalog(t)
 	row := func(id int64, plane string, delay int64) []feature.Value {
 		return []feature.Value{feature.OfInt(id), feature.OfString(plane), feature.OfMicros(1000*day - 2*60*minute), feature.OfInt(delay)}
 	}

@@ -59,6 +59,7 @@ type Partition struct {
 	pending []pending         // of the cell that is not whole yet
 	work    *fold
 	cache   cache
+	hot     hot
 	wide    *wide // how far a wide cell is that was left in the middle
 
 	stopped atomic.Pointer[map[string]Stopped] // of meta, for lookups

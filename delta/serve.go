@@ -191,6 +191,7 @@ func (f *fold) derive(v *view, values []feature.Value) []feature.Value {
 // touch notes an entity that must be computed anew at the end of the cell; of several causes the
 // strongest stays.
 func (f *fold) touch(e *entity, cause change.Cause) {
+	f.hot.note(f.stats.Changes, e.key[0], cause)
 	if e.cell != f.cells {
 		e.cell, e.cause = f.cells, cause
 		f.touched = append(f.touched, e)

@@ -121,6 +121,12 @@ func (c *partitions) Describe(out chan<- *prometheus.Desc) {
 	for _, g := range gauges() {
 		out <- g.desc()
 	}
+	out <- hotShare()
+}
+
+// hotShare is told without the key, which would be a label of any number of values: freshet nodes names it.
+func hotShare() *prometheus.Desc {
+	return gauge{name: "hot_key_share", help: "Part of the partition's changes of late that its most frequent key has, 0 to 1."}.desc()
 }
 
 // Collect implements prometheus.Collector.
@@ -133,6 +139,15 @@ func (c *partitions) Collect(out chan<- prometheus.Metric) {
 				m := p.Meta()
 				out <- prometheus.MustNewConstMetric(desc, g.kind, g.of(&m, now), group.Name, strconv.Itoa(p.Number()))
 			}
+		}
+	}
+	for _, group := range c.o.Node.Catalog().Groups {
+		for _, p := range c.o.Node.Partitions(group.Name) {
+			share := 0.0
+			if hot := p.HotKeys(); len(hot) > 0 {
+				share = hot[0].Share
+			}
+			out <- prometheus.MustNewConstMetric(hotShare(), prometheus.GaugeValue, share, group.Name, strconv.Itoa(p.Number()))
 		}
 	}
 }

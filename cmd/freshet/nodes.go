@@ -105,6 +105,7 @@ func (a admin) Nodes(context.Context, *freshetv1.NodesRequest) (*freshetv1.Nodes
 			if p := here[i]; p != nil {
 				m := p.Meta()
 				lag.Position, lag.LogTime, lag.CommitTime, lag.Resume = m.Position.String(), m.LogTime, m.CommitTime, m.Resume.String()
+				out.Traffic = append(out.Traffic, traffic(p, m.Stats.Changes))
 			}
 			out.Partitions = append(out.Partitions, lag)
 		}
@@ -123,8 +124,12 @@ func nodesCommand() *cobra.Command {
 			return json.NewEncoder(os.Stdout).Encode(r)
 		}
 		slices.SortStableFunc(r.Partitions, func(a, b *freshetv1.PartitionLag) int { return cmp.Compare(a.Node, b.Node) })
+		has := map[string]*freshetv1.PartitionTraffic{}
+		for _, t := range r.Traffic {
+			has[fmt.Sprint(t.Group, "/", t.Partition)] = t
+		}
 		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "NODE\tGROUP\tPARTITION\tPOSITION\tLOG TIME")
+		fmt.Fprintln(w, "NODE\tGROUP\tPARTITION\tPOSITION\tLOG TIME\tCHANGES\tHOT KEYS")
 		for _, p := range r.Partitions {
 			node, at := p.Node, "-"
 			if node == "" {
@@ -134,8 +139,18 @@ func nodesCommand() *cobra.Command {
 			if p.Position != "" {
 				at, when = p.Position, instant(&p.LogTime)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%v\n", node, p.Group, p.Partition, at, when)
+			changes, hot := "-", "-"
+			if t := has[fmt.Sprint(p.Group, "/", p.Partition)]; t != nil {
+				changes, hot = fmt.Sprint(t.Changes), hotNames(t)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%v\t%s\t%s\n", node, p.Group, p.Partition, at, when, changes, hot)
 		}
-		return w.Flush()
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		for _, line := range uneven(r.Traffic) {
+			fmt.Fprintln(os.Stderr, line)
+		}
+		return nil
 	})
 }

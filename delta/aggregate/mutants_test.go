@@ -1,16 +1,13 @@
 package aggregate
 
 import (
-	"encoding/json"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
+
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 // mutants break one rule of taking rows back each.
-var mutants = []struct{ what, file, from, to string }{
+var mutants = [][4]string{
 	{"a count is not taken back", "aggregate.go", "\ta.N--\n\tswitch {", "\tif op.Agg != feature.Count {\n\t\ta.N--\n\t}\n\tswitch {"},
 	{"an exact sum is not taken back", "aggregate.go", "return a.plus(feature.NegDecimal(exactly(v))) == nil", "return true"},
 	{"an accumulator is not emptied", "aggregate.go", "\tcase a.N == 0:\n\t\ta.reset()\n\t\treturn true\n\tcase op.Agg == feature.Count, op.Ignore:", "\tcase op.Agg == feature.Count, op.Ignore:"},
@@ -33,52 +30,7 @@ var mutants = []struct{ what, file, from, to string }{
 	{"a sketch takes back nothing", "distinct.go", "func (s *hyper) retract(*Op, feature.Value, Row) bool { return false }", "func (s *hyper) retract(*Op, feature.Value, Row) bool { return true }"},
 }
 
-// With any one rule broken some test fails. It builds the package anew for each, so it runs only where
-// MUTANTS is set.
+// With any one rule broken some test fails.
 func TestMutantsAreFound(t *testing.T) {
-	only := os.Getenv("MUTANTS")
-	if only == "" {
-		t.Skip("set MUTANTS=1, or to a part of one's name: all take some minutes")
-	}
-	for _, m := range mutants {
-		if only != "1" && !strings.Contains(m.what, only) {
-			continue
-		}
-		source, err := os.ReadFile(m.file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Count(string(source), m.from) != 1 {
-			t.Errorf("%s: the place is not there once", m.what)
-			continue
-		}
-		dir := t.TempDir()
-		mutant := filepath.Join(dir, m.file)
-		if err := os.WriteFile(mutant, []byte(strings.Replace(string(source), m.from, m.to, 1)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		original, err := filepath.Abs(m.file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		overlay, err := json.Marshal(map[string]map[string]string{"Replace": {original: mutant}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(dir, "overlay.json")
-		if err := os.WriteFile(file, overlay, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-overlay", file, "-run", "Random|Retraction", ".")
-		cmd.Env = append(os.Environ(), "MUTANTS=", "HISTORIES=60")
-		out, err := cmd.CombinedOutput()
-		switch {
-		case err == nil:
-			t.Errorf("%s: no test fails", m.what)
-		case strings.Contains(string(out), "[build failed]"):
-			t.Errorf("%s: it does not build:\n%s", m.what, out)
-		default:
-			t.Logf("found: %s", m.what)
-		}
-	}
+	testkit.Mutants(t, mutants, "Random|Retraction", "HISTORIES=60")
 }

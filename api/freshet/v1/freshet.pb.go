@@ -2759,6 +2759,7 @@ func (*NodesRequest) Descriptor() ([]byte, []int) {
 type NodesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Partitions    []*PartitionLag        `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	Traffic       []*PartitionTraffic    `protobuf:"bytes,2,rep,name=traffic,proto3" json:"traffic,omitempty"` // of the partitions of the node that was asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2800,6 +2801,144 @@ func (x *NodesResponse) GetPartitions() []*PartitionLag {
 	return nil
 }
 
+func (x *NodesResponse) GetTraffic() []*PartitionTraffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+// PartitionTraffic says what a partition has to do: changes since its state began, and the keys that it saw most
+// often of late.
+type PartitionTraffic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Changes       uint64                 `protobuf:"varint,3,opt,name=changes,proto3" json:"changes,omitempty"`
+	HotKeys       []*HotKey              `protobuf:"bytes,4,rep,name=hot_keys,json=hotKeys,proto3" json:"hot_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartitionTraffic) Reset() {
+	*x = PartitionTraffic{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartitionTraffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartitionTraffic) ProtoMessage() {}
+
+func (x *PartitionTraffic) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartitionTraffic.ProtoReflect.Descriptor instead.
+func (*PartitionTraffic) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PartitionTraffic) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PartitionTraffic) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *PartitionTraffic) GetChanges() uint64 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
+func (x *PartitionTraffic) GetHotKeys() []*HotKey {
+	if x != nil {
+		return x.HotKeys
+	}
+	return nil
+}
+
+// share is of the partition's changes, 0 to 1, too high by over at most.
+type HotKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Share         float64                `protobuf:"fixed64,2,opt,name=share,proto3" json:"share,omitempty"`
+	Over          float64                `protobuf:"fixed64,3,opt,name=over,proto3" json:"over,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HotKey) Reset() {
+	*x = HotKey{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HotKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HotKey) ProtoMessage() {}
+
+func (x *HotKey) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HotKey.ProtoReflect.Descriptor instead.
+func (*HotKey) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *HotKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *HotKey) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *HotKey) GetOver() float64 {
+	if x != nil {
+		return x.Over
+	}
+	return 0
+}
+
 type VerifyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Views         []string               `protobuf:"bytes,1,rep,name=views,proto3" json:"views,omitempty"`
@@ -2809,7 +2948,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2821,7 +2960,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2834,7 +2973,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{38}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *VerifyRequest) GetViews() []string {
@@ -2856,7 +2995,7 @@ type WaitCutRequest struct {
 
 func (x *WaitCutRequest) Reset() {
 	*x = WaitCutRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3007,7 @@ func (x *WaitCutRequest) String() string {
 func (*WaitCutRequest) ProtoMessage() {}
 
 func (x *WaitCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3020,7 @@ func (x *WaitCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitCutRequest.ProtoReflect.Descriptor instead.
 func (*WaitCutRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{39}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WaitCutRequest) GetGroup() string {
@@ -2924,7 +3063,7 @@ type WaitCutResponse struct {
 
 func (x *WaitCutResponse) Reset() {
 	*x = WaitCutResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3075,7 @@ func (x *WaitCutResponse) String() string {
 func (*WaitCutResponse) ProtoMessage() {}
 
 func (x *WaitCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3088,7 @@ func (x *WaitCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitCutResponse.ProtoReflect.Descriptor instead.
 func (*WaitCutResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{40}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WaitCutResponse) GetCutJson() []byte {
@@ -2984,7 +3123,7 @@ type RowsRequest struct {
 
 func (x *RowsRequest) Reset() {
 	*x = RowsRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2996,7 +3135,7 @@ func (x *RowsRequest) String() string {
 func (*RowsRequest) ProtoMessage() {}
 
 func (x *RowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3009,7 +3148,7 @@ func (x *RowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsRequest.ProtoReflect.Descriptor instead.
 func (*RowsRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{41}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RowsRequest) GetView() string {
@@ -3043,7 +3182,7 @@ type RowsResponse struct {
 
 func (x *RowsResponse) Reset() {
 	*x = RowsResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3194,7 @@ func (x *RowsResponse) String() string {
 func (*RowsResponse) ProtoMessage() {}
 
 func (x *RowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3207,7 @@ func (x *RowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsResponse.ProtoReflect.Descriptor instead.
 func (*RowsResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{42}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RowsResponse) GetRows() [][]byte {
@@ -3087,7 +3226,7 @@ type StageRequest struct {
 
 func (x *StageRequest) Reset() {
 	*x = StageRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3099,7 +3238,7 @@ func (x *StageRequest) String() string {
 func (*StageRequest) ProtoMessage() {}
 
 func (x *StageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3112,7 +3251,7 @@ func (x *StageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageRequest.ProtoReflect.Descriptor instead.
 func (*StageRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{43}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StageRequest) GetOrderJson() []byte {
@@ -3131,7 +3270,7 @@ type StageResponse struct {
 
 func (x *StageResponse) Reset() {
 	*x = StageResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3282,7 @@ func (x *StageResponse) String() string {
 func (*StageResponse) ProtoMessage() {}
 
 func (x *StageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3295,7 @@ func (x *StageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageResponse.ProtoReflect.Descriptor instead.
 func (*StageResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{44}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StageResponse) GetBucketJson() []byte {
@@ -3177,7 +3316,7 @@ type TrimRequest struct {
 
 func (x *TrimRequest) Reset() {
 	*x = TrimRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3328,7 @@ func (x *TrimRequest) String() string {
 func (*TrimRequest) ProtoMessage() {}
 
 func (x *TrimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3341,7 @@ func (x *TrimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimRequest.ProtoReflect.Descriptor instead.
 func (*TrimRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{45}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TrimRequest) GetView() string {
@@ -3234,7 +3373,7 @@ type TrimResponse struct {
 
 func (x *TrimResponse) Reset() {
 	*x = TrimResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3246,7 +3385,7 @@ func (x *TrimResponse) String() string {
 func (*TrimResponse) ProtoMessage() {}
 
 func (x *TrimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3259,7 +3398,7 @@ func (x *TrimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimResponse.ProtoReflect.Descriptor instead.
 func (*TrimResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{46}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{48}
 }
 
 type StatesRequest struct {
@@ -3270,7 +3409,7 @@ type StatesRequest struct {
 
 func (x *StatesRequest) Reset() {
 	*x = StatesRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3282,7 +3421,7 @@ func (x *StatesRequest) String() string {
 func (*StatesRequest) ProtoMessage() {}
 
 func (x *StatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3295,7 +3434,7 @@ func (x *StatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatesRequest.ProtoReflect.Descriptor instead.
 func (*StatesRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{47}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{49}
 }
 
 // copies are the states that the node folds on, its own and warm ones.
@@ -3309,7 +3448,7 @@ type StatesResponse struct {
 
 func (x *StatesResponse) Reset() {
 	*x = StatesResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3460,7 @@ func (x *StatesResponse) String() string {
 func (*StatesResponse) ProtoMessage() {}
 
 func (x *StatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3473,7 @@ func (x *StatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatesResponse.ProtoReflect.Descriptor instead.
 func (*StatesResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{48}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StatesResponse) GetPartitions() []*PartitionState {
@@ -3364,7 +3503,7 @@ type PartitionState struct {
 
 func (x *PartitionState) Reset() {
 	*x = PartitionState{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3376,7 +3515,7 @@ func (x *PartitionState) String() string {
 func (*PartitionState) ProtoMessage() {}
 
 func (x *PartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3389,7 +3528,7 @@ func (x *PartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionState.ProtoReflect.Descriptor instead.
 func (*PartitionState) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{49}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PartitionState) GetGroup() string {
@@ -3432,7 +3571,7 @@ type PartitionCopy struct {
 
 func (x *PartitionCopy) Reset() {
 	*x = PartitionCopy{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[50]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3444,7 +3583,7 @@ func (x *PartitionCopy) String() string {
 func (*PartitionCopy) ProtoMessage() {}
 
 func (x *PartitionCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[50]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3457,7 +3596,7 @@ func (x *PartitionCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionCopy.ProtoReflect.Descriptor instead.
 func (*PartitionCopy) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{50}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PartitionCopy) GetGroup() string {
@@ -3702,11 +3841,21 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\x05stage\x18\x02 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x14\n" +
 	"\x05place\x18\x04 \x01(\tR\x05place\"\x0e\n" +
-	"\fNodesRequest\"I\n" +
+	"\fNodesRequest\"\x81\x01\n" +
 	"\rNodesResponse\x128\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2\x18.freshet.v1.PartitionLagR\n" +
-	"partitions\"%\n" +
+	"partitions\x126\n" +
+	"\atraffic\x18\x02 \x03(\v2\x1c.freshet.v1.PartitionTrafficR\atraffic\"\x8f\x01\n" +
+	"\x10PartitionTraffic\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x18\n" +
+	"\achanges\x18\x03 \x01(\x04R\achanges\x12-\n" +
+	"\bhot_keys\x18\x04 \x03(\v2\x12.freshet.v1.HotKeyR\ahotKeys\"D\n" +
+	"\x06HotKey\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\x01R\x05share\x12\x12\n" +
+	"\x04over\x18\x03 \x01(\x01R\x04over\"%\n" +
 	"\rVerifyRequest\x12\x14\n" +
 	"\x05views\x18\x01 \x03(\tR\x05views\"j\n" +
 	"\x0eWaitCutRequest\x12\x14\n" +
@@ -3802,7 +3951,7 @@ func file_freshet_v1_freshet_proto_rawDescGZIP() []byte {
 }
 
 var file_freshet_v1_freshet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_freshet_v1_freshet_proto_goTypes = []any{
 	(Encoding)(0),             // 0: freshet.v1.Encoding
 	(Status)(0),               // 1: freshet.v1.Status
@@ -3844,19 +3993,21 @@ var file_freshet_v1_freshet_proto_goTypes = []any{
 	(*DeadRequest)(nil),       // 37: freshet.v1.DeadRequest
 	(*NodesRequest)(nil),      // 38: freshet.v1.NodesRequest
 	(*NodesResponse)(nil),     // 39: freshet.v1.NodesResponse
-	(*VerifyRequest)(nil),     // 40: freshet.v1.VerifyRequest
-	(*WaitCutRequest)(nil),    // 41: freshet.v1.WaitCutRequest
-	(*WaitCutResponse)(nil),   // 42: freshet.v1.WaitCutResponse
-	(*RowsRequest)(nil),       // 43: freshet.v1.RowsRequest
-	(*RowsResponse)(nil),      // 44: freshet.v1.RowsResponse
-	(*StageRequest)(nil),      // 45: freshet.v1.StageRequest
-	(*StageResponse)(nil),     // 46: freshet.v1.StageResponse
-	(*TrimRequest)(nil),       // 47: freshet.v1.TrimRequest
-	(*TrimResponse)(nil),      // 48: freshet.v1.TrimResponse
-	(*StatesRequest)(nil),     // 49: freshet.v1.StatesRequest
-	(*StatesResponse)(nil),    // 50: freshet.v1.StatesResponse
-	(*PartitionState)(nil),    // 51: freshet.v1.PartitionState
-	(*PartitionCopy)(nil),     // 52: freshet.v1.PartitionCopy
+	(*PartitionTraffic)(nil),  // 40: freshet.v1.PartitionTraffic
+	(*HotKey)(nil),            // 41: freshet.v1.HotKey
+	(*VerifyRequest)(nil),     // 42: freshet.v1.VerifyRequest
+	(*WaitCutRequest)(nil),    // 43: freshet.v1.WaitCutRequest
+	(*WaitCutResponse)(nil),   // 44: freshet.v1.WaitCutResponse
+	(*RowsRequest)(nil),       // 45: freshet.v1.RowsRequest
+	(*RowsResponse)(nil),      // 46: freshet.v1.RowsResponse
+	(*StageRequest)(nil),      // 47: freshet.v1.StageRequest
+	(*StageResponse)(nil),     // 48: freshet.v1.StageResponse
+	(*TrimRequest)(nil),       // 49: freshet.v1.TrimRequest
+	(*TrimResponse)(nil),      // 50: freshet.v1.TrimResponse
+	(*StatesRequest)(nil),     // 51: freshet.v1.StatesRequest
+	(*StatesResponse)(nil),    // 52: freshet.v1.StatesResponse
+	(*PartitionState)(nil),    // 53: freshet.v1.PartitionState
+	(*PartitionCopy)(nil),     // 54: freshet.v1.PartitionCopy
 }
 var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	3,  // 0: freshet.v1.Value.list:type_name -> freshet.v1.ValueList
@@ -3884,59 +4035,61 @@ var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	20, // 22: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
 	22, // 23: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
 	9,  // 24: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
-	51, // 25: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
-	52, // 26: freshet.v1.StatesResponse.copies:type_name -> freshet.v1.PartitionCopy
-	6,  // 27: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
-	6,  // 28: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
-	11, // 29: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
-	14, // 30: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
-	19, // 31: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
-	23, // 32: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
-	26, // 33: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
-	28, // 34: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
-	29, // 35: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
-	31, // 36: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
-	33, // 37: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
-	34, // 38: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
-	35, // 39: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
-	36, // 40: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
-	25, // 41: freshet.v1.Admin.View:input_type -> freshet.v1.ViewRequest
-	37, // 42: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
-	38, // 43: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
-	40, // 44: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
-	41, // 45: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
-	43, // 46: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
-	45, // 47: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
-	47, // 48: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
-	49, // 49: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
-	10, // 50: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
-	10, // 51: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
-	13, // 52: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
-	17, // 53: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
-	21, // 54: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
-	24, // 55: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
-	27, // 56: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
-	18, // 57: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
-	30, // 58: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
-	32, // 59: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
-	18, // 60: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
-	18, // 61: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
-	18, // 62: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
-	18, // 63: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
-	18, // 64: freshet.v1.Admin.View:output_type -> freshet.v1.Progress
-	18, // 65: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
-	39, // 66: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
-	18, // 67: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
-	42, // 68: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
-	44, // 69: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
-	46, // 70: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
-	48, // 71: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
-	50, // 72: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
-	50, // [50:73] is the sub-list for method output_type
-	27, // [27:50] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	40, // 25: freshet.v1.NodesResponse.traffic:type_name -> freshet.v1.PartitionTraffic
+	41, // 26: freshet.v1.PartitionTraffic.hot_keys:type_name -> freshet.v1.HotKey
+	53, // 27: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
+	54, // 28: freshet.v1.StatesResponse.copies:type_name -> freshet.v1.PartitionCopy
+	6,  // 29: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
+	6,  // 30: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
+	11, // 31: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
+	14, // 32: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
+	19, // 33: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
+	23, // 34: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
+	26, // 35: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
+	28, // 36: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
+	29, // 37: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
+	31, // 38: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
+	33, // 39: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
+	34, // 40: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
+	35, // 41: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
+	36, // 42: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
+	25, // 43: freshet.v1.Admin.View:input_type -> freshet.v1.ViewRequest
+	37, // 44: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
+	38, // 45: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
+	42, // 46: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
+	43, // 47: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
+	45, // 48: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
+	47, // 49: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
+	49, // 50: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
+	51, // 51: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
+	10, // 52: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
+	10, // 53: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
+	13, // 54: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
+	17, // 55: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
+	21, // 56: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
+	24, // 57: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
+	27, // 58: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
+	18, // 59: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
+	30, // 60: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
+	32, // 61: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
+	18, // 62: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
+	18, // 63: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
+	18, // 64: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
+	18, // 65: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
+	18, // 66: freshet.v1.Admin.View:output_type -> freshet.v1.Progress
+	18, // 67: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
+	39, // 68: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
+	18, // 69: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
+	44, // 70: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
+	46, // 71: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
+	48, // 72: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
+	50, // 73: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
+	52, // 74: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
+	52, // [52:75] is the sub-list for method output_type
+	29, // [29:52] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_freshet_v1_freshet_proto_init() }
@@ -3965,7 +4118,7 @@ func file_freshet_v1_freshet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_freshet_v1_freshet_proto_rawDesc), len(file_freshet_v1_freshet_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
