@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -147,4 +148,72 @@ func TestTheLastRecordStays(t *testing.T) {
 			t.Errorf("partition %d starts at %d; its last record was %+v and is %+v", i, starts[i], before[i], after[i])
 		}
 	}
+}
+
+// A node that had a partition, and has it again when what it would have to fold is deleted, goes on from a checkpoint
+// without being started again; the next process on its disk has the new state.
+func TestAPartitionComesBackAfterItsLogIsGone(t *testing.T) {
+	c := newCluster(t)
+	whole, read := [shopPartitions]*Partition{}, [shopPartitions]int64{}
+	for i := range whole {
+		whole[i] = c.reference(i)
+	}
+	write := func(commits int) {
+		c.write(commits)
+		for i := range whole {
+			c.feed(whole[i], i, &read[i])
+		}
+	}
+	o := func() NodeOptions {
+		return NodeOptions{Needed: func(context.Context, string, int) (int64, error) { return math.MaxInt64, nil }}
+	}
+	write(60)
+	a := c.start("a", "", o())
+	c.owned(map[string]int{"a": shopPartitions})
+	b := c.start("b", "", o())
+	c.owned(map[string]int{"a": shopPartitions / 2, "b": shopPartitions / 2})
+	for range 4 {
+		write(30)
+		c.until("b has folded its own", func() bool { return c.ownFolded(b) })
+		b.Checkpoint(t.Context())
+	}
+	c.ends(b)
+	c.owned(map[string]int{"a": shopPartitions})
+	if n := a.count("restored"); n != shopPartitions/2 {
+		t.Errorf("%d restored", n)
+	}
+	write(10)
+	equal := func(n *running) {
+		t.Helper()
+		c.until("all is folded", func() bool { return c.folded(n) })
+		for i, p := range n.Partitions("shop") {
+			same(t, fmt.Sprintf("partition %d", i), dump(t, whole[i]), dump(t, p))
+		}
+	}
+	equal(a)
+	dirs, err := filepath.Glob(filepath.Join(a.dir, "shop", "p*.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.ends(a)
+	a = c.start("a", a.dir, o())
+	c.owned(map[string]int{"a": shopPartitions})
+	if n := a.count("restored"); n != 0 || len(dirs) != shopPartitions/2 {
+		t.Errorf("%d restored again; new directories: %v", n, dirs)
+	}
+	equal(a)
+}
+
+// ownFolded tells whether a node has folded all of its own partitions.
+func (c *cluster) ownFolded(n *running) bool {
+	ends, err := c.topics.Ends(c.t.Context(), c.topics.Changes("shop"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, p := range n.Copies() {
+		if p.Owned && p.Next < ends[int32(p.Partition)] {
+			return false
+		}
+	}
+	return true
 }

@@ -122,7 +122,7 @@ func OpenNode(o NodeOptions) (*Node, error) {
 		return n, nil
 	}
 	for _, s := range n.all {
-		s.want, s.held, s.serving = owner, true, true
+		s.want, s.held, s.serving, s.fits = owner, true, true, true
 		if err := s.open(context.Background()); err != nil {
 			return nil, fmt.Errorf("%w", closing(err, n.Close))
 		}

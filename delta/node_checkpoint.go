@@ -174,6 +174,9 @@ func (n *Node) Checkpoint(ctx context.Context) {
 		}
 		floors := map[int32]int64{}
 		for i, s := range n.slots[g.Name] {
+			if err := s.sweep(); err != nil {
+				n.trouble(err)
+			}
 			if p, _ := s.answers(); p == nil || ctx.Err() != nil {
 				if err := s.forget(ctx); err != nil && ctx.Err() == nil {
 					n.trouble(err)
@@ -219,6 +222,8 @@ func (n *Node) fingerprint() string {
 // checkpoint copies the state by hard links while nothing is folded, and then uploads the copy beside the
 // fold.
 func (s *slot) checkpoint(ctx context.Context, topicID, definitions string) (checkpoint.Uploaded, error) {
+	s.copying.Lock()
+	defer s.copying.Unlock()
 	copied := s.dir() + ".checkpoint"
 	if err := os.RemoveAll(copied); err != nil {
 		return checkpoint.Uploaded{}, fault.Wrap(fault.Failed, err, "removing an old copy").At("%s", copied)
@@ -226,6 +231,10 @@ func (s *slot) checkpoint(ctx context.Context, topicID, definitions string) (che
 	defer os.RemoveAll(copied) //nolint:errcheck // the next one removes it
 	s.mu.Lock()
 	p := s.opened()
+	if p == nil { // it was renewed meanwhile, and that failed
+		s.mu.Unlock()
+		return checkpoint.Uploaded{}, checkpoint.ErrBehind
+	}
 	meta := p.Meta()
 	err := p.store.Checkpoint(copied)
 	s.mu.Unlock()
@@ -257,6 +266,8 @@ func (s *slot) checkpoint(ctx context.Context, topicID, definitions string) (che
 
 // forget drops from a warm copy the deltas that the owner has dropped from its own.
 func (s *slot) forget(ctx context.Context) error {
+	s.copying.Lock()
+	defer s.copying.Unlock()
 	p := s.opened()
 	if want, _ := s.status(); p == nil || want != standby {
 		return nil

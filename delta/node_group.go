@@ -166,7 +166,7 @@ func (n *Node) assigned(generation int32, b []byte) error {
 		case p.Holds(id, s.group.Name, s.number):
 			s.want = standby
 		default:
-			s.want = none
+			s.want, s.fits = none, false
 		}
 		if (was == owner) != (s.want == owner) {
 			s.term++
@@ -188,7 +188,7 @@ func (n *Node) lost(why error) {
 		if s.want == owner {
 			s.term++
 		}
-		s.want, s.held, s.serving = none, false, false
+		s.want, s.held, s.serving, s.fits = none, false, false, false
 	}
 	n.mu.Unlock()
 	n.stir()

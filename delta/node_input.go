@@ -36,7 +36,9 @@ func (s *slot) floor(ctx context.Context) (int64, error) {
 	if s.n.o.Needed == nil {
 		return 0, nil
 	}
+	s.copying.Lock()
 	oldest, err := s.copies.Oldest(ctx)
+	s.copying.Unlock()
 	if err != nil {
 		return 0, fmt.Errorf("%w", err)
 	}

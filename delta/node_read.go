@@ -32,7 +32,7 @@ func (n *Node) reading(group string) (slots map[int32]*slot, changed <-chan stru
 	defer n.mu.Unlock()
 	slots = map[int32]*slot{}
 	for i, s := range n.slots[group] {
-		if s.want != none && s.opened() != nil {
+		if s.want != none && s.fits && s.opened() != nil {
 			slots[int32(i)] = s
 		}
 	}
@@ -148,7 +148,12 @@ func (s *slot) fold(ctx context.Context, b topic.Batch) error {
 		in[i] = Input{r.Offset, r.Value}
 	}
 	s.mu.Lock()
-	err := s.opened().Fold(ctx, in)
+	p := s.opened()
+	if p == nil { // it is being renewed, and this reader replaced
+		s.mu.Unlock()
+		return nil
+	}
+	err := p.Fold(ctx, in)
 	if err == nil {
 		s.next.Store(b.Next)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,7 +37,11 @@ type slot struct {
 	number int
 	kick   chan struct{} // something about it has changed
 	wake   chan struct{} // something was folded
-	copies *checkpoint.Set
+
+	copying sync.Mutex // held while copies is used, but where the state is not open yet
+	copies  *checkpoint.Set
+	renewed atomic.Int32 // how often a newer state was fetched into a directory beside the old one's
+	retired []retired    // of the slot's goroutine and of copying
 
 	// Of the node's mutex:
 	want    role
@@ -46,6 +49,7 @@ type slot struct {
 	held    bool // claimed: publishes or may still do
 	serving bool
 	told    bool // by Events, that it serves
+	fits    bool // the open state can go on with the log: it is read on
 
 	mu   sync.Mutex                // held while folding, copying, closing
 	p    atomic.Pointer[Partition] // stays once it is there, until the node is closed: lookups use it without a lock
@@ -54,18 +58,22 @@ type slot struct {
 
 func (n *Node) newSlot(g *feature.PartitionGroup, i int) *slot {
 	s := &slot{n: n, group: g, number: i, kick: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
-	if n.o.Checkpoints != nil {
-		s.copies = checkpoint.NewSet(checkpoint.Options{
-			Store: n.o.Checkpoints, Passed: n.o.Events.Passed, Progress: n.o.Events.Restoring,
-		}, g.Name, i)
-	}
+	s.copies = s.newCopies()
+	s.renewed.Store(int32(s.newest()))
 	s.next.Store(s.noted().Offset)
 	return s
 }
 
-func (s *slot) dir() string {
-	return filepath.Join(s.n.o.Dir, s.group.Name, fmt.Sprintf("p%04d", s.number))
+func (s *slot) newCopies() *checkpoint.Set {
+	o := &s.n.o
+	if o.Checkpoints == nil {
+		return nil
+	}
+	return checkpoint.NewSet(checkpoint.Options{Store: o.Checkpoints, Passed: o.Events.Passed, Progress: o.Events.Restoring}, s.group.Name, s.number)
 }
+
+// dir is where the state is: p0003, or p0003.1 and on where a newer one was fetched beside it.
+func (s *slot) dir() string { return s.dirOf(int(s.renewed.Load())) }
 
 func (s *slot) poke(c chan struct{}) {
 	select {
@@ -91,8 +99,8 @@ func (s *slot) status() (role, int) {
 func (s *slot) run(ctx context.Context) error {
 	for {
 		want, term := s.status()
-		if want != none && s.opened() == nil {
-			if err := s.open(ctx); err != nil {
+		if want != none {
+			if err := s.fit(ctx); err != nil {
 				return err
 			}
 		}
@@ -141,7 +149,6 @@ func (s *slot) open(ctx context.Context) error {
 	}
 	s.next.Store(p.Meta().Offset)
 	s.p.Store(p)
-	s.n.reread()
 	return nil
 }
 
@@ -149,11 +156,12 @@ func (s *slot) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.p.Swap(nil)
+	err := s.closeRetired(0)
 	if p == nil {
-		return nil
+		return err
 	}
 	_ = s.note(noted{Offset: p.Meta().Offset}) // a hint
-	return p.Close()
+	return errors.Join(err, p.Close())
 }
 
 // own publishes for the partition, and answers once it has caught up, until the term ends.
