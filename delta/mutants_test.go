@@ -17,7 +17,7 @@ var mutants = [][4]string{
 	{"the newest row is not looked for", "tile.go", "	e.stale = e.stale || e.newest == c.time\n", ""},
 	{"a rebuilt tile leaves out what the batch wrote", "entity.go", "		if inputs != nil && order >= string(from) &&", "		if false && inputs != nil && order >= string(from) &&"},
 	{"a rebuilt tile has what the batch took", "entity.go", "		if _, changed := e.index[string(order)]; !changed && bad == nil {", "		if bad == nil {"},
-	{"rows do not leave windows by time", "tile.go", "			row.wakeAt(start+l.hop+w, change.CauseExpiry)\n", ""},
+	{"rows do not leave windows by time", "tile.go", "			row.wakeAt(start+l.hop+w, change.CauseExpiry)\n", "			_ = w\n"},
 	{"rows do not enter by time", "tile.go", "		row.wakeAt(start, change.CauseEntry)\n", "		_ = start\n"},
 	{"entities do not expire", "serve.go", "		s.wakeAt(s.EventTime.I+ttl+1, change.CauseExpiry)\n", ""},
 	{"timers within a batch are forgotten", "serve.go", "		f.wakes.push(wakeup{s.wake, e})\n", ""},
