@@ -71,10 +71,9 @@ func turnCommand(action string, wait *bool, c *cobra.Command) *cobra.Command {
 		if err := json.Unmarshal(b, &t); err != nil {
 			return err
 		}
-		switch {
-		case t.Snapshot == nil:
+		if t.Snapshot == nil {
 			fmt.Fprintf(c.OutOrStdout(), "%s is paused. It goes on with: freshet resume %s\n", t.View, t.View)
-		default:
+		} else {
 			fmt.Fprintf(c.OutOrStdout(), "%s goes on with the end of %s, which is %s: %d rows read\n", t.View, t.Snapshot.ID, t.Snapshot.Status, t.Snapshot.Read)
 		}
 		return nil
