@@ -64,13 +64,9 @@ func (n *Node) deleteInput(ctx context.Context, group string, floors map[int32]i
 	if n.o.Events.Kept == nil {
 		return nil
 	}
-	starts, err := n.o.Topics.Starts(ctx, name)
+	starts, ends, err := n.reach(ctx, name)
 	if err != nil {
-		return fmt.Errorf("%w", err)
-	}
-	ends, err := n.o.Topics.Ends(ctx, name)
-	if err != nil {
-		return fmt.Errorf("%w", err)
+		return err
 	}
 	sizes, err := n.o.Topics.Sizes(ctx, name)
 	if err != nil {

@@ -63,15 +63,22 @@ func (n *Node) follow(ctx context.Context, group *feature.PartitionGroup) error 
 	return ctx.Err()
 }
 
+// reach gives the first record of each partition of a topic and the end of each.
+func (n *Node) reach(ctx context.Context, name string) (starts, ends map[int32]int64, err error) {
+	if starts, err = n.o.Topics.Starts(ctx, name); err != nil {
+		return nil, nil, fmt.Errorf("%w", err)
+	}
+	if ends, err = n.o.Topics.Ends(ctx, name); err != nil {
+		return nil, nil, fmt.Errorf("%w", err)
+	}
+	return starts, ends, nil
+}
+
 // judge refuses states that the log cannot continue, and notes of which topic the others are.
 func (n *Node) judge(ctx context.Context, name string, slots map[int32]*slot, known map[int32]bool) error {
-	starts, err := n.o.Topics.Starts(ctx, name)
+	starts, ends, err := n.reach(ctx, name)
 	if err != nil {
-		return fmt.Errorf("%w", err)
-	}
-	ends, err := n.o.Topics.Ends(ctx, name)
-	if err != nil {
-		return fmt.Errorf("%w", err)
+		return err
 	}
 	id, err := n.o.Topics.ID(ctx, name)
 	if err != nil {
