@@ -32,7 +32,8 @@ const handShare = 4
 
 func (m *Memory) full() bool { return m.used.Load() > m.limit-m.limit/handShare }
 
-func (m *Memory) handsFull() bool { return m.handed.Load() > m.limit/handShare }
+// handsFull tells whether there is no room for so many bytes of deltas more.
+func (m *Memory) handsFull(more int64) bool { return m.handed.Load()+more > m.limit/handShare }
 
 // share is what a partition may always hold.
 func (m *Memory) share() int64 { return (m.limit - m.limit/handShare) / max(1, m.partitions.Load()) }

@@ -187,8 +187,9 @@ func (f *fold) publishMeta() {
 
 // cleared makes ready for the next batch.
 func (f *fold) cleared() {
+	size := f.batch.Size()
 	f.batch.Close()
-	f.batch, f.indexed, f.worked, f.full, f.cut = f.store.Blind(), false, false, false, ""
+	f.batch, f.indexed, f.worked, f.full, f.cut = f.store.Blind(size+size/8), false, false, false, ""
 	clear(f.over)
 	clear(f.uses)
 	f.overBytes, f.dirtyness = 0, 0

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -108,7 +109,7 @@ func (n *Node) read(ctx context.Context, name string, slots map[int32]*slot, cha
 	for i, s := range slots {
 		from[i] = s.position()
 	}
-	r, err := n.o.Topics.NewReader(topic.ReaderOptions{Topic: name, From: from, Committed: true, Track: true})
+	r, err := n.o.Topics.NewReader(topic.ReaderOptions{Topic: name, From: from, Committed: true, Track: true, Bare: true})
 	if err != nil {
 		return fmt.Errorf("%w", err)
 	}
@@ -150,17 +151,19 @@ func (n *Node) foldAll(ctx context.Context, slots map[int32]*slot, batches []top
 }
 
 func (s *slot) fold(ctx context.Context, b topic.Batch) error {
-	in := make([]Input, len(b.Records))
-	for i, r := range b.Records {
-		in[i] = Input{r.Offset, r.Value}
-	}
 	s.mu.Lock()
 	p := s.opened()
 	if p == nil { // it is being renewed, and this reader replaced
 		s.mu.Unlock()
 		return nil
 	}
+	in := slices.Grow(s.in[:0], len(b.Records))
+	for i := range b.Records {
+		in = append(in, Input{b.Records[i].Offset, b.Records[i].Value})
+	}
 	err := p.Fold(ctx, in)
+	clear(in)
+	s.in = in
 	if err == nil {
 		s.next.Store(b.Next)
 	}

@@ -52,6 +52,7 @@ type slot struct {
 	fits    bool // the open state can go on with the log: it is read on
 
 	mu   sync.Mutex                // held while folding, copying, closing
+	in   []Input                   // memory of what is folded
 	p    atomic.Pointer[Partition] // stays once it is there, until the node is closed: lookups use it without a lock
 	next atomic.Int64              // record to be read next; before the state is open about that; -1: there is no state
 }

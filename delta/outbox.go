@@ -132,34 +132,80 @@ func eachInBlock(last uint64, b []byte, after, through uint64, fn func(sequence 
 // deltas, without gaps.
 type handOver struct {
 	on    bool // a publisher takes it
-	views map[string][]handed
+	views map[string]*handQueue
 	bytes int64
 }
 
-// handOverhead is what a handed record takes besides its bytes.
-const handOverhead = 120
+// handQueue is what is handed over of one view: the records from head on.
+type handQueue struct {
+	records []handed
+	head    int
+}
+
+const (
+	handOverhead = 120   // what a handed record takes besides its bytes
+	keptHanded   = 8_192 // records whose place in an empty queue is kept for the next ones
+)
+
+func (h *handed) size() int64 { return int64(len(h.framed) + handOverhead) }
+
+// push adds a record. What take gave stays as it is: places are used again only after taken.
+func (q *handQueue) push(h handed) {
+	if len(q.records) == cap(q.records) && q.head > 0 {
+		waiting := q.records[q.head:]
+		q.records = append(make([]handed, 0, max(cap(q.records), 2*len(waiting))), waiting...)
+		q.head = 0
+	}
+	q.records = append(q.records, h)
+}
+
+// pop forgets the first n records.
+func (q *handQueue) pop(n int) {
+	clear(q.records[q.head : q.head+n]) // the array stays, what it referred to need not
+	if q.head += n; q.head < len(q.records) {
+		return
+	}
+	q.records, q.head = q.records[:0], 0
+	if cap(q.records) > keptHanded {
+		q.records = nil
+	}
+}
 
 // add takes over what a batch emitted. When memory is full what was there is dropped: the publisher
 // finds it in the store.
 func (h *handOver) add(o *outbox, m *Memory) {
-	if h.on && h.views == nil {
-		h.views = map[string][]handed{}
-	}
-	for i := range o.handed {
-		if !h.on {
-			break
+	if h.on {
+		size := int64(0)
+		for i := range o.handed {
+			size += o.handed[i].size()
 		}
-		x := &o.handed[i]
-		if m.handsFull() {
+		if m.handsFull(size) {
 			h.drop(m)
 		}
-		n := int64(len(x.framed) + handOverhead)
-		h.bytes += n
-		m.handed.Add(n)
-		h.views[x.view] = append(h.views[x.view], *x)
+		if !m.handsFull(size) {
+			h.push(o.handed)
+			h.bytes += size
+			m.handed.Add(size)
+		}
 	}
 	clear(o.handed)
 	o.handed = o.handed[:0]
+}
+
+func (h *handOver) push(records []handed) {
+	if h.views == nil {
+		h.views = map[string]*handQueue{}
+	}
+	var q *handQueue
+	for i := range records {
+		if r := &records[i]; i == 0 || r.view != records[i-1].view {
+			if q = h.views[r.view]; q == nil {
+				q = &handQueue{}
+				h.views[r.view] = q
+			}
+		}
+		q.push(records[i])
+	}
 }
 
 func (h *handOver) drop(m *Memory) {
@@ -173,7 +219,11 @@ func (h *handOver) drop(m *Memory) {
 func (p *Partition) take(view string, after uint64) []handed {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := p.hand.views[view]
+	q := p.hand.views[view]
+	if q == nil {
+		return nil
+	}
+	all := q.records[q.head:]
 	if len(all) == 0 || all[0].sequence > after+1 || all[len(all)-1].sequence <= after {
 		return nil
 	}
@@ -184,20 +234,21 @@ func (p *Partition) take(view string, after uint64) []handed {
 func (p *Partition) taken(view string, through uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := p.hand.views[view]
-	n := 0
-	for n < len(all) && all[n].sequence <= through {
-		size := int64(len(all[n].framed) + handOverhead)
-		p.hand.bytes -= size
-		p.o.Memory.handed.Add(-size)
+	q := p.hand.views[view]
+	if q == nil {
+		return
+	}
+	n, size := 0, int64(0)
+	for _, r := range q.records[q.head:] {
+		if r.sequence > through {
+			break
+		}
+		size += r.size()
 		n++
 	}
-	if n == len(all) {
-		delete(p.hand.views, view)
-	} else if n > 0 {
-		clear(all[:n]) // the array stays, what it referred to need not
-		p.hand.views[view] = all[n:]
-	}
+	p.hand.bytes -= size
+	p.o.Memory.handed.Add(-size)
+	q.pop(n)
 }
 
 // handsOver makes the partition keep what it emits for a publisher.

@@ -18,7 +18,7 @@ func TestOutboxBlockGoldenAndTruncation(t *testing.T) {
 	}
 	defer func() { _ = store.Close() }()
 	var o outbox
-	b := store.Blind()
+	b := store.Blind(0)
 	for i, avro := range []string{"one", "two", ""} {
 		if err := o.put(b, "v", uint64(7+i), []byte(avro)); err != nil {
 			t.Fatal(err)

@@ -312,7 +312,7 @@ func (p *Partition) abandon() {
 
 func (p *Partition) newFold() *fold {
 	f := &fold{
-		Partition: p, partition: p.o.Partition, batch: p.store.Blind(), before: p.store.Cursor(), meta: p.Meta(),
+		Partition: p, partition: p.o.Partition, batch: p.store.Blind(0), before: p.store.Cursor(), meta: p.Meta(),
 		over: map[string][]byte{}, uses: map[string]map[string]bool{}, nextTimer: math.MinInt64,
 	}
 	if p.wide != nil {

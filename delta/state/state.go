@@ -204,8 +204,17 @@ type Batch struct{ b *pebble.Batch }
 // Batch starts an empty batch.
 func (s *Store) Batch() *Batch { return &Batch{s.db.NewIndexedBatch()} }
 
-// Blind starts an empty batch that cannot be read through: that makes writes cheaper.
-func (s *Store) Blind() *Batch { return &Batch{s.db.NewBatch()} }
+// Blind starts an empty batch that cannot be read through: that makes writes cheaper. It will have about so many bytes;
+// 0: not known.
+func (s *Store) Blind(size int) *Batch {
+	if size < largeBatch {
+		return &Batch{s.db.NewBatch()}
+	}
+	return &Batch{s.db.NewBatch(pebble.WithInitialSizeBytes(size))}
+}
+
+// largeBatch is the size from which memory for a batch is taken at once: below it is used again anyway.
+const largeBatch = 1 << 20
 
 // Size gives the bytes written so far.
 func (b *Batch) Size() int { return b.b.Len() }

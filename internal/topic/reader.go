@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -20,7 +21,10 @@ type ReaderOptions struct {
 	Committed bool // leave out records of aborted and open transactions
 	// Track makes Poll tell also of what has no records for us, as transactions' ends: then batches without
 	// records come, whose Next moves on.
-	Track   bool
+	Track bool
+	// Bare is for those who want values and offsets only: records come without Position, and the next Poll uses the
+	// memory of batches again, but not that of values.
+	Bare    bool
 	markers bool
 }
 
@@ -39,9 +43,11 @@ type Batch struct {
 
 // Reader reads partitions by direct assignment, from given offsets. It is not for concurrent use.
 type Reader struct {
-	kafka *kgo.Client
-	topic string
-	track bool
+	kafka   *kgo.Client
+	topic   string
+	track   bool
+	bare    bool
+	batches []Batch // of the last Poll, if bare
 }
 
 // NewReader makes a reader. Offsets that the topic no longer has are an error of Poll, not a jump.
@@ -73,11 +79,14 @@ func (c *Client) NewReader(o ReaderOptions) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", o.Topic, err)
 	}
-	return &Reader{kafka: k, topic: o.Topic, track: o.Track}, nil
+	return &Reader{kafka: k, topic: o.Topic, track: o.Track, bare: o.Bare}, nil
 }
 
 // Poll gives what has arrived, one batch per partition, and blocks while nothing has.
 func (r *Reader) Poll(ctx context.Context) ([]Batch, error) {
+	for i := range r.batches { // while nothing comes their values need not stay
+		clear(r.batches[i].Records)
+	}
 	for {
 		fetches := r.kafka.PollFetches(ctx)
 		if err := ctx.Err(); err != nil {
@@ -90,22 +99,45 @@ func (r *Reader) Poll(ctx context.Context) ([]Batch, error) {
 			return nil, fmt.Errorf("reading %s/%d: %w", e.Topic, e.Partition, e.Err)
 		}
 		var out []Batch
+		if r.bare {
+			out = r.batches[:0]
+		}
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
-			b := Batch{Partition: p.Partition, Records: make([]Fetched, 0, len(p.Records))}
-			for _, rec := range p.Records {
-				b.Next = rec.Offset + 1
-				if marker := rec.Attrs.IsControl(); !marker || !r.track {
-					b.Records = append(b.Records, Fetched{fromKafka(rec), marker})
-				}
-			}
 			if len(p.Records) > 0 {
-				out = append(out, b)
+				out = r.batch(out, p)
 			}
 		})
+		if r.bare {
+			r.batches = out
+		}
 		if len(out) > 0 {
 			return out, nil
 		}
 	}
+}
+
+// batch adds what came of a partition.
+func (r *Reader) batch(out []Batch, p kgo.FetchTopicPartition) []Batch {
+	n := len(out)
+	out = slices.Grow(out, 1)[:n+1]
+	b := &out[n]
+	if !r.bare {
+		*b = Batch{}
+	}
+	b.Partition, b.Records = p.Partition, slices.Grow(b.Records[:0], len(p.Records))
+	for _, rec := range p.Records {
+		b.Next = rec.Offset + 1
+		marker := rec.Attrs.IsControl()
+		if marker && r.track {
+			continue
+		}
+		if r.bare {
+			b.Records = append(b.Records, Fetched{Record{Partition: rec.Partition, Offset: rec.Offset, Key: rec.Key, Value: rec.Value}, marker})
+			continue
+		}
+		b.Records = append(b.Records, Fetched{fromKafka(rec), marker})
+	}
+	return out
 }
 
 // Close ends the reader.
