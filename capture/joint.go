@@ -136,7 +136,7 @@ func (l *loop) putPart(ctx context.Context) error {
 		},
 		Slot: l.o.Source.Slot, Slots: c.joint.Slots, At: c.joint.at,
 	}
-	for _, g := range l.p.groups {
+	for _, g := range l.o.Catalog.Groups { // those too that what is here goes on to
 		part.Groups[g.Name] = change.CutPlace{Position: part.Position, LogTime: part.LogTime}
 	}
 	b, err := json.Marshal(part)

@@ -122,7 +122,7 @@ func (r *Runner) newTables() *tables {
 // publisher fences a predecessor and makes what is needed to write.
 func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 	var specs []topic.Spec
-	for _, g := range r.o.Catalog.Groups {
+	for _, g := range r.o.Catalog.Logged() {
 		specs = append(specs, topic.Spec{Topic: r.o.Topics.Changes(g.Name), Partitions: g.Partitions})
 	}
 	others, err := r.others()
@@ -132,7 +132,7 @@ func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 	if err := r.o.Topics.Ensure(ctx, append(slices.Clone(specs), others...)); err != nil {
 		return nil, err
 	}
-	p := &publisher{topics: r.o.Topics, registry: r.o.Registry, groups: r.o.Catalog.Groups, dead: r.deadTopic(), events: r.o.Events, point: r.o.Point}
+	p := &publisher{topics: r.o.Topics, registry: r.o.Registry, groups: r.o.Catalog.Logged(), dead: r.deadTopic(), events: r.o.Events, point: r.o.Point}
 	for _, s := range others {
 		p.others = append(p.others, s.Topic)
 	}

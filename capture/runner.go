@@ -132,6 +132,7 @@ func New(o Options, shapes []*feature.Table) (*Runner, error) {
 	}
 	kept := &ledger{registry: o.Registry}
 	r := &Runner{o: o, known: map[string]*known{}, ledger: kept, jobs: newJobs(kept, o.Source.Slot), drop: make(chan slotguard.Action, 1), cuts: make(chan *cutRequest), steps: make(chan *step), ended: make(chan struct{}), kick: make(chan bool, 1)}
+	logged := o.Catalog.Logged()
 	clockTable, clockColumn := splitClock(o.Clock)
 	for _, s := range shapes {
 		k := &known{raw: s, shape: s, routes: o.Catalog.Routes(s.FullName()), more: o.Tables[s.FullName()]}
@@ -139,7 +140,7 @@ func New(o Options, shapes []*feature.Table) (*Runner, error) {
 			k.shape = after
 		}
 		for _, route := range k.routes {
-			k.groups = append(k.groups, slices.Index(o.Catalog.Groups, route.Group))
+			k.groups = append(k.groups, slices.Index(logged, route.Group))
 		}
 		if s.FullName() == clockTable {
 			k.clock = clockColumn

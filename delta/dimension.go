@@ -57,7 +57,7 @@ func (f *fold) joinedHere(s *shape, ch *change.Change) bool {
 			case !j.Colocated || ch.IsUnchanged(j.Routed):
 				return true
 			default:
-				p, err := partition.Of(ch.After[j.Routed], v.Group.Partitions)
+				p, err := partition.Of(ch.After[j.Routed], v.parts)
 				if err == nil && p == f.partition {
 					return true
 				}

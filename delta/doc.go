@@ -15,7 +15,8 @@
 //  7. publish.go    the outbox goes to the delta topic inside a Kafka transaction
 //
 // cache.go bounds what is in memory. dimension.go keeps the rows that joins read, join.go joins them, again too where they are as of
-// now; snapshot.go takes snapshots in, the first and those beside the stream.
+// now; snapshot.go takes snapshots in, the first and those beside the stream. hop_send.go sends on what rows give whose
+// entity is known only after a join, hop_receive.go folds that.
 //
 // Keys of the store (DESIGN section 6), all parts by feature.AppendKey unless a width is given:
 //
@@ -31,6 +32,7 @@
 //	09 | view | pk                          an event inserted while an epoch's snapshot is taken
 //	0A | view | join 1 B | key… | pk        a row that joins by that key as of now
 //	0B | view | entity…                     touched by a cell that is applied in pieces (wide.go)
+//	0C | sender 4 B | sequence 8 B          a record of a hop that waits (hop_receive.go)
 //
 // Every value starts with a version byte; unknown versions are refused. State at a position is a
 // pure function of the log up to it: there is no clock and no map order in any value.

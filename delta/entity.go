@@ -79,7 +79,7 @@ func (v *view) prepare() {
 	prefix := func(space byte) []byte { return keyOf(space, v.Name) }
 	v.rowPrefix, v.indexPrefix, v.tilePrefix, v.servedPrefix = prefix(spaceRow), prefix(spaceIndex), prefix(spaceTile), prefix(spaceServed)
 	v.timerPart = feature.AppendKey(nil, feature.OfString(v.Name))
-	v.certain = true
+	v.certain = true // of what a hop brings the rows were tried where they are
 	for i := range v.levels {
 		l := &v.levels[i]
 		l.steady, l.invertible = true, true
@@ -88,7 +88,7 @@ func (v *view) prepare() {
 			held := op.Agg == feature.Min || op.Agg == feature.Max || op.Agg == feature.First || op.Agg == feature.Last
 			l.invertible = l.invertible && op.Invertible()
 			l.steady = l.steady && (held && op.K == 1 || op.Invertible())
-			v.certain = v.certain && op.Certain()
+			v.certain = v.certain && (op.Certain() || v.receives)
 			l.weight += op.Size()
 		}
 		l.resumes = l.invertible && l.gap == 0
@@ -394,6 +394,11 @@ func (f *fold) keepServed(e *entity) error {
 	v := e.view
 	if !e.known && e.row.Status == NotFound && e.row.Version == 0 && e.life.Rows == 0 {
 		return nil
+	}
+	if v.sends && e.life.Rows == 0 { // its versions are counted elsewhere
+		e.known = false
+		f.key = append(append(f.key[:0], v.servedPrefix...), e.id...)
+		return f.batch.Delete(f.key)
 	}
 	f.buf = e.row.encode(f.buf[:0], e.unserved)
 	if e.life.Rows > 0 {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/freshet-io/freshet/delta/expression"
+	"github.com/freshet-io/freshet/delta/hop"
 	"github.com/freshet-io/freshet/delta/state"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -43,8 +44,10 @@ type fold struct {
 	wakes     wakeups   // timers of dirty entities
 	nextTimer int64     // no timer of the store is before it but for those of wakes
 	out       outbox
-	raw       []byte // of the change being folded
-	shape     *shape // of the same
+	raw       []byte             // of the change being folded
+	shape     *shape             // of the same
+	sending   map[*view]*sending // views whose entities are elsewhere; see hop_send.go
+	hear      *hop.Receiver      // of one whose rows are elsewhere; nil: nothing was heard yet
 
 	fresh     contribution    // memory of the contribution being made
 	row       []feature.Value // memory of a completed row
@@ -76,6 +79,7 @@ func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
 			return err
 		}
 	}
+	fresh := c != nil && (c.Position.After(f.meta.Position) || f.pieces && c.Position == f.meta.Position)
 	if c != nil {
 		if err := f.control(c); err != nil {
 			return err
@@ -89,6 +93,11 @@ func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
 	}
 	if err := f.serve(); err != nil {
 		return err
+	}
+	if fresh {
+		if err := f.passOn(c); err != nil {
+			return err
+		}
 	}
 	if err := f.out.end(f.batch); err != nil {
 		return err
@@ -130,6 +139,7 @@ func (f *fold) flush() error {
 	if err := f.keepAll(); err != nil {
 		return err
 	}
+	f.keepHops()
 	b, err := encodeJSON(&f.meta)
 	if err != nil {
 		return err
@@ -278,10 +288,7 @@ func (f *fold) control(c *change.Control) error {
 		f.stats.Dropped++
 		return nil
 	}
-	f.meta.Position = c.Position
-	f.meta.LogTime = max(f.meta.LogTime, c.LogTime)
-	f.meta.CommitTime = max(f.meta.CommitTime, c.CommitTime)
-	f.meta.Resume = max(f.meta.Resume, c.Resume, c.Position.LSN)
+	f.moveTo(c)
 	switch c.Kind {
 	case change.Cut:
 		f.meta.LastCut, f.cut = c.ID, c.ID // read again it is no cut: the state is a later one
@@ -298,6 +305,14 @@ func (f *fold) control(c *change.Control) error {
 	default: // a heartbeat and what does not concern the state: position and times are enough
 	}
 	return nil
+}
+
+// moveTo goes to the place of a control record.
+func (f *fold) moveTo(c *change.Control) {
+	f.meta.Position = c.Position
+	f.meta.LogTime = max(f.meta.LogTime, c.LogTime)
+	f.meta.CommitTime = max(f.meta.CommitTime, c.CommitTime)
+	f.meta.Resume = max(f.meta.Resume, c.Resume, c.Position.LSN)
 }
 
 // wakeups is a heap of the timers that dirty entities will have, earliest first. An entity whose timer

@@ -19,6 +19,7 @@ const (
 	spaceSeen      = 0x09
 	spaceUse       = 0x0A
 	spaceMark      = 0x0B
+	spaceWaiting   = 0x0C
 )
 
 func keyOf(space byte, name string, parts ...[]byte) []byte {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 
+	"github.com/freshet-io/freshet/delta/hop"
 	"github.com/freshet-io/freshet/internal/position"
 )
 
@@ -29,8 +30,12 @@ type Meta struct {
 	Beside     map[string]Beside  `json:"beside,omitempty"`  // snapshots beside the stream, by table
 	Stopped    map[string]Stopped `json:"stopped,omitempty"` // views that stand still
 	Added      map[string]bool    `json:"added,omitempty"`   // views that were new to this state once; never written to
-	LastCut    string             `json:"last_cut"`
-	Stats      Stats              `json:"stats"`
+	// Hops are the senders of views whose rows are here and whose entities are elsewhere; Hop is how far senders have been
+	// heard where it is the other way round. Neither is ever written to.
+	Hops    map[string]hop.SenderState `json:"hops,omitempty"`
+	Hop     *hop.ReceiverState         `json:"hop,omitempty"`
+	LastCut string                     `json:"last_cut"`
+	Stats   Stats                      `json:"stats"`
 }
 
 // Stats counts what happened in a partition since its state began.
@@ -69,7 +74,7 @@ type CutInfo struct {
 func (m *Meta) clone() Meta {
 	c := *m
 	c.Sequences, c.Moves = maps.Clone(m.Sequences), maps.Clone(m.Moves)
-	c.Beside, c.Stopped = maps.Clone(m.Beside), maps.Clone(m.Stopped)
+	c.Beside, c.Stopped, c.Hops = maps.Clone(m.Beside), maps.Clone(m.Stopped), maps.Clone(m.Hops)
 	return c
 }
 

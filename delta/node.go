@@ -220,11 +220,19 @@ func (n *Node) run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// input names the topic that the partitions of a group fold: the group's changes, or what a hop brings.
+func (n *Node) input(group string) string {
+	if v := n.o.Catalog.Hops(group); v != nil {
+		return n.o.Topics.Hop(v.Name)
+	}
+	return n.o.Topics.Changes(group)
+}
+
 // ensure makes the topics the node reads and writes, whoever starts first.
 func (n *Node) ensure(ctx context.Context) error {
 	var specs []topic.Spec
 	for _, g := range n.o.Catalog.Groups {
-		specs = append(specs, topic.Spec{Topic: n.o.Topics.Changes(g.Name), Partitions: g.Partitions})
+		specs = append(specs, topic.Spec{Topic: n.input(g.Name), Partitions: g.Partitions})
 	}
 	for _, v := range n.o.Catalog.Views {
 		specs = append(specs, topic.Spec{Topic: n.o.Topics.Delta(v.Name), Partitions: v.Group.Partitions, Retention: n.o.Retention})

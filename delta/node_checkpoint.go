@@ -74,7 +74,7 @@ func (s *slot) recover(ctx context.Context) (*Partition, error) {
 	if newest == nil {
 		return s.openState() // whether the log reaches back far enough is seen when it is read
 	}
-	name := s.n.o.Topics.Changes(s.group.Name)
+	name := s.n.input(s.group.Name)
 	log, err := s.log(ctx, name)
 	if err != nil {
 		return nil, err
@@ -166,7 +166,7 @@ func (n *Node) Checkpoint(ctx context.Context) {
 	}
 	definitions := n.fingerprint()
 	for _, g := range n.o.Catalog.Groups {
-		name := n.o.Topics.Changes(g.Name)
+		name := n.input(g.Name)
 		id, err := n.o.Topics.ID(ctx, name)
 		if err != nil {
 			n.trouble(err)

@@ -245,7 +245,7 @@ func (n *Node) warmed(ctx context.Context, lag int64) (bool, error) {
 			}
 			if ends == nil {
 				var err error
-				if ends, err = n.o.Topics.Ends(ctx, n.o.Topics.Changes(g.Name)); err != nil {
+				if ends, err = n.o.Topics.Ends(ctx, n.input(g.Name)); err != nil {
 					return false, fmt.Errorf("%w", err)
 				}
 			}

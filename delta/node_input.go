@@ -55,7 +55,7 @@ func (n *Node) deleteInput(ctx context.Context, group string, floors map[int32]i
 	if n.o.Needed == nil || len(floors) == 0 {
 		return nil
 	}
-	name := n.o.Topics.Changes(group)
+	name := n.input(group)
 	n.point("input.before")
 	if err := n.o.Topics.DeleteBefore(ctx, name, floors); err != nil {
 		return fmt.Errorf("%w", err)

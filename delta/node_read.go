@@ -43,7 +43,7 @@ func (n *Node) reading(group string) (slots map[int32]*slot, changed <-chan stru
 // follow reads a group's changes and folds them, the partitions of one poll beside each other. Each time
 // what is to be read changes it begins with a new reader, at the record after the last one folded.
 func (n *Node) follow(ctx context.Context, group *feature.PartitionGroup) error {
-	name := n.o.Topics.Changes(group.Name)
+	name := n.input(group.Name)
 	known := map[int32]bool{}
 	for ctx.Err() == nil {
 		slots, changed := n.reading(group.Name)

@@ -38,7 +38,7 @@ func (s *slot) fit(ctx context.Context) error {
 			return err
 		}
 	case s.copies != nil:
-		log, err := s.log(ctx, s.n.o.Topics.Changes(s.group.Name))
+		log, err := s.log(ctx, s.n.input(s.group.Name))
 		if err != nil {
 			return err
 		}

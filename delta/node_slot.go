@@ -247,7 +247,7 @@ func (s *slot) publish(ctx, termCtx context.Context, term int) error {
 		n.markPublished(id.p, id.view, through)
 	}
 	// Answers wait until everything is folded that the owner before may have answered from.
-	ends, err := n.o.Topics.Ends(termCtx, n.o.Topics.Changes(s.group.Name))
+	ends, err := n.o.Topics.Ends(termCtx, n.input(s.group.Name))
 	if err != nil {
 		return fmt.Errorf("%w", err)
 	}

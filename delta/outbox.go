@@ -272,7 +272,7 @@ var errEnough = errors.New("that is enough")
 // firstKept gives, by view, the first delta that the outbox has, or the next one if it has none.
 func (p *Partition) firstKept(sequences map[string]uint64) (map[string]uint64, error) {
 	out := map[string]uint64{}
-	for _, view := range append([]string{""}, p.viewNames()...) {
+	for _, view := range p.outboxes() {
 		through := sequences[view]
 		out[view] = through + 1
 		err := p.outbox(view, 0, through, func(sequence uint64, _ []byte) error {

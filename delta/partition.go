@@ -50,17 +50,19 @@ const defaultBatch = 8 << 20
 
 // Partition folds one partition of one group. Fold has one caller; reads are for everybody.
 type Partition struct {
-	o       PartitionOptions
-	store   *state.Store
-	views   map[string]*view
-	order   []*view
-	dims    map[string]*feature.Table
-	shapes  map[uint32]*shape // by schema id
-	pending []pending         // of the cell that is not whole yet
-	work    *fold
-	cache   cache
-	hot     hot
-	wide    *wide // how far a wide cell is that was left in the middle
+	o        PartitionOptions
+	store    *state.Store
+	views    map[string]*view
+	order    []*view
+	sends    []*view // of order, those whose entities are elsewhere
+	receives *view   // the one whose rows are elsewhere; nil: the group has changes
+	dims     map[string]*feature.Table
+	shapes   map[uint32]*shape // by schema id
+	pending  []pending         // of the cell that is not whole yet
+	work     *fold
+	cache    cache
+	hot      hot
+	wide     *wide // how far a wide cell is that was left in the middle
 
 	stopped atomic.Pointer[map[string]Stopped] // of meta, for lookups
 
@@ -104,12 +106,16 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 		shapes: map[uint32]*shape{}, moved: make(chan struct{}), cuts: map[string]*state.Snapshot{},
 	}
 	for _, fv := range o.Catalog.Views {
-		if fv.Group.Name != o.Group {
+		rows, _ := fv.Routed()
+		if fv.Group.Name != o.Group && rows.Name != o.Group {
 			continue
 		}
 		v, err := compile(fv)
 		if err != nil {
 			return nil, err
+		}
+		if fv.Hop != nil {
+			p.hops(v)
 		}
 		v.prepare()
 		p.views[fv.Name] = v
@@ -141,6 +147,16 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 	o.Memory.join()
 	p.work = p.newFold()
 	return p, nil
+}
+
+// hops takes in a view that is in two groups.
+func (p *Partition) hops(v *view) {
+	v.setHop(v.Hop.Group.Name == p.o.Group)
+	if v.sends {
+		p.sends = append(p.sends, v)
+	} else {
+		p.receives = v
+	}
 }
 
 // outdated tells whether a view that stood still is no more, or another one.
@@ -233,6 +249,9 @@ func (p *Partition) sparePending() {
 }
 
 func (p *Partition) fold(ctx context.Context, r Input) error {
+	if p.receives != nil {
+		return p.receive(r)
+	}
 	id, payload, err := change.Unframe(r.Value)
 	if err != nil {
 		return fmt.Errorf("%w", err)
@@ -319,6 +338,7 @@ func (p *Partition) newFold() *fold {
 		w := p.wide.clone()
 		f.meta, f.fans, f.pieces = w.Meta, w.Fans, true
 	}
+	f.openSenders()
 	return f
 }
 

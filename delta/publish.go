@@ -1,9 +1,12 @@
 package delta
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 
+	"github.com/freshet-io/freshet/delta/hop"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/topic"
@@ -99,7 +102,7 @@ func (p *Publisher) recover(ctx context.Context) error {
 			}
 		}
 	}
-	return p.recoverDead()
+	return p.recoverShared()
 }
 
 // numbers gives the publisher's partitions of a group.
@@ -137,15 +140,23 @@ func (p *Publisher) decodeTail(ctx context.Context, v *feature.View, tail *topic
 	return d, nil
 }
 
-// recoverDead takes what the partition remembers as published: the dead topic is shared, so its
-// tail does not tell. A dead letter may be there twice after a kill, with the same position.
-func (p *Publisher) recoverDead() error {
+// recoverShared takes what the partition remembers as published: the dead topic, and the partitions of a hop's, are
+// shared, so their tails do not tell. After a kill a dead letter may be there twice, with the same position, and a
+// record of a hop too, which its receiver drops.
+func (p *Publisher) recoverShared() error {
 	for _, part := range p.partitions {
-		n, err := part.deadPublished()
-		if err != nil {
-			return err
+		names := []string{""}
+		for _, v := range part.sends {
+			names = append(names, v.outbox)
+			p.topics[v.outbox] = p.o.Topics.Hop(v.Name)
 		}
-		p.published[outboxID{part, ""}] = n
+		for _, name := range names {
+			n, err := part.remembered(name)
+			if err != nil {
+				return err
+			}
+			p.published[outboxID{part, name}] = n
+		}
 	}
 	return nil
 }
@@ -158,8 +169,7 @@ func (p *Publisher) Publish(ctx context.Context) (n int, more bool, err error) {
 	size := 0
 	for _, part := range p.partitions {
 		sequences := part.Meta().Sequences
-		names := append([]string{""}, part.viewNames()...)
-		for _, view := range names {
+		for _, view := range part.outboxes() {
 			id := outboxID{part, view}
 			through, after := sequences[view], p.published[id]
 			if through <= after {
@@ -180,7 +190,9 @@ func (p *Publisher) Publish(ctx context.Context) (n int, more bool, err error) {
 				return 0, false, err
 			}
 			size += bytes
-			n += count
+			if part.sent(view) == nil { // else it is no delta
+				n += count
+			}
 			more = more || last < through
 			done[id] = last
 		}
@@ -206,8 +218,8 @@ func (p *Publisher) settle(done map[outboxID]uint64) error {
 	for id, through := range done {
 		p.published[id] = through
 		id.p.taken(id.view, through)
-		if id.view == "" {
-			if err := id.p.setDeadPublished(through); err != nil {
+		if id.view == "" || id.p.sent(id.view) != nil {
+			if err := id.p.remember(id.view, through); err != nil {
 				return err
 			}
 		}
@@ -259,6 +271,14 @@ func (p *Publisher) put(ctx context.Context, part *Partition, view string, after
 var errFull = fmt.Errorf("transaction is full")
 
 func (p *Publisher) record(part *Partition, view string, value []byte) (topic.Record, error) {
+	if part.sent(view) != nil {
+		to, n := binary.Uvarint(value)
+		h, err := hop.ReadHead(value[max(n, 0):])
+		if n <= 0 || err != nil {
+			return topic.Record{}, fmt.Errorf("outbox: a record of a hop: %w", cmpErr(err, feature.ErrTruncated))
+		}
+		return topic.Record{Topic: p.topics[view], Partition: int32(to), Value: bytes.Clone(value[n:]), Position: h.Position.String()}, nil
+	}
 	framed := append(append(make([]byte, 0, len(value)+5), p.frames[view]...), value...)
 	if view == "" {
 		d, err := change.DecodeDead(value)
@@ -277,29 +297,41 @@ func (p *Publisher) record(part *Partition, view string, value []byte) (topic.Re
 	}, nil
 }
 
+// viewNames names the views whose entities are here.
 func (p *Partition) viewNames() []string {
-	out := make([]string, len(p.order))
-	for i, v := range p.order {
-		out[i] = v.Name
+	out := make([]string, 0, len(p.order))
+	for _, v := range p.order {
+		if !v.sends {
+			out = append(out, v.Name)
+		}
 	}
 	return out
 }
 
-func (p *Partition) deadPublished() (uint64, error) {
-	b, err := p.store.Get(metaKey("dead"))
+// publishedKey is where the partition remembers how far an outbox is published whose topic does not tell.
+func publishedKey(outbox string) []byte {
+	if outbox == "" {
+		return metaKey("dead")
+	}
+	return metaKey(outbox)
+}
+
+func (p *Partition) remembered(outbox string) (uint64, error) {
+	b, err := p.store.Get(publishedKey(outbox))
 	if err != nil || b == nil {
 		return 0, err
 	}
 	return uint64(unsigned(b)), nil
 }
 
-func (p *Partition) setDeadPublished(through uint64) error {
+// remember notes how far an outbox is published, and forgets what that is.
+func (p *Partition) remember(outbox string, through uint64) error {
 	b := p.store.Batch()
 	defer b.Close()
-	if err := b.Set(metaKey("dead"), signed(int64(through))); err != nil {
+	if err := b.Set(publishedKey(outbox), signed(int64(through))); err != nil {
 		return err
 	}
-	if err := b.DeleteRange(sequenceKey("", 0), sequenceKey("", through+1)); err != nil {
+	if err := b.DeleteRange(sequenceKey(outbox, 0), sequenceKey(outbox, through+1)); err != nil {
 		return err
 	}
 	return b.Apply()

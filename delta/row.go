@@ -220,6 +220,14 @@ func (f *fold) stored(v *view, pk []byte) (storedRow, error) {
 func (f *fold) replace(v *view, ch *change.Change, oldPK, newPK []byte, old, fresh storedRow) error {
 	o, n := old.contribution, fresh.contribution
 	same := o != nil && equalContributions(o, n)
+	if v.sends { // its tiles are elsewhere
+		if !same {
+			if err := f.send(v, o, n); err != nil {
+				return err
+			}
+		}
+		same = true
+	}
 	if v.current {
 		if err := f.use(v, oldPK, old.kept, newPK, fresh.kept); err != nil {
 			return err
@@ -292,11 +300,11 @@ var errAwaited = errors.New("the snapshot brings the row")
 // is joined again. With an errRow it gives what is to be kept of the row all the same.
 func (f *fold) evaluate(v *view, row []feature.Value, pk []byte, anew bool) (storedRow, error) {
 	var out storedRow
-	if row[v.Key[0]].IsNull() {
+	if row[v.routed].IsNull() {
 		f.stats.NullKeys++
 		return out, nil
 	}
-	p, err := partition.Of(row[v.Key[0]], v.Group.Partitions)
+	p, err := partition.Of(row[v.routed], v.parts)
 	if err != nil {
 		return out, errRow{err}
 	}
@@ -311,24 +319,23 @@ func (f *fold) evaluate(v *view, row []feature.Value, pk []byte, anew bool) (sto
 		out.print = fingerprint(v.needed(row))
 	}
 	c := &f.fresh
-	c.pk, c.time, c.key, c.entity = pk, row[v.EventTime], c.key[:0], c.entity[:0]
-	for _, k := range v.Key {
-		if row[k].IsNull() {
-			f.stats.NullKeys++
+	c.pk, c.time = pk, row[v.EventTime]
+	if !v.sends {
+		if known, err := f.keys(v, row, c); !known || err != nil {
 			out.print = nil
-			return out, nil
+			return out, err
 		}
-		key, err := feature.FromRow(v.Source.Columns[k], row[k])
-		if err != nil {
-			return out, errRow{err}
-		}
-		c.key = append(c.key, key)
 	}
 	if err := f.join(v, row, anew); err != nil {
 		return out, err
 	}
 	if v.current {
 		out.kept = v.kept(row)
+	}
+	if v.sends { // without a key it may have one by another join
+		if known, err := f.keys(v, row, c); !known || err != nil {
+			return out, err
+		}
 	}
 	if v.where != nil {
 		f.state.Row = row
@@ -359,6 +366,24 @@ func (f *fold) evaluate(v *view, row []feature.Value, pk []byte, anew bool) (sto
 	}
 	out.contribution = c
 	return out, nil
+}
+
+// keys gives the entity key of a row; known is false where it has a NULL: the row is of no entity.
+func (f *fold) keys(v *view, row []feature.Value, c *contribution) (known bool, err error) {
+	c.key, c.entity = c.key[:0], c.entity[:0]
+	for _, k := range v.Keys {
+		x := row[v.flat(k)]
+		if x.IsNull() {
+			f.stats.NullKeys++
+			return false, nil
+		}
+		key, err := feature.FromRow(v.column(k), x)
+		if err != nil {
+			return false, errRow{err}
+		}
+		c.key = append(c.key, key)
+	}
+	return true, nil
 }
 
 // kept gives the columns that are kept of a row.
@@ -412,7 +437,7 @@ func (f *fold) complete(v *view, ch *change.Change, old storedRow) ([]feature.Va
 	f.row = slices.Grow(f.row[:0], v.wide)[:v.wide]
 	row := f.row
 	clear(row[copy(row, ch.After):])
-	if len(ch.Unchanged) == 0 || (!ch.IsUnchanged(v.Key[0]) && !f.here(v, row)) {
+	if len(ch.Unchanged) == 0 || (!ch.IsUnchanged(v.routed) && !f.here(v, row)) {
 		return row, nil // what is missing of a row that is not ours is not missed
 	}
 	for i, c := range v.needs {
@@ -438,10 +463,10 @@ func (f *fold) belonged(v *view, ch *change.Change) bool {
 
 // here tells whether a row is one of this partition.
 func (f *fold) here(v *view, row []feature.Value) bool {
-	if row[v.Key[0]].IsNull() {
+	if row[v.routed].IsNull() {
 		return false
 	}
-	p, err := partition.Of(row[v.Key[0]], v.Group.Partitions)
+	p, err := partition.Of(row[v.routed], v.parts)
 	return err == nil && p == f.partition
 }
 

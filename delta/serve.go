@@ -282,6 +282,9 @@ func (f *fold) dueStored(now int64) error {
 
 // serve computes the entities touched, in key order, and puts what changed in the outbox.
 func (f *fold) serve() error {
+	if err := f.endSending(); err != nil {
+		return err
+	}
 	if f.pieces {
 		return f.serveMarked()
 	}

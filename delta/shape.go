@@ -111,7 +111,7 @@ func (s *shape) judgeIdentity(v *view, join int) {
 	}
 	carried := s.table.KeyColumns()
 	if join < 0 {
-		carried = append(carried, v.Key...)
+		carried = append(carried, v.Carried()...)
 	}
 	for _, c := range carried {
 		name := s.table.Columns[c].Name

@@ -114,6 +114,7 @@ func (f *fold) snapshotBegin(c *change.Control) error {
 		}
 	}
 	f.meta.Snapshot, f.meta.Chunk, f.meta.N, f.meta.Done = c.ID, 0, 0, false
+	f.beginSending(c)
 	return nil
 }
 
@@ -193,11 +194,9 @@ func (f *fold) retractUnseen(table string) error {
 				return err
 			}
 			if o := r.contribution; o != nil {
-				e, err := f.take(v, o)
-				if err != nil {
+				if err := f.lose(v, o); err != nil {
 					return err
 				}
-				f.touch(e, change.CauseRetraction)
 			}
 			if v.current {
 				if err := f.use(v, pk, r.kept, nil, nil); err != nil {
@@ -218,6 +217,19 @@ func (f *fold) retractUnseen(table string) error {
 		f.fanKey(table, pk, change.Snapshot)
 		return f.batch.Delete(append(bytes.Clone(prefix), pk...))
 	})
+}
+
+// lose takes a contribution back whose row is gone.
+func (f *fold) lose(v *view, o *contribution) error {
+	if v.sends {
+		return f.send(v, o, nil)
+	}
+	e, err := f.take(v, o)
+	if err != nil {
+		return err
+	}
+	f.touch(e, change.CauseRetraction)
+	return nil
 }
 
 // unseenBytes bounds what eachUnseen holds of stored rows at once.
@@ -289,8 +301,12 @@ func (f *fold) truncate(table string, at position.Position) error {
 	return f.batch.DeleteRange(prefix, successor(prefix))
 }
 
-// truncateView takes all rows of a view back. Nothing of it is in the cache: it is of a control record.
+// truncateView takes all rows of a view back. Nothing of it is in the cache: it is of a control record. Entities that are
+// elsewhere are told by that control record, which is passed on.
 func (f *fold) truncateView(v *view) error {
+	if v.sends {
+		return f.forgetView(v, v.servedPrefix)
+	}
 	var bad error
 	var keys, rows [][]byte
 	err := f.batch.Scan(v.servedPrefix, successor(v.servedPrefix), func(key, value []byte) bool {
@@ -314,11 +330,16 @@ func (f *fold) truncateView(v *view) error {
 		}
 		f.touch(e, change.CauseRetraction)
 	}
+	return f.forgetView(v)
+}
+
+// forgetView deletes what is stored of a view's rows, and what has other prefixes.
+func (f *fold) forgetView(v *view, more ...[]byte) error {
 	prefixes := [][]byte{v.rowPrefix, v.indexPrefix, v.tilePrefix}
 	if v.current {
 		prefixes = append(prefixes, v.usePrefix)
 	}
-	for _, p := range prefixes {
+	for _, p := range append(prefixes, more...) {
 		if err := f.batch.DeleteRange(p, successor(p)); err != nil {
 			return err
 		}

@@ -54,6 +54,9 @@ func (p *Partition) Stopped(view string) (Stopped, bool) {
 
 // folds tells whether changes are folded into a view.
 func (f *fold) folds(v *view) bool {
+	if v.sends && f.sending[v] == nil { // it begins with the next epoch
+		return false
+	}
 	s, ok := f.meta.Stopped[v.Name]
 	return !ok || s.Mending
 }
@@ -176,8 +179,12 @@ func (f *fold) mendEnd(table string) error {
 	return nil
 }
 
-// touchAll notes every entity of a view. It is of a control record: nothing of the view is in the cache.
+// touchAll notes every entity of a view. It is of a control record: nothing of the view is in the cache. Those that
+// are elsewhere have been sent all that their rows give.
 func (f *fold) touchAll(v *view) error {
+	if v.sends {
+		return nil
+	}
 	var bad error
 	err := f.batch.Scan(v.servedPrefix, successor(v.servedPrefix), func(key, _ []byte) bool {
 		var e *entity

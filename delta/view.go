@@ -7,6 +7,7 @@ import (
 
 	"github.com/freshet-io/freshet/delta/aggregate"
 	"github.com/freshet-io/freshet/delta/expression"
+	"github.com/freshet-io/freshet/delta/hop"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/strict"
@@ -34,6 +35,14 @@ type view struct {
 	firsts  []int   // by join, where its columns begin after the source row
 	keeps   []int   // columns that are kept of a row: needs, then those of joins
 	useAt   [][]int // by join that is as of now, where its key is in what is kept
+
+	routed, parts int // column of the source that says in which partition a row is, of how many
+
+	// Of a view whose entity key is a column of a join: see setHop.
+	layout   *hop.Layout // nil: it is none
+	sends    bool        // its rows are here, and its entities elsewhere
+	receives bool        // the other way round
+	outbox   string      // what it sends is under this name there
 
 	// Of the fold: see prepare.
 	cached    map[string]*entity
@@ -98,11 +107,14 @@ func compile(fv *feature.View) (*view, error) {
 			v.needs = append(v.needs, c)
 		}
 	}
-	for _, k := range fv.Key {
-		need(k)
-	}
+	group, column := fv.Routed()
+	v.routed, v.parts = column, group.Partitions
+	need(column)
 	need(fv.EventTime)
 	v.joined = make([][]int, len(fv.Joins))
+	for _, k := range fv.Keys {
+		v.reads(k, need)
+	}
 	for i, j := range fv.Joins {
 		for _, on := range j.On {
 			v.reads(on.Source, need)
@@ -409,7 +421,7 @@ func (v *view) readJoined(join, column int) {
 
 // exposes tells whether values of a column come out of the view with the column's own type.
 func (v *view) exposes(r feature.Ref) bool {
-	if r.Join < 0 && slices.Contains(v.Key, r.Column) {
+	if slices.Contains(v.Keys, r) {
 		return true
 	}
 	return slices.ContainsFunc(v.Features, func(f feature.Feature) bool {

@@ -66,6 +66,9 @@ func (f *fold) spillRows() error {
 // spill applies what there is of the cell and makes ready for its next piece.
 func (f *fold) spill() error {
 	f.fanned = 0
+	if err := f.endSending(); err != nil {
+		return err
+	}
 	for _, e := range f.touched {
 		if err := f.markEntity(e); err != nil {
 			return err
@@ -78,6 +81,7 @@ func (f *fold) spill() error {
 	if err := f.out.end(f.batch); err != nil {
 		return err
 	}
+	f.keepHops()
 	w := &wide{Meta: f.meta, Fans: f.fans, Was: f.was}
 	b, err := encodeJSON(w)
 	if err != nil {

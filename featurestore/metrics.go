@@ -100,6 +100,13 @@ func gauges() []gauge {
 		}},
 		{"stopped_views", "Views that stand still: a change of a table does not fit them.", prometheus.GaugeValue,
 			func(m *delta.Meta, _ time.Time) float64 { return float64(len(m.Stopped)) }},
+		{"hop_waiting_bytes", "What some senders of a hop have brought and waits for the others.", prometheus.GaugeValue,
+			func(m *delta.Meta, _ time.Time) float64 {
+				if m.Hop == nil {
+					return 0
+				}
+				return float64(m.Hop.Bytes)
+			}},
 		counter("changes_total", "Changes folded.", func(s *delta.Stats) uint64 { return s.Changes }),
 		counter("cells_total", "Cells folded, control records included.", func(s *delta.Stats) uint64 { return s.Cells }),
 		counter("deltas_total", "Deltas made.", func(s *delta.Stats) uint64 { return s.Deltas }),

@@ -35,9 +35,28 @@ type wanted struct {
 func wants(cfg *config.Config, defs *feature.Definitions) (*wanted, error) {
 	w := &wanted{names: capture.Tables(defs, cfg.Source.Clock), tables: map[string]capture.TableOptions{}, keys: map[string][]string{}}
 	for _, v := range defs.Views {
-		w.keys[v.Source] = append(w.keys[v.Source], slices.Sorted(maps.Values(v.Key))...)
+		tables := map[string]string{} // by alias
 		for _, j := range v.Join {
+			tables[j.As] = j.Table
 			w.keys[j.Table] = append(w.keys[j.Table], slices.Sorted(maps.Keys(j.On))...)
+		}
+		says := func(name string) {
+			alias, column, joined := strings.Cut(name, ".")
+			if !joined {
+				w.keys[v.Source] = append(w.keys[v.Source], name)
+			} else if t := tables[alias]; t != "" {
+				w.keys[t] = append(w.keys[t], column)
+			}
+		}
+		for _, name := range slices.Sorted(maps.Values(v.Key)) {
+			says(name)
+		}
+		for i := range v.Join {
+			for _, name := range slices.Sorted(maps.Values(v.Join[i].On)) {
+				if v.Via != "" { // the chain of joins to the key says where the rows are
+					says(name)
+				}
+			}
 		}
 	}
 	var more []string // that no definition uses

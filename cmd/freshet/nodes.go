@@ -42,12 +42,15 @@ func (s *system) nodeOptions() delta.NodeOptions {
 // needed gives the first record of a partition's changes that is neither in raw yet nor folded by some warm copy. Without
 // raw, which begins with the first merge, everything is needed.
 func (s *system) needed(ctx context.Context, group string, partition int) (int64, error) {
+	behind, err := s.peers.Behind(ctx, group, partition)
+	if err != nil || s.raw[group] == nil { // what a hop brings is not kept
+		return behind, err
+	}
 	head, err := s.raw[group].Head(ctx)
 	if err != nil || head.Offsets == nil {
 		return 0, err
 	}
-	behind, err := s.peers.Behind(ctx, group, partition)
-	return min(head.Offsets[partition], behind), err
+	return min(head.Offsets[partition], behind), nil
 }
 
 // nodeName is this node's in lags.

@@ -75,7 +75,11 @@ func viewDetails(v *feature.View) string {
 	for _, j := range v.Joins {
 		from = append(from, j.Table.FullName())
 	}
-	return fmt.Sprintf("%s by %s, from %s", v.Group.Name, strings.Join(names, ", "), strings.Join(from, " with "))
+	via := ""
+	if v.Hop != nil {
+		via = ", via " + v.Hop.Group.Name
+	}
+	return fmt.Sprintf("%s by %s, from %s%s", v.Group.Name, strings.Join(names, ", "), strings.Join(from, " with "), via)
 }
 
 // told says what a step is about: why it is one, or what the object is.

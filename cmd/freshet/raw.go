@@ -11,7 +11,7 @@ import (
 // openRaw makes the raw logs of the groups.
 func (s *system) openRaw() {
 	s.raw = map[string]*raw.Log{}
-	for _, g := range s.catalog.Groups {
+	for _, g := range s.catalog.Logged() {
 		l := raw.New(raw.Options{
 			Group: g, Store: s.store, LocalDir: s.localDir(), Records: raw.TopicRecords(s.topics), Schemas: s.registry,
 		})
@@ -27,21 +27,22 @@ func (s *system) keepRaw(ctx context.Context, view string, cut change.CutRecord)
 	if v == nil {
 		return
 	}
+	g, _ := v.Routed() // its changes; what a hop brings is made of them
 	var ends []int64
-	for i := range v.Group.Partitions {
-		at, err := s.peers.WaitCut(ctx, v.Group.Name, i, cut.ID, "")
+	for i := range g.Partitions {
+		at, err := s.peers.WaitCut(ctx, g.Name, i, cut.ID, "")
 		if err != nil {
-			s.log.Error("raw", "group", v.Group.Name, "cut", cut.ID, "error", err)
+			s.log.Error("raw", "group", g.Name, "cut", cut.ID, "error", err)
 			return
 		}
 		ends = append(ends, at.Offset)
 	}
-	got, err := s.raw[v.Group.Name].Append(ctx, cut, ends)
+	got, err := s.raw[g.Name].Append(ctx, cut, ends)
 	switch {
 	case errors.Is(err, context.Canceled): // the process ends
 	case err != nil:
-		s.log.Error("raw", "group", v.Group.Name, "cut", cut.ID, "error", err)
+		s.log.Error("raw", "group", g.Name, "cut", cut.ID, "error", err)
 	case got.Appended:
-		s.log.Info("raw", "group", v.Group.Name, "cut", cut.ID, "records", got.Records)
+		s.log.Info("raw", "group", g.Name, "cut", cut.ID, "records", got.Records)
 	}
 }

@@ -17,9 +17,13 @@ import (
 // SenderState is what a sender must find again after a restart: it belongs in the batch that holds what
 // the records were made of.
 type SenderState struct {
-	Sequence uint64   `json:"sequence"`           // of the last record
-	Since    []uint64 `json:"since,omitempty"`    // by receiver, records since the last control record
-	LogTime  int64    `json:"log_time,omitempty"` // of the last control record that went on, microseconds
+	Sequence uint64   `json:"sequence"`        // of the last record
+	Since    []uint64 `json:"since,omitempty"` // by receiver, records since the last control record
+	// Of the last control record that went on: log time in microseconds, the last commit before it, and below which
+	// place everything is before it.
+	LogTime int64        `json:"log_time,omitempty"`
+	LSN     position.LSN `json:"lsn,omitempty"`
+	Resume  position.LSN `json:"resume,omitempty"`
 }
 
 // Sender makes the records of one partition of the rows. Of a cell it holds what changed, by entity and
@@ -70,6 +74,20 @@ func NewSender(l *Layout, sender int, was SenderState) *Sender {
 	return s
 }
 
+// epochBits are those of a sequence that count the records of an epoch.
+const epochBits = 40
+
+// Begin begins with an epoch: whatever was sent before is nothing to the receivers any more. A sender that has
+// lost its state and begins with the same epoch writes the same records again.
+func (s *Sender) Begin(epoch uint32) {
+	s.state.Sequence = uint64(epoch) << epochBits
+	clear(s.state.Since)
+	clear(s.cell)
+}
+
+// Sequence is that of the last record.
+func (s *Sender) Sequence() uint64 { return s.state.Sequence }
+
 // State gives a copy of what must be kept.
 func (s *Sender) State() SenderState {
 	out := s.state
@@ -85,9 +103,6 @@ func (s *Sender) Take(r *Row) error { return s.note(r, false) }
 
 func (s *Sender) note(r *Row, in bool) error {
 	s.order = r.appendOrder(s.order[:0])
-	if !s.exact {
-		return s.entity(r).swap(string(s.order), r, in)
-	}
 	row := aggregate.Row{Inputs: r.Inputs, Order: s.order}
 	for i := range s.one {
 		if s.plain {
@@ -98,6 +113,9 @@ func (s *Sender) note(r *Row, in bool) error {
 		}
 	}
 	e := s.entity(r)
+	if !s.exact {
+		return e.swap(string(s.order), r, in)
+	}
 	for i := range s.l.Levels {
 		l := &s.l.Levels[i]
 		start, ok := l.start(r.Time)
@@ -224,20 +242,20 @@ func (s *Sender) End(at position.Position, newest func(key []feature.Value) (was
 // Abandon forgets what was noted of a cell that failed.
 func (s *Sender) Abandon() { clear(s.cell) }
 
-// Control passes a control record on to every receiver. A heartbeat that does not move log time is left out,
-// in all senders alike: which were passed on before is the same in all of them.
-func (s *Sender) Control(c *change.Control, emit func(receiver int, record []byte) error) error {
-	if c.Kind == change.Heartbeat && c.LogTime <= s.state.LogTime {
+// Control passes a control record on to every receiver, and why the view stands still here. A heartbeat that moves
+// nothing is left out, in all senders alike: which were passed on before is the same in all of them.
+func (s *Sender) Control(c *change.Control, stands []byte, emit func(receiver int, record []byte) error) error {
+	if at := &s.state; c.Kind == change.Heartbeat && c.LogTime <= at.LogTime && c.Position.LSN <= at.LSN && c.Resume <= at.Resume {
 		return nil
 	}
-	s.state.LogTime = max(s.state.LogTime, c.LogTime)
+	s.state.LogTime, s.state.LSN, s.state.Resume = c.LogTime, c.Position.LSN, c.Resume
 	s.head.Position, s.head.Kind = c.Position, Control
 	for to := range s.l.Receivers {
 		s.state.Sequence++
 		s.head.Sequence = s.state.Sequence
 		s.buf = binary.AppendUvarint(s.head.append(s.buf[:0]), s.state.Since[to])
 		s.state.Since[to] = 0
-		s.buf = change.AppendControl(s.buf, c)
+		s.buf = change.AppendControl(appendBytes(s.buf, stands), c)
 		if err := emit(to, s.buf); err != nil {
 			return err
 		}

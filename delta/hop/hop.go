@@ -1,6 +1,6 @@
 // Package hop carries what rows give to entities from the partition that holds the row to the one that
-// holds the entity, for views whose entity key is known only after a join. It is pure: no topic and no store. No view
-// uses it yet: plan refuses such keys (docs/decisions/0022).
+// holds the entity, for views whose entity key is known only after a join. It is pure: no topic and no store
+// (docs/decisions/0022). Package delta wires it.
 //
 //  1. combine.go  a sender, one per partition of the rows, gathers what a cell gives, by entity and
 //     tile, and makes records of it, one sequence per sender; control records go to every receiver
@@ -13,7 +13,7 @@
 // the receiver under its primary key and the sender, so a row that moves from one sender to another is two rows for
 // a while, in whatever order the two are heard, and no two senders ever touch the same one.
 //
-// A record is one of the topic <name>.hop.<view>, which will have the partitions of the view's group:
+// A record is one of the topic <name>.hop.<view>, which has the partitions of the view's group:
 //
 //	+---------+------+------------+---------+----------+----------+------------------------------------+
 //	| version | kind | generation | sender  | sequence | position | by kind                            |
@@ -33,10 +33,14 @@
 //	+------------+--------+-------+-------------------------+--------+
 //
 //	kind 3, a control record:
-//	+-----------------------------------------+----------------------------+
-//	| records that the sender has sent to the | Control, as Avro binary    |
-//	| partition since the one before, uvarint | (internal/change)          |
-//	+-----------------------------------------+----------------------------+
+//	+-----------------------------------------+------------------------+-------------------------+
+//	| records that the sender has sent to the | why the view stands    | Control, as Avro binary |
+//	| partition since the one before, uvarint | still, uvarint and B   | (internal/change)       |
+//	+-----------------------------------------+------------------------+-------------------------+
+//
+// A sequence counts by one over all records of a sender, from the number of the epoch times 2^40 on: it begins with
+// the control record that begins the snapshot of an epoch, in all senders alike. Why the view stands still in the
+// sender's partition is what package delta keeps of that, as JSON; nothing where it does not.
 //
 // The rows of a tile are a length (uvarint) and the stored form of package aggregate. Length 0 is no rows, length 1
 // those of the tile before that has some, of the same entity: a row alone gives the same to every level.

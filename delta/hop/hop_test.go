@@ -3,6 +3,7 @@ package hop
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	mathrand "math/rand/v2"
@@ -94,8 +95,8 @@ func (s *stored) Scan(sender int, fn func(uint64, []byte) (bool, error)) error {
 	return nil
 }
 
-func (s *stored) Forget(sender int, through uint64) error {
-	maps.DeleteFunc(s.waiting[sender], func(n uint64, _ []byte) bool { return n <= through })
+func (s *stored) Forget(sender int, sequence uint64) error {
+	delete(s.waiting[sender], sequence)
 	return nil
 }
 
@@ -205,13 +206,15 @@ type source struct {
 	topics     [][][]byte          // by receiver and sender: appended to topics[r*senders+s]
 	cuts       map[string][]string // by control id, what each receiver must show
 	passed     []string            // the control records that go on, in order
-	passedTime int64
+	passedLast *change.Control
+	resume     position.LSN
 }
 
 func newSource(l *Layout, rng *mathrand.Rand) *source {
 	s := &source{l: l, rng: rng, at: position.Position{Epoch: 1, LSN: 100, Seq: 1}, topics: make([][][]byte, l.Receivers*l.Senders), cuts: map[string][]string{}}
 	for i := range l.Senders {
 		s.senders = append(s.senders, NewSender(l, i, SenderState{}))
+		s.senders[i].Begin(s.at.Epoch)
 		s.rows = append(s.rows, map[string]*Row{})
 	}
 	return s
@@ -309,24 +312,34 @@ func (s *source) emit(sender int) func(int, []byte) error {
 	}
 }
 
+// stands says of some control records that the view stands still, in some senders.
+func stands(sender int, c *change.Control) []byte {
+	if sender > 0 && c.Position.Seq%3 == 0 {
+		return fmt.Appendf(nil, "sender %d", sender)
+	}
+	return nil
+}
+
 func (s *source) control(t *testing.T, n uint32) {
 	t.Helper()
 	s.time += int64(s.rng.IntN(2))
-	c := &change.Control{Kind: change.ControlKind(s.rng.IntN(2)), ID: fmt.Sprint("c", n), Position: s.at.Control(n), LogTime: s.time}
+	s.resume += position.LSN(s.rng.IntN(2))
+	c := &change.Control{Kind: change.ControlKind(s.rng.IntN(2)), ID: fmt.Sprint("c", n), Position: s.at.Control(n), LogTime: s.time, Resume: s.resume}
 	before := s.senders[0].State().Sequence
-	pass := c.Kind != change.Heartbeat || s.time > s.passedTime
+	last := s.passedLast
+	pass := last == nil || c.Kind != change.Heartbeat || c.LogTime > last.LogTime || c.Position.LSN > last.Position.LSN || c.Resume > last.Resume
 	for i, sender := range s.senders {
-		if err := sender.Control(c, s.emit(i)); err != nil {
+		if err := sender.Control(c, stands(i, c), s.emit(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if passed := s.senders[0].State().Sequence > before; passed != pass {
-		t.Fatalf("%s at log time %d: passed on %v, the one before had %d", c.Kind, c.LogTime, passed, s.passedTime)
+		t.Fatalf("%+v: passed on %v, the one before was %+v", c, passed, last)
 	}
 	if !pass {
 		return
 	}
-	s.passed, s.passedTime = append(s.passed, c.ID), s.time
+	s.passed, s.passedLast = append(s.passed, c.ID), c
 	for to := range s.l.Receivers {
 		s.cuts[c.ID] = append(s.cuts[c.ID], s.model(t, to))
 	}
@@ -408,41 +421,75 @@ func (s *source) interleave(rng *mathrand.Rand, to int) (out [][]byte) {
 	return out
 }
 
-// receive folds a partition; batches end and processes die by chance, before or after a batch is applied.
+// receive folds a partition; batches end and processes die by chance, before or after a batch is applied, between two
+// records of a cell too.
 func (s *source) receive(t *testing.T, rng *mathrand.Rand, to int, records [][]byte) *stored {
 	t.Helper()
 	disk := newStored()
-	for disk.offset < len(records) {
+	for {
 		batch := disk.clone(t) // and a new process, which has only what is stored
 		r, err := NewReceiver(s.l, batch.state)
 		if err != nil {
 			t.Fatal(err)
 		}
+		if batch.offset == len(records) && !r.Ready() {
+			return disk
+		}
+		piece := func(int) error {
+			if rng.IntN(6) > 0 {
+				return nil
+			}
+			batch.state = r.State()
+			disk = batch.clone(t)
+			if rng.IntN(2) == 0 {
+				return errDied
+			}
+			return nil
+		}
+		err = s.foldReady(t, r, batch, to, piece)
 		for range 1 + rng.IntN(6) {
-			if batch.offset == len(records) {
+			if batch.offset == len(records) || err != nil {
 				break
 			}
 			if _, err := r.Take(records[batch.offset], batch); err != nil {
 				t.Fatal(err)
 			}
 			batch.offset++
-			for r.Ready() {
-				c, err := r.Fold(batch, func(rec *Record) error { return batch.apply(s.l, rec) })
-				if err != nil {
-					t.Fatal(err)
-				}
-				batch.ended = append(batch.ended, c.ID)
-				if got, want := batch.show(t, s.l), s.cuts[c.ID][to]; got != want {
-					t.Fatalf("receiver %d at %s:\n%s\nwant\n%s", to, c.ID, got, want)
-				}
-			}
+			err = s.foldReady(t, r, batch, to, piece)
 		}
-		batch.state = r.State()
-		if rng.IntN(3) > 0 {
+		if batch.state = r.State(); err == nil && rng.IntN(3) > 0 {
 			disk = batch
 		}
 	}
-	return disk
+}
+
+var errDied = errors.New("the process died")
+
+// foldReady folds what all have brought, and compares.
+func (s *source) foldReady(t *testing.T, r *Receiver, batch *stored, to int, piece func(int) error) error {
+	t.Helper()
+	for r.Ready() {
+		c, still, err := r.Fold(batch, func(rec *Record) error { return batch.apply(s.l, rec) }, piece)
+		if errors.Is(err, errDied) {
+			return err
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []byte
+		if s.l.Senders > 1 {
+			want = stands(1, c)
+		}
+		if !bytes.Equal(still, want) {
+			t.Fatalf("receiver %d at %s: it stands still by %q, want %q", to, c.ID, still, want)
+		}
+		batch.ended = append(batch.ended, c.ID)
+		if got, want := batch.show(t, s.l), s.cuts[c.ID][to]; got != want {
+			t.Fatalf("receiver %d at %s:\n%s\nwant\n%s", to, c.ID, got, want)
+		}
+		r.End(c)
+	}
+	return nil
 }
 
 func TestReceiversHaveAtEveryControlRecordWhatTheRowsGive(t *testing.T) {

@@ -2,6 +2,7 @@ package hop
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -13,10 +14,11 @@ import (
 type Waiting interface {
 	// Put keeps a record, which is lent for the call.
 	Put(sender int, sequence uint64, record []byte) error
-	// Scan calls fn for the records of a sender in the order of their sequences, until it gives false.
+	// Scan calls fn for the records of a sender in the order of their sequences, until it gives false. What is
+	// written meanwhile is not seen.
 	Scan(sender int, fn func(sequence uint64, record []byte) (more bool, err error)) error
-	// Forget deletes the records of a sender up to a sequence, inclusive.
-	Forget(sender int, through uint64) error
+	// Forget deletes a record.
+	Forget(sender int, sequence uint64) error
 }
 
 // ReceiverState is what a receiver must find again after a restart.
@@ -24,6 +26,11 @@ type ReceiverState struct {
 	Senders []Heard           `json:"senders"`
 	Folded  position.Position `json:"folded"` // the last control record that was folded
 	Bytes   int64             `json:"bytes"`  // of the records that wait
+	// Of a cell of which a part is folded: senders of which all records are, the control record that ends it, as Avro
+	// binary, and why the view stands still.
+	Done   int    `json:"done,omitempty"`
+	End    []byte `json:"end,omitempty"`
+	Stands []byte `json:"stands,omitempty"`
 }
 
 // Heard is how far one sender has been heard.
@@ -94,7 +101,7 @@ func (r *Receiver) Take(record []byte, w Waiting) (kept bool, err error) {
 		return false, fmt.Errorf("hop record %d of sender %d is at %s, after one at %s: %w", h.Sequence, h.Sender, h.Position, x.Position, errRecord)
 	}
 	if h.Kind == Control {
-		if since != x.Since {
+		if since != x.Since && h.Sequence>>epochBits == x.Sequence>>epochBits {
 			return false, fault.New(fault.Failed, "of sender %d of the hop %d records came before the control record at %s, and it sent %d",
 				h.Sender, x.Since, h.Position, since).ToMend("build a new generation of the view: records of the hop topic are lost")
 		}
@@ -108,8 +115,11 @@ func (r *Receiver) Take(record []byte, w Waiting) (kept bool, err error) {
 	return true, w.Put(h.Sender, h.Sequence, record)
 }
 
-// Ready tells whether every sender has brought the next control record.
+// Ready tells whether every sender has brought the next control record, or a cell is folded in part.
 func (r *Receiver) Ready() bool {
+	if r.state.Done > 0 {
+		return true
+	}
 	for i := range r.state.Senders {
 		if r.state.Senders[i].Controls == 0 {
 			return false
@@ -119,50 +129,79 @@ func (r *Receiver) Ready() bool {
 }
 
 // Fold gives everything up to the next control record to apply, sender by sender, each in its own order,
-// forgets it, and gives that control record, which ends the cell. It must be Ready. What waits is
-// read where it lies; memory does not grow with it. After an error the receiver and the batch are of no use.
-func (r *Receiver) Fold(w Waiting, apply func(*Record) error) (*change.Control, error) {
+// forgets it, and gives that control record, which ends the cell, and why the view stands still by the word of the
+// first sender where it does. It must be Ready, and what it was given must be in the store. What waits is read
+// where it lies; memory does not grow with it. After each record piece is called with its bytes: the state, and what
+// was forgotten and applied, belong together there, and whoever goes on from them calls Fold again. At the end of the
+// cell End is called. After an error the receiver and the batch are of no use.
+func (r *Receiver) Fold(w Waiting, apply func(*Record) error, piece func(bytes int) error) (*change.Control, []byte, error) {
 	if !r.Ready() {
-		return nil, fmt.Errorf("not every sender has brought the next control record: %w", errRecord)
+		return nil, nil, fmt.Errorf("not every sender has brought the next control record: %w", errRecord)
 	}
-	var end *change.Control
-	for sender := range r.state.Senders {
-		c, through, err := r.foldSender(w, sender, apply)
-		if err != nil {
-			return nil, fmt.Errorf("sender %d of the hop: %w", sender, err)
+	for r.state.Done < len(r.state.Senders) {
+		sender := r.state.Done
+		if err := r.foldSender(w, sender, apply, piece); err != nil {
+			return nil, nil, fmt.Errorf("sender %d of the hop: %w", sender, err)
 		}
-		if end == nil {
-			end = c
-		}
-		if c.Kind != end.Kind || c.ID != end.ID || c.Position != end.Position {
-			return nil, fault.New(fault.Failed, "sender %d of the hop has the control record %s %q at %s where sender 0 has %s %q at %s",
-				sender, c.Kind, c.ID, c.Position, end.Kind, end.ID, end.Position).ToMend("build a new generation of the view")
-		}
-		if err := w.Forget(sender, through); err != nil {
-			return nil, err
-		}
-		r.state.Senders[sender].Controls--
 	}
-	r.state.Folded = end.Position
-	return end, nil
+	c, err := change.DecodeControl(r.state.End)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w", err)
+	}
+	return c, r.state.Stands, nil
 }
 
-func (r *Receiver) foldSender(w Waiting, sender int, apply func(*Record) error) (c *change.Control, through uint64, err error) {
-	err = w.Scan(sender, func(sequence uint64, record []byte) (bool, error) {
+// End ends the cell: it is folded.
+func (r *Receiver) End(c *change.Control) {
+	r.state.Folded = c.Position
+	r.state.Done, r.state.End, r.state.Stands = 0, nil, nil
+}
+
+func (r *Receiver) foldSender(w Waiting, sender int, apply func(*Record) error, piece func(bytes int) error) error {
+	done := r.state.Done
+	err := w.Scan(sender, func(sequence uint64, record []byte) (bool, error) {
 		rec, err := Decode(r.l, record)
 		if err != nil {
 			return false, err
 		}
-		r.state.Bytes -= int64(len(record))
-		through = sequence
 		if rec.Kind == Control {
-			c = rec.Control
-			return false, nil
+			err = r.ends(sender, rec)
+		} else {
+			err = apply(rec)
 		}
-		return true, apply(rec)
+		if err == nil {
+			err = w.Forget(sender, sequence)
+		}
+		r.state.Bytes -= int64(len(record))
+		if err == nil {
+			err = piece(len(record))
+		}
+		return rec.Kind != Control, err
 	})
-	if err == nil && c == nil {
+	if err == nil && r.state.Done == done {
 		err = fmt.Errorf("the next control record is not where records wait: %w", errRecord)
 	}
-	return c, through, err
+	return err
+}
+
+// ends takes the control record by which a sender ends the cell.
+func (r *Receiver) ends(sender int, rec *Record) error {
+	c := rec.Control
+	if sender == 0 {
+		r.state.End = change.AppendControl(nil, c)
+	}
+	end, err := change.DecodeControl(r.state.End)
+	if err != nil {
+		return fmt.Errorf("%w", err)
+	}
+	if c.Kind != end.Kind || c.ID != end.ID || c.Position != end.Position {
+		return fault.New(fault.Failed, "sender %d of the hop has the control record %s %q at %s where sender 0 has %s %q at %s",
+			sender, c.Kind, c.ID, c.Position, end.Kind, end.ID, end.Position).ToMend("build a new generation of the view")
+	}
+	if r.state.Stands == nil {
+		r.state.Stands = slices.Clone(rec.Stands)
+	}
+	r.state.Senders[sender].Controls--
+	r.state.Done++
+	return nil
 }

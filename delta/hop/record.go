@@ -38,6 +38,7 @@ type Record struct {
 	Entities []Entity        // Partials
 	Rows     []SignedRow     // Rows
 	Since    uint64          // Control: records from the sender to this partition since the one before
+	Stands   []byte          // Control: why the view stands still in the sender's partition; nil: it does not
 	Control  *change.Control // Control
 }
 
@@ -80,6 +81,16 @@ func (h *Head) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(h.Sender))
 	b = binary.AppendUvarint(b, h.Sequence)
 	return h.Position.Append(b)
+}
+
+// ReadHead reads what a record begins with.
+func ReadHead(b []byte) (Head, error) {
+	r := &reader{b: b}
+	h := r.head()
+	if r.err != nil {
+		return h, fmt.Errorf("hop record: %w", r.err)
+	}
+	return h, nil
 }
 
 // reader walks one record; the first error sticks.
@@ -214,6 +225,9 @@ func Decode(l *Layout, b []byte) (*Record, error) {
 		}
 	case Control:
 		out.Since = r.uvarint()
+		if out.Stands = r.raw(r.count()); len(out.Stands) == 0 {
+			out.Stands = nil
+		}
 		if r.err == nil {
 			c, err := change.DecodeControl(r.b)
 			if err != nil {

@@ -57,7 +57,7 @@ func golden(t testing.TB) map[string][]byte {
 		}
 		must(t, s.End(at, times, func(_ int, b []byte) error { out[name] = bytes.Clone(b); return nil }))
 		c := &change.Control{Kind: change.Cut, ID: "cut-1", Position: at.Control(1), LogTime: 1_000_000, Resume: 7}
-		must(t, s.Control(c, func(_ int, b []byte) error { out["control"] = bytes.Clone(b); return nil }))
+		must(t, s.Control(c, []byte(`{"reason":"r"}`), func(_ int, b []byte) error { out["control"] = bytes.Clone(b); return nil }))
 	}
 	return out
 }
@@ -115,7 +115,7 @@ func TestARecordReadsAsItWasWritten(t *testing.T) {
 	}
 	rec, err = Decode(l, records["control"])
 	must(t, err)
-	if rec.Since != 7 || rec.Control.ID != "cut-1" || rec.Control.Kind != change.Cut || rec.Sequence != 43 {
+	if rec.Since != 7 || string(rec.Stands) != `{"reason":"r"}` || rec.Control.ID != "cut-1" || rec.Control.Kind != change.Cut || rec.Sequence != 43 {
 		t.Fatalf("control %+v", rec)
 	}
 }
@@ -188,7 +188,7 @@ func encodeRecord(l *Layout, rec *Record) []byte {
 		}
 	case Control:
 		b = append(b, byte(rec.Since))
-		b = change.AppendControl(b, rec.Control)
+		b = change.AppendControl(appendBytes(b, rec.Stands), rec.Control)
 	}
 	return b
 }
@@ -224,7 +224,7 @@ func sent(t *testing.T, l *Layout, sender int, lsn position.LSN, id string) (out
 	at := position.Position{Epoch: 1, LSN: lsn, Seq: 1}
 	emit := func(_ int, b []byte) error { out = append(out, bytes.Clone(b)); return nil }
 	must(t, s.End(at, func([]feature.Value) (was, is Newest, err error) { return was, Newest{Rows: true}, nil }, emit))
-	must(t, s.Control(&change.Control{Kind: change.Cut, ID: id, Position: at.Control(1)}, emit))
+	must(t, s.Control(&change.Control{Kind: change.Cut, ID: id, Position: at.Control(1)}, nil, emit))
 	return out
 }
 
@@ -256,16 +256,46 @@ func TestWhatIsWrongInAHopIsFound(t *testing.T) {
 	if s.r.Ready() {
 		t.Fatal("ready before every sender was heard")
 	}
-	if _, err := s.r.Fold(s.s, func(*Record) error { return nil }); !errors.Is(err, errRecord) {
+	none := func(*Record) error { return nil }
+	whole := func(int) error { return nil }
+	if _, _, err := s.r.Fold(s.s, none, whole); !errors.Is(err, errRecord) {
 		t.Fatalf("folded all the same: %v", err)
 	}
 	must(t, s.take(sent(t, l, 1, 100, "other")))
-	_, err := s.r.Fold(s.s, func(*Record) error { return nil })
+	_, _, err := s.r.Fold(s.s, none, whole)
 	if fault.ClassOf(err) != fault.Failed || !strings.Contains(err.Error(), `cut "other"`) {
 		t.Fatalf("control records that differ: %v", err)
 	}
 	if _, err := NewReceiver(layout(true, 3, 1), s.r.State()); err == nil {
 		t.Fatal("a state of two senders is taken for three")
+	}
+}
+
+// A sender that begins an epoch has the numbers of that epoch, wherever it was: what it has sent of the one before
+// is not missed.
+func TestAnEpochBegins(t *testing.T) {
+	l := layout(true, 1, 1)
+	var all [][]byte
+	emit := func(_ int, b []byte) error { all = append(all, bytes.Clone(b)); return nil }
+	newest := func([]feature.Value) (was, is Newest, err error) { return was, Newest{Rows: true}, nil }
+	s := NewSender(l, 0, SenderState{})
+	for epoch := range uint32(3) {
+		if epoch == 2 {
+			s = NewSender(l, 0, SenderState{}) // it has lost its state
+		}
+		at := position.Position{Epoch: epoch + 1, LSN: 100, Seq: 1}
+		s.Begin(at.Epoch)
+		must(t, s.Control(&change.Control{Kind: change.SnapshotBegin, ID: fmt.Sprint(epoch), Position: at}, nil, emit))
+		must(t, s.Put(goldenRows()[0]))
+		must(t, s.End(at, newest, emit))
+		if got, want := s.Sequence(), uint64(epoch+1)<<40+2; got != want {
+			t.Fatalf("sequence %d, want %d", got, want)
+		}
+	}
+	to := newScript(t, l)
+	must(t, to.take(all))
+	if got := to.r.State().Senders[0]; got.Controls != 3 || got.Since != 1 || got.Sequence != 3<<40+2 {
+		t.Fatalf("heard %+v", got)
 	}
 }
 

@@ -107,6 +107,7 @@ type FeatureView struct {
 	Entity      []string          `json:"entity" yaml:"entity"`
 	Source      string            `json:"source" yaml:"source"`
 	Key         map[string]string `json:"key" yaml:"key"`
+	Via         string            `json:"via,omitempty" yaml:"via"` // group in which rows are joined, of a key that is a column of a join
 	Mode        string            `json:"mode,omitempty" yaml:"mode"`
 	EventTime   string            `json:"event_time" yaml:"event_time"`
 	Where       string            `json:"where,omitempty" yaml:"where"`

@@ -52,6 +52,9 @@ func Resolve(d *Definitions, tables []*Table) (*Catalog, error) {
 		}
 		c.Views = append(c.Views, v)
 	}
+	if err := c.checkHops(); err != nil {
+		return nil, err
+	}
 	return c, c.checkUses(unique)
 }
 
@@ -131,6 +134,9 @@ func (c *Catalog) resolveView(d *FeatureView) (*View, error) {
 	if err := c.resolveJoins(v); err != nil {
 		return nil, err
 	}
+	if err := c.resolveHop(v); err != nil {
+		return nil, err
+	}
 	if err := v.resolveFeatures(); err != nil {
 		return nil, err
 	}
@@ -176,24 +182,20 @@ func (c *Catalog) resolveEntity(v *View) error {
 			return refuseAt(d, "key", "entity key %q has no source column", name).ToMend("add it under key: {%s: COLUMN}", name)
 		}
 		at := v.Source.Index(column)
-		if j := joinOf(d, column); at < 0 && j != nil {
-			return refuseAt(d, "key."+name, "entity key %s: %s is a column of the joined table %s, so the key is known only after the join, and a change goes to its partition before", name, column, j.Table).
-				ToMend("keep the value in a column of %s as well, and use that; columns of %s are: %s", d.Source, d.Source, strings.Join(columnNames(v.Source), ", "))
+		if at < 0 && joinOf(d, column) != nil {
+			if err := v.mayHop(i, name, column); err != nil {
+				return err
+			}
+			v.addKey(name, Ref{Join: len(d.Join)}, Type{}) // resolveHop says which
+			continue
 		}
 		if at < 0 {
 			return refuseAt(d, "key."+name, "%s has no column %q", d.Source, column).ToMend("%s", near(column, "columns of "+d.Source, columnNames(v.Source)))
 		}
-		t := v.Source.Columns[at].Type.Plain()
-		if t.Kind == List || t.Kind == Decimal && t.Precision == 0 {
-			return refuseAt(d, "key."+name, "entity key %s: column %s is %s, which cannot be a key", name, column, v.Source.Columns[at].Source).
-				ToMend("use a column of another type, or of numeric with at most 38 digits")
+		if err := v.checkKey(i, name, column, &v.Source.Columns[at]); err != nil {
+			return err
 		}
-		if i == 0 && t.Kind.String() != v.Group.Key.Type {
-			return refuseAt(d, "key."+name, "column %s is %s but the key of group %s is %s", column, t, v.Group.Name, v.Group.Key.Type).
-				ToMend("use a column of type %s, or a group whose key is {name: %s, type: %s}", v.Group.Key.Type, name, t)
-		}
-		v.Entity = append(v.Entity, Field{Name: name, Type: t})
-		v.Key = append(v.Key, at)
+		v.addKey(name, Ref{Join: -1, Column: at}, v.Source.Columns[at].Type.Plain())
 	}
 	if d.EventTime == "" {
 		return refuseAt(d, "event_time", "it has no event_time, the column by which rows enter and leave windows").ToMend("event_time: COLUMN, one of: %s", timestamps(v.Source))
@@ -203,6 +205,28 @@ func (c *Catalog) resolveEntity(v *View) error {
 	}
 	if et := v.Source.Columns[v.EventTime]; et.Type.Kind != Timestamp {
 		return refuseAt(d, "event_time", "event_time: column %s is %s, which is no time", et.Name, et.Source).ToMend("use a column of type timestamp with time zone: %s", timestamps(v.Source))
+	}
+	return nil
+}
+
+func (v *View) addKey(name string, from Ref, t Type) {
+	at := from.Column
+	if from.Join >= 0 {
+		at = -1
+	}
+	v.Entity, v.Key, v.Keys = append(v.Entity, Field{Name: name, Type: t}), append(v.Key, at), append(v.Keys, from)
+}
+
+// checkKey refuses a column that cannot be an entity key, or not the first.
+func (v *View) checkKey(i int, name, column string, c *Column) error {
+	d, t := v.Def, c.Type.Plain()
+	if t.Kind == List || t.Kind == Decimal && t.Precision == 0 {
+		return refuseAt(d, "key."+name, "entity key %s: column %s is %s, which cannot be a key", name, column, c.Source).
+			ToMend("use a column of another type, or of numeric with at most 38 digits")
+	}
+	if i == 0 && t.Kind.String() != v.Group.Key.Type {
+		return refuseAt(d, "key."+name, "column %s is %s but the key of group %s is %s", column, t, v.Group.Name, v.Group.Key.Type).
+			ToMend("use a column of type %s, or a group whose key is {name: %s, type: %s}", v.Group.Key.Type, name, t)
 	}
 	return nil
 }
@@ -321,16 +345,16 @@ func (v *View) resolveOn(jd JoinDef, t *Table, at string) (Join, error) {
 		}
 		j.On = append(j.On, JoinOn{Dimension: k, Source: from})
 	}
-	if jd.Colocated {
-		return j, v.colocate(jd, &j, at)
+	if jd.Colocated && v.Key[0] >= 0 {
+		return j, v.colocate(jd, &j, at, v.Key[0])
 	}
 	return j, nil
 }
 
 // colocate finds by which column a joined table's rows are where those are that join them: the one that is
 // joined by the key of the group.
-func (v *View) colocate(jd JoinDef, j *Join, at string) error {
-	key := Ref{Join: -1, Column: v.Key[0]}
+func (v *View) colocate(jd JoinDef, j *Join, at string, column int) error {
+	key := Ref{Join: -1, Column: column}
 	n := slices.IndexFunc(j.On, func(on JoinOn) bool { return on.Source == key })
 	if n < 0 {
 		d := v.Def
@@ -443,7 +467,7 @@ func (v *View) checkIdentity() error {
 	if v.Events {
 		return nil // nothing is taken back
 	}
-	for _, k := range v.Key {
+	for _, k := range v.Carried() {
 		if !v.Source.CarriesOld(k) {
 			return refuseAt(v.Def, "key", "updates and deletes of %s do not carry the old value of %s, so a row that moves to another entity could not be taken back",
 				v.Source.FullName(), v.Source.Columns[k].Name).ToMend("ALTER TABLE %s REPLICA IDENTITY FULL;", v.Source.FullName())

@@ -40,6 +40,13 @@ func Split(d *Definitions, more []string, parts []SlotPart) ([]SlotPart, error) 
 	for _, g := range d.Groups {
 		out[of[g.Name]].Groups = append(out[of[g.Name]].Groups, g.Name)
 	}
+	for i := range d.Views {
+		v := &d.Views[i]
+		if a, b := of[v.Group], of[v.Via]; v.Via != "" && a != b {
+			return nil, fault.New(fault.Usage, "view %s has its rows in group %s, which slot %s reads, and its entities in group %s, of slot %s", v.Name, v.Via, out[b].Slot, v.Group, out[a].Slot).
+				At("%s", v.Meta).ToMend("name %s under the slot of %s, at %s", v.Group, v.Via, out[b].At)
+		}
+	}
 	by := map[string]*FeatureView{} // who needs a table
 	for i := range d.Views {
 		v := &d.Views[i]

@@ -50,7 +50,9 @@ type View struct {
 	Generation uint32
 	Source     *Table
 	Entity     []Field // key columns of the output, group key first
-	Key        []int   // source column of each entity key
+	Key        []int   // source column of each entity key; -1: it is of a join
+	Keys       []Ref   // the same, joins included
+	Hop        *Rekey  // nil: the key is known of a row by itself
 	EventTime  int     // source column
 	Where      string
 	Joins      []Join
@@ -59,6 +61,36 @@ type View struct {
 	Lateness   time.Duration // of events
 	Features   []Feature
 	Derived    []Derived
+}
+
+// Rekey says where the rows of a view are whose entity key is a column of a join: they are joined there, and what they
+// give to an entity goes on to its own partition (docs/decisions/0022).
+type Rekey struct {
+	Group  *PartitionGroup // in whose partitions they are
+	Column int             // of the source, which says in which; where it is NULL the entity key is too
+}
+
+// Routed gives where changes of the source go: the group, and the column that says in which partition.
+func (v *View) Routed() (*PartitionGroup, int) {
+	if v.Hop != nil {
+		return v.Hop.Group, v.Hop.Column
+	}
+	return v.Group, v.Key[0]
+}
+
+// Carried gives the columns of the source of which old rows must have the value: those that say to which entity
+// and which partition a row belonged.
+func (v *View) Carried() []int {
+	var out []int
+	if v.Hop != nil {
+		out = append(out, v.Hop.Column)
+	}
+	for _, k := range v.Key {
+		if k >= 0 && !slices.Contains(out, k) {
+			out = append(out, k)
+		}
+	}
+	return out
 }
 
 // Outputs gives the feature columns in order: aggregates, then derived.
@@ -132,6 +164,21 @@ func (c *Catalog) Group(name string) *PartitionGroup {
 	return nil
 }
 
+// Hops gives the view whose hop is all that a group reads; nil: it reads changes.
+func (c *Catalog) Hops(group string) *View {
+	for _, v := range c.Views {
+		if v.Hop != nil && v.Group.Name == group {
+			return v
+		}
+	}
+	return nil
+}
+
+// Logged gives the groups that have a topic of changes, in order.
+func (c *Catalog) Logged() []*PartitionGroup {
+	return slices.DeleteFunc(slices.Clone(c.Groups), func(g *PartitionGroup) bool { return c.Hops(g.Name) != nil })
+}
+
 // Route is how the changes of one table reach one group: hashed by each of Keys (columns of the table, as
 // a view's source and as what is joined co-located), or to every partition when it is a dimension there.
 type Route struct {
@@ -146,11 +193,12 @@ func (c *Catalog) Routes(table string) []Route {
 	for _, g := range c.Groups {
 		r := Route{Group: g}
 		for _, v := range c.Views {
-			if v.Group != g {
+			to, key := v.Routed()
+			if to != g {
 				continue
 			}
-			if v.Source.FullName() == table && !slices.Contains(r.Keys, v.Key[0]) {
-				r.Keys = append(r.Keys, v.Key[0])
+			if v.Source.FullName() == table && !slices.Contains(r.Keys, key) {
+				r.Keys = append(r.Keys, key)
 			}
 			for _, j := range v.Joins {
 				switch {

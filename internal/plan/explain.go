@@ -52,9 +52,13 @@ type IdentityNeeds struct {
 func Explain(v *feature.View, uses ...string) *ExplainedView {
 	e := &ExplainedView{Name: v.Name, Where: v.Def.Meta.String(), Joins: []string{}}
 	for i, k := range v.Entity {
-		e.Entity = append(e.Entity, fmt.Sprintf("%s %s, from %s", k.Name, k.Type, v.Source.Columns[v.Key[i]].Name))
+		e.Entity = append(e.Entity, fmt.Sprintf("%s %s, from %s", k.Name, k.Type, columnName(v, v.Keys[i])))
 	}
 	e.Group = fmt.Sprintf("%s: partition = hash(%s) mod %d", v.Group.Name, v.Group.Key.Name, v.Group.Partitions)
+	if v.Hop != nil {
+		e.Group += fmt.Sprintf("; rows are joined in group %s: partition = hash(%s) mod %d, and what they give goes on by the topic hop.%s",
+			v.Hop.Group.Name, v.Source.Columns[v.Hop.Column].Name, v.Hop.Group.Partitions, v.Name)
+	}
 	e.Rows = "every row of " + v.Source.FullName() + " whose entity key is not NULL"
 	if v.Where != "" {
 		e.Rows += " and for which this is true: " + v.Where
@@ -213,6 +217,9 @@ func keeps(v *feature.View) []string {
 		}
 		out = append(out, kept)
 	}
+	if v.Hop != nil {
+		out = append(out, "per partition of group "+v.Hop.Group.Name+" that has rows of it: how many, and their event times", "until all those partitions have been heard: what they bring")
+	}
 	for _, j := range v.Joins {
 		which := "every row of "
 		if j.Colocated {
@@ -251,8 +258,11 @@ func reads(v *feature.View, uses []string) []TableColumns {
 			out[r.Join+1].Columns = append(out[r.Join+1].Columns, name)
 		}
 	}
-	for _, k := range slices.Concat(v.Source.KeyColumns(), v.Key, []int{v.EventTime}) {
+	for _, k := range slices.Concat(v.Source.KeyColumns(), v.Carried(), []int{v.EventTime}) {
 		note(feature.Ref{Join: -1, Column: k})
+	}
+	for _, k := range v.Keys {
+		note(k)
 	}
 	for i, j := range v.Joins {
 		for _, on := range j.On {
@@ -280,7 +290,7 @@ func identities(v *feature.View) []IdentityNeeds {
 	}
 	needs := "the primary key"
 	var keys []string
-	for _, k := range v.Key {
+	for _, k := range v.Carried() {
 		if !v.Source.Columns[k].Key {
 			keys = append(keys, v.Source.Columns[k].Name)
 		}

@@ -84,6 +84,9 @@ func (c *Client) Changes(group string) string { return c.cfg.Prefix + ".changes.
 // Delta names the topic of a view's deltas.
 func (c *Client) Delta(view string) string { return c.cfg.Prefix + ".delta." + view }
 
+// Hop names the topic by which what rows give goes on to the entities of a view, where those are in another group.
+func (c *Client) Hop(view string) string { return c.cfg.Prefix + ".hop." + view }
+
 // Dead names the topic of a stage's dead letters.
 func (c *Client) Dead(stage string) string { return c.cfg.Prefix + ".dead." + stage }
 

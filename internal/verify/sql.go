@@ -86,6 +86,15 @@ func build(v *feature.View, o SQLOptions) *statement {
 			return b.out
 		}
 	}
+	for _, k := range v.Keys {
+		if b.unaudited(k) {
+			b.out.whole = "its entity key is a column of a join: " + b.o.noAudit()
+			return b.out
+		}
+		if k.Join >= 0 {
+			b.used[k.Join][k.Column] = true
+		}
+	}
 	for i := range v.Features {
 		if err := b.feature(&v.Features[i]); err != nil {
 			b.out.not[v.Features[i].Name] = err.Error()
@@ -176,8 +185,8 @@ func valueOf(alias string, c feature.Column) string {
 func (b *builder) rows() string {
 	v := b.v
 	var cols, conditions []string
-	for i, k := range v.Key {
-		x := b.at(feature.Ref{Join: -1, Column: k})
+	for i, k := range v.Keys {
+		x := b.at(k)
 		cols = append(cols, fmt.Sprintf("%s as k%d", x, i))
 		conditions = append(conditions, x+" is not null")
 	}
