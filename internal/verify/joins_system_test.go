@@ -45,6 +45,34 @@ func ofNow() *feature.Definitions {
 	return &feature.Definitions{Groups: group("int64"), Views: []feature.FeatureView{broadcast, colocated}}
 }
 
+// overAHop are views by the maker of the plane that a row joins, as of now: of groups alone, whose partial aggregates
+// travel, and of others.
+func overAHop() *feature.Definitions {
+	joins := []feature.JoinDef{
+		{Table: "public.planes", As: "p", On: map[string]string{"tail": "plane"}, AsOf: "current"},
+		{Table: "public.makers", As: "m", On: map[string]string{"maker": "p.maker"}, AsOf: "current"},
+	}
+	by := func(name, group, key string, features ...feature.FeatureDef) feature.FeatureView {
+		return feature.FeatureView{
+			Name: name, Group: group, Via: "plane", Entity: []string{group}, Source: "public.t", Key: map[string]string{group: key}, EventTime: "at",
+			Join: joins, Features: append(features, feature.FeatureDef{Name: "n", Agg: "count"}, feature.FeatureDef{Name: "seats", Agg: "sum", Of: "p.seats"}),
+		}
+	}
+	groups := func(name, kind string, n int) feature.PartitionGroup {
+		return feature.PartitionGroup{Name: name, Key: feature.GroupKey{Name: name, Type: kind}, Partitions: n}
+	}
+	return &feature.Definitions{
+		Groups: []feature.PartitionGroup{groups("plane", "string", 4), groups("maker", "string", 2), groups("size", "int64", 4)},
+		Views: []feature.FeatureView{
+			by("makers", "maker", "p.maker", feature.FeatureDef{Name: "spread", Agg: "sum", Of: "e"}),
+			by("sizes", "size", "m.size", feature.FeatureDef{Name: "most", Agg: "max", Of: "p.seats"}, feature.FeatureDef{Name: "kinds", Agg: "count_distinct", Cap: 100, Of: "p.maker"}),
+		},
+	}
+}
+
+// What comes by a hop is true at every cut, while all its tables are written to.
+func TestHopsAreTrueUnderWriters(t *testing.T) { trueUnderWriters(t, overAHop(), "plane") }
+
 // statements are what writers do, of which the parameters are two numbers.
 var statements = []string{
 	"update public.planes set seats = $2 % 300 where tail = chr(65 + ($1 % 12)::int)",
@@ -63,7 +91,7 @@ var statements = []string{
 	"insert into public.t values ($1 % 3000, $2 % 30, '2013-01-10 10:00:00+00', null) on conflict do nothing",
 }
 
-// writers change every table at once until the context ends, and tell of every 200 statements.
+// writers change every table at once until the context ends. They tell of every 200 statements, and wait to be heard.
 func writers(ctx context.Context, t *testing.T, s pgwire.Source, told chan<- struct{}) (stopped func() error) {
 	t.Helper()
 	const n = 3
@@ -85,7 +113,7 @@ func writers(ctx context.Context, t *testing.T, s pgwire.Source, told chan<- str
 				case done.Add(1)%200 == 0:
 					select {
 					case told <- struct{}{}:
-					default: // nobody has heard of those before yet
+					case <-ctx.Done(): // not further ahead of the cuts than that, however slow the machine is
 					}
 				}
 			}
@@ -102,12 +130,15 @@ func writers(ctx context.Context, t *testing.T, s pgwire.Source, told chan<- str
 }
 
 // What joins as of now is true at every cut, while all its tables are written to.
-func TestJoinsAsOfNowAreTrueUnderWriters(t *testing.T) {
+func TestJoinsAsOfNowAreTrueUnderWriters(t *testing.T) { trueUnderWriters(t, ofNow(), "g") }
+
+// trueUnderWriters compares views at cuts while all their tables are written to; group is that of their rows.
+func trueUnderWriters(t *testing.T, defs *feature.Definitions, group string) {
+	t.Helper()
 	s := &system{t: t}
 	s.source, s.conn = source(t)
 	ctx := t.Context()
 	exec(t, s.conn, orders)
-	defs := ofNow()
 	names := capture.Tables(defs, "")
 	shapes := must(pgwire.Describe(ctx, s.conn, names))(t)
 	s.catalog = must(feature.Resolve(defs, shapes))(t)
@@ -140,7 +171,7 @@ func TestJoinsAsOfNowAreTrueUnderWriters(t *testing.T) {
 	must(0, stopped())(t)
 	s.joined(ctx)
 	rejoined := uint64(0)
-	for _, p := range s.node.Partitions("g") {
+	for _, p := range s.node.Partitions(group) {
 		rejoined += p.Meta().Stats.Rejoined
 	}
 	if rejoined < 10_000 {
