@@ -50,3 +50,26 @@ var mutants = [][4]string{
 func TestMutantsAreFound(t *testing.T) {
 	testkit.Mutants(t, mutants, "RandomHistories", "HISTORIES=120")
 }
+
+// hopMutants break one rule each of how a view gets what its rows give in other partitions.
+var hopMutants = [][4]string{
+	{"a newest time of a sender is not taken out", "hop_receive.go", "		f.indexRow(e, f.place, nil)\n		e.went(x.Was.Time)\n", ""},
+	{"a newest time is that of all senders", "hop_receive.go", "feature.AppendKey(f.place[:0], x.Is.Time), sender)", "feature.AppendKey(f.place[:0], x.Is.Time), 0)"},
+	{"a truncation does not go on", "hop_send.go", "		if s == nil {\n			continue\n		}\n		var stands []byte", "		if s == nil || c.Kind == change.Truncate {\n			continue\n		}\n		var stands []byte"},
+	{"control records go to one receiver alone", "hop/combine.go", "	for to := range s.l.Receivers {\n		s.state.Sequence++", "	for to := range 1 {\n		s.state.Sequence++"},
+	{"how far a sender was heard is not noted", "hop/merge.go", "	x.Sequence, x.Position = h.Sequence, h.Position\n", "	x.Position = h.Position\n"},
+	{"how far senders were heard is not kept", "hop_send.go", "		f.meta.Hop = &at\n", "		_ = at\n"},
+	{"how far a sender is is not kept", "hop_send.go", "		f.meta.Hops[v.Name] = s.State()\n", "		_, _ = v, s.State()\n"},
+	{"what cells give is combined over a cut", "hop_send.go", "		newest := func(key []feature.Value)", "		if f.cells%2 == 1 {\n			continue\n		}\n		newest := func(key []feature.Value)"},
+	{"a cell is folded without one of the senders", "hop/merge.go", "		} else {\n			err = apply(rec)", "		} else if sender == 0 {\n			err = apply(rec)"},
+	{"a receiver goes on behind a cell that is left in the middle", "hop_receive.go", "	kept, err := f.hear.Take(", "	f.meta.Offset = offset + 1\n	kept, err := f.hear.Take("},
+	{"an epoch leaves what was there before", "hop_receive.go", "	if truncated || begins && f.meta.Snapshot != \"\" {", "	if truncated {"},
+	{"a row that left is not taken out elsewhere", "hop_send.go", "	if o != nil {\n		if err := s.Take(", "	if o != nil && n != nil {\n		if err := s.Take("},
+	{"rows of all senders are one by their primary key", "hop_receive.go", "f.pk = appendSender(append(f.pk[:0], x.PK...), sender)", "f.pk = append(f.pk[:0], x.PK...)"},
+	{"totals do not have what a sender gives", "hop_receive.go", "		if s.valid && t.Start >=", "		if false && t.Start >="},
+}
+
+// With any one of them broken some history over a hop is not the model's.
+func TestHopMutantsAreFound(t *testing.T) {
+	testkit.Mutants(t, hopMutants, "RandomHistoriesOverAHop", "HISTORIES=40")
+}

@@ -10,7 +10,7 @@ import (
 )
 
 // Mutants holds that with any one rule broken some test of the package fails, of those whose names match run. A
-// mutant is what it breaks, a file, what stands once in it, and what would stand there instead. The
+// mutant is what it breaks, a file of the package or below it, what stands once in it, and what would stand there instead. The
 // package is built anew for each, so it runs only where MUTANTS is set: to 1, or to a part of what one breaks.
 func Mutants(t *testing.T, mutants [][4]string, run string, env ...string) {
 	t.Helper()
@@ -36,7 +36,7 @@ func try(t *testing.T, what, name, from, to, run string, env []string) {
 		return
 	}
 	dir := t.TempDir()
-	mutant := filepath.Join(dir, name)
+	mutant := filepath.Join(dir, filepath.Base(name))
 	if err := os.WriteFile(mutant, []byte(strings.Replace(string(source), from, to, 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
