@@ -32,7 +32,7 @@ func benchCommand() *cobra.Command {
 	c.Flags().BoolVar(&o.Quick, "quick", false, "a smaller size, for a first look")
 	c.Flags().StringVar(&o.Dir, "dir", "", "where servers and files live, kept afterwards (a temporary directory, removed)")
 	c.Flags().StringSliceVar(&o.Brokers, "brokers", nil, "a Kafka instead of the embedded one")
-	c.Flags().StringSliceVar(&o.Only, "only", nil, "of capture (C1, C2, C3, C4, C6) and delta (D1, D2, D3): these figures only")
+	c.Flags().StringSliceVar(&o.Only, "only", nil, "of capture (C1, C2, C3, C4, C6) and delta (D1, D2, D3, D3-removed): these figures only")
 	c.Flags().StringVar(&profile, "cpuprofile", "", "write a CPU profile to this file")
 	c.RunE = func(c *cobra.Command, args []string) (err error) {
 		if profile != "" {

@@ -112,7 +112,7 @@ func apart(name string) []string {
 	case "capture":
 		return captureIDs()
 	case "delta":
-		return []string{"D1", "D2", "D3"}
+		return []string{"D1", "D2", "D3", "D3-removed"}
 	default:
 		return nil
 	}

@@ -56,7 +56,7 @@ func (r *run) folded(ctx context.Context) error {
 		id      string
 		measure func(context.Context, *deltaWorld) error
 	}{
-		{"D1", r.folds}, {"D2", r.scaled}, {"D3", r.killed},
+		{"D1", r.folds}, {"D2", r.scaled}, {"D3", r.killed}, {"D3-removed", r.removed},
 	} {
 		if !r.wants(f.id) {
 			continue

@@ -59,6 +59,19 @@ func TestScaled(t *testing.T) {
 	}
 }
 
+// TestRemoved: of two nodes one is lost for good, without and with a warm copy at the other one.
+func TestRemoved(t *testing.T) {
+	all := lines(t, "delta", Options{Dir: testkit.Dir(t), Only: []string{"D3-removed"}, Binary: freshet(t)})
+	if ids(all) != "D3 removed for good, D3 removed for good, with a standby" {
+		t.Fatalf("%s", ids(all))
+	}
+	for _, l := range all {
+		if l.Value < 1 || !strings.Contains(l.Note, "4 partitions moved") || !strings.Contains(l.Note, ":8/8") {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
 // TestANodeThatEndsIsNoFigure: what it said last is the reason.
 func TestANodeThatEndsIsNoFigure(t *testing.T) {
 	err := Run(t.Context(), "delta", Options{Dir: testkit.Dir(t), Only: []string{"D3"}, Binary: "false", size: tiny()})

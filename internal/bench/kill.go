@@ -29,14 +29,24 @@ const (
 
 // killed measures D3: changes come at a steady pace, whatever happens; a node is killed as a lost machine would
 // be, and started again at once, on its disk and on an empty one.
-func (r *run) killed(ctx context.Context, w *deltaWorld) (err error) {
-	k, err := w.apart(ctx)
-	if err != nil {
-		return err
-	}
-	defer k.close()
-	r.tell("D3: starting PostgreSQL " + embedded.PostgresVersion)
-	pg, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: filepath.Join(r.dir, "postgres")})
+func (r *run) killed(ctx context.Context, w *deltaWorld) error {
+	return r.withTable(ctx, "D3", func(url string, shape *feature.Table) error {
+		var times []restarted
+		out, err := r.paced(ctx, w, url, shape, 0, func(ctx context.Context, s *pacedSystem) (err error) {
+			times, err = r.restarts(ctx, s.node, s.fresh)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return r.killedLines(ctx, w, out, times)
+	})
+}
+
+// withTable starts a PostgreSQL with the table that nodes ask for.
+func (r *run) withTable(ctx context.Context, id string, measure func(url string, shape *feature.Table) error) (err error) {
+	r.tell(id + ": starting PostgreSQL " + embedded.PostgresVersion)
+	pg, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: filepath.Join(r.dir, "postgres"+id)})
 	if err != nil {
 		return err
 	}
@@ -45,13 +55,29 @@ func (r *run) killed(ctx context.Context, w *deltaWorld) (err error) {
 	if err != nil {
 		return err
 	}
-	p, err := r.project(ctx, k, pg.URL(), fan)
+	return measure(pg.URL(), shape)
+}
+
+// pacedSystem is a system into which changes come at a steady pace.
+type pacedSystem struct {
+	node  *nodeProject
+	fresh *freshness // asks that node
+}
+
+// paced writes the first changes, and then the others at r's pace for as long as f takes.
+func (r *run) paced(ctx context.Context, w *deltaWorld, url string, shape *feature.Table, standbys int, f func(ctx context.Context, s *pacedSystem) error) (*paidWriter, error) {
+	k, err := w.apart(ctx)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	defer k.close()
+	p, err := r.project(ctx, k, url, fan, standbys)
+	if err != nil {
+		return nil, err
 	}
 	out, err := newPaidWriter(ctx, k, shape, fan)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer out.close()
 	out.peer = ""
@@ -59,30 +85,25 @@ func (r *run) killed(ctx context.Context, w *deltaWorld) (err error) {
 	begin := r.Now()
 	h.start, h.step = begin.UnixMicro(), func(int) time.Duration { return r.Now().Sub(begin) }
 	if err := out.write(ctx, h, max(r.accounts, paidCell)); err != nil {
-		return err
+		return nil, err
 	}
 	accounts, err := onePerPartition(h)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	f, err := p.freshness(accounts)
+	fresh, err := p.freshness(accounts)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer f.conn.Close() //nolint:errcheck // nothing depends on a clean goodbye
+	defer fresh.conn.Close() //nolint:errcheck // nothing depends on a clean goodbye
 	g, within := errgroup.WithContext(ctx)
 	running, stop := context.WithCancel(within)
 	g.Go(func() error { return out.steady(running, r, h) })
-	var times []restarted
-	g.Go(func() (err error) {
+	g.Go(func() error {
 		defer stop()
-		times, err = r.restarts(running, p, f)
-		return err
+		return f(running, &pacedSystem{p, fresh})
 	})
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	return r.killedLines(ctx, w, out, times)
+	return out, g.Wait()
 }
 
 // paidSource makes the table, so that a node finds it, and gives its shape; the changes do not come from there.

@@ -50,6 +50,7 @@ features:
 // nodeProject is a directory with a configuration and definitions, for processes of freshet node.
 type nodeProject struct {
 	binary string // of freshet
+	id     string
 	dir    string
 	data   string // data_dir
 	config string
@@ -58,27 +59,24 @@ type nodeProject struct {
 }
 
 // project writes a configuration of a node by itself.
-func (r *run) project(ctx context.Context, k *kafkaSide, source string, partitions int) (*nodeProject, error) {
-	p := &nodeProject{binary: r.Binary, dir: filepath.Join(r.dir, k.prefix)}
-	p.data, p.config = filepath.Join(p.dir, "data"), filepath.Join(p.dir, "freshet.yaml")
-	var err error
+func (r *run) project(ctx context.Context, k *kafkaSide, source string, partitions, standbys int) (*nodeProject, error) {
+	p := &nodeProject{id: "node-1", binary: r.Binary, dir: filepath.Join(r.dir, k.prefix)}
+	p.config = filepath.Join(p.dir, "freshet.yaml")
 	if p.binary == "" {
+		var err error
 		if p.binary, err = os.Executable(); err != nil {
 			return nil, fault.Wrap(fault.Failed, err, "cannot tell which program this is")
 		}
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, fault.Wrap(fault.Failed, err, "cannot listen")
+	if err := p.place(ctx); err != nil {
+		return nil, err
 	}
-	p.listen = l.Addr().String()
-	l.Close() //nolint:errcheck // the node listens there
 	for name, text := range map[string]string{
 		"source.url":                   source,
 		"definitions/definitions.yaml": fmt.Sprintf(paidDefinitions, partitions),
-		"freshet.yaml": fmt.Sprintf("name: %s\ndata_dir: %q\nsource: {postgres: {url: file:source.url}}\nkafka: {brokers: [\"%s\"]}\nstorage: {hot: %q}\n"+
-			"listen: {grpc: %q, http: \"127.0.0.1:0\"}\ndefinitions: definitions\n",
-			k.prefix, p.data, strings.Join(k.addresses, `", "`), "file://"+filepath.ToSlash(filepath.Join(p.dir, "storage")), p.listen),
+		"freshet.yaml": fmt.Sprintf("name: %s\nsource: {postgres: {url: file:source.url}}\nkafka: {brokers: [\"%s\"]}\nstorage: {hot: %q}\n"+
+			"listen: {http: \"127.0.0.1:0\"}\nstate: {standbys: %d}\ndefinitions: definitions\n",
+			k.prefix, strings.Join(k.addresses, `", "`), "file://"+filepath.ToSlash(filepath.Join(p.dir, "storage")), standbys),
 	} {
 		file := filepath.Join(p.dir, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -89,6 +87,25 @@ func (r *run) project(ctx context.Context, k *kafkaSide, source string, partitio
 		}
 	}
 	return p, nil
+}
+
+// place gives the node a directory and an address of its own.
+func (p *nodeProject) place(ctx context.Context) error {
+	p.data = filepath.Join(p.dir, p.id)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return fault.Wrap(fault.Failed, err, "cannot listen")
+	}
+	p.listen = l.Addr().String()
+	l.Close() //nolint:errcheck // the node listens there
+	return nil
+}
+
+// another gives a second node of the same system.
+func (p *nodeProject) another(ctx context.Context, id string) (*nodeProject, error) {
+	q := *p
+	q.id, q.starts = id, 0
+	return &q, q.place(ctx)
 }
 
 // nodeProcess is a process of freshet node.
@@ -104,7 +121,7 @@ func (p *nodeProject) start(ctx context.Context, before ...string) (*nodeProcess
 	p.starts++
 	words := append(slices.Clone(before), p.binary, "node", "-c", p.config)
 	n := &nodeProcess{
-		cmd: exec.CommandContext(ctx, words[0], words[1:]...), log: filepath.Join(p.dir, "node"+strconv.Itoa(p.starts)+".log"), ended: make(chan struct{}),
+		cmd: exec.CommandContext(ctx, words[0], words[1:]...), log: filepath.Join(p.dir, p.id+"-"+strconv.Itoa(p.starts)+".log"), ended: make(chan struct{}),
 	}
 	out, err := os.Create(n.log)
 	if err != nil {
@@ -112,6 +129,7 @@ func (p *nodeProject) start(ctx context.Context, before ...string) (*nodeProcess
 	}
 	defer out.Close() //nolint:errcheck // the process has it open by itself
 	n.cmd.Stdout, n.cmd.Stderr = out, out
+	n.cmd.Env = append(os.Environ(), "FRESHET_NODE_ID="+p.id, "FRESHET_DATA_DIR="+p.data, "FRESHET_LISTEN_GRPC="+p.listen)
 	if err := n.cmd.Start(); err != nil {
 		return nil, fault.Wrap(fault.Failed, err, "cannot start %s", p.binary)
 	}
@@ -171,18 +189,24 @@ func (p *nodeProject) freshness(accounts []string) (*freshness, error) {
 
 // ask tells whether a row of every partition is answered, by partitions whose last commit is at most so old.
 func (f *freshness) ask(ctx context.Context, age time.Duration) bool {
+	return f.answered(ctx, age) == len(f.keys)
+}
+
+// answered gives of how many partitions a row is.
+func (f *freshness) answered(ctx context.Context, age time.Duration) int {
 	ctx, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
 	out, err := f.stub.Get(ctx, &freshetv1.GetRequest{Selections: []*freshetv1.Selection{{View: "paid"}}, Keys: f.keys, MaxAgeUs: age.Microseconds()})
-	if err != nil || len(out.Rows) != len(f.keys) {
-		return false
+	if err != nil {
+		return 0
 	}
+	n := 0
 	for _, row := range out.Rows {
-		if row.Status != freshetv1.Status_PRESENT {
-			return false
+		if row.Status == freshetv1.Status_PRESENT {
+			n++
 		}
 	}
-	return true
+	return n
 }
 
 // within asks until it is so.

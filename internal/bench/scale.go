@@ -110,13 +110,15 @@ func (r *run) scaleOnce(ctx context.Context, w *deltaWorld, source string, nodes
 		}
 	}()
 	r.tell(fmt.Sprintf("D2, %s", plural(nodes, "node")))
+	project, err := r.project(ctx, k, source, fan, 0)
+	if err != nil {
+		return out, err
+	}
 	for i := range nodes {
-		project, err := r.project(ctx, k, source, fan)
-		if err != nil {
-			return out, err
-		}
-		if err := project.member(i + 1); err != nil {
-			return out, err
+		if i > 0 {
+			if project, err = project.another(ctx, fmt.Sprintf("node-%d", i+1)); err != nil {
+				return out, err
+			}
 		}
 		n, err := project.start(ctx, "taskset", "-c", strconv.Itoa(i%r.m.Cores))
 		if err != nil {
@@ -214,21 +216,6 @@ func pairs(h *history, changes int) uint64 {
 		}
 	}
 	return out
-}
-
-// member makes the project that of one of several nodes.
-func (p *nodeProject) member(n int) error {
-	b, err := os.ReadFile(p.config)
-	if err != nil {
-		return fault.Wrap(fault.Failed, err, "cannot read a project")
-	}
-	data := filepath.Join(p.dir, fmt.Sprintf("data-%d", n))
-	text := strings.Replace(string(b), strconv.Quote(p.data), strconv.Quote(data), 1) + fmt.Sprintf("node: {id: node-%d}\n", n)
-	p.data, p.config, p.starts = data, filepath.Join(p.dir, fmt.Sprintf("freshet-%d.yaml", n)), 10*n
-	if err := os.WriteFile(p.config, []byte(text), 0o600); err != nil {
-		return fault.Wrap(fault.Failed, err, "cannot make a project")
-	}
-	return nil
 }
 
 // nodesCPU gives the seconds of user and system time of processes so far; 0 where there is no /proc.
