@@ -19,6 +19,8 @@ import (
 const foldLines = "D1 mode: events, inserts, 2 partitions, D1 mode: events, inserts, 2 partitions, per CPU-second, " +
 	"D1 mode: rows, 20 % updates, 5 % deletes, 2 partitions, D1 mode: rows, 20 % updates, 5 % deletes, 2 partitions, per CPU-second"
 
+const removedLines = "D3 removed for good, D3 removed for good, with a standby"
+
 const killLines = "D3 same disk, D3 same disk, against kafka streams, D3 empty disk, D3 empty disk, against kafka streams"
 
 // freshet builds the program whose node is killed.
@@ -62,11 +64,11 @@ func TestScaled(t *testing.T) {
 // TestRemoved: of two nodes one is lost for good, without and with a warm copy at the other one.
 func TestRemoved(t *testing.T) {
 	all := lines(t, "delta", Options{Dir: testkit.Dir(t), Only: []string{"D3-removed"}, Binary: freshet(t)})
-	if ids(all) != "D3 removed for good, D3 removed for good, with a standby" {
+	if ids(all) != removedLines {
 		t.Fatalf("%s", ids(all))
 	}
 	for _, l := range all {
-		if l.Value < 1 || !strings.Contains(l.Note, "4 partitions moved") || !strings.Contains(l.Note, ":8/8") {
+		if l.Value < 1 || !strings.Contains(l.Note, "4 partitions moved") || !strings.Contains(l.Note, ":8/8/") || !strings.Contains(l.Note, "folded again in 4,") {
 			t.Errorf("%+v", l)
 		}
 	}
@@ -102,7 +104,7 @@ func TestDeltaAgainstKafkaStreams(t *testing.T) {
 		testkit.Unavailable(t, fault.New(fault.Unreachable, "FRESHET_BENCH_KAFKASTREAMS names no directory with the jars of internal/bench/kafkastreams/pom.xml"))
 	}
 	all := lines(t, "delta", Options{Dir: testkit.Dir(t), KafkaStreams: jars, Brokers: testkit.Kafka(t), Binary: freshet(t)})
-	if ids(all) != foldLines+", D2, D2 per CPU-second of the nodes, "+killLines {
+	if ids(all) != foldLines+", D2, D2 per CPU-second of the nodes, "+killLines+", "+removedLines {
 		t.Fatalf("%s", ids(all))
 	}
 	for _, l := range all {

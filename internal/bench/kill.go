@@ -32,7 +32,7 @@ const (
 func (r *run) killed(ctx context.Context, w *deltaWorld) error {
 	return r.withTable(ctx, "D3", func(url string, shape *feature.Table) error {
 		var times []restarted
-		out, err := r.paced(ctx, w, url, shape, 0, func(ctx context.Context, s *pacedSystem) (err error) {
+		out, err := r.paced(ctx, w, url, shape, "", func(ctx context.Context, s *pacedSystem) (err error) {
 			times, err = r.restarts(ctx, s.node, s.fresh)
 			return err
 		})
@@ -65,13 +65,13 @@ type pacedSystem struct {
 }
 
 // paced writes the first changes, and then the others at r's pace for as long as f takes.
-func (r *run) paced(ctx context.Context, w *deltaWorld, url string, shape *feature.Table, standbys int, f func(ctx context.Context, s *pacedSystem) error) (*paidWriter, error) {
+func (r *run) paced(ctx context.Context, w *deltaWorld, url string, shape *feature.Table, settings string, f func(ctx context.Context, s *pacedSystem) error) (*paidWriter, error) {
 	k, err := w.apart(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer k.close()
-	p, err := r.project(ctx, k, url, fan, standbys)
+	p, err := r.project(ctx, k, url, fan, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +174,7 @@ func (w *paidWriter) steady(ctx context.Context, r *run, h *history) error {
 type restarted struct {
 	disk           string
 	answers, fresh float64 // seconds since the kill
+	told           takeover
 	rss            float64
 }
 
@@ -219,7 +220,7 @@ func (r *run) restarts(ctx context.Context, p *nodeProject, f *freshness) ([]res
 		if err := f.within(ctx, r, n, fresh); err != nil {
 			return nil, err
 		}
-		out = append(out, restarted{disk, answers, r.since(started), n.rss()})
+		out = append(out, restarted{disk, answers, r.since(started), takenOver(n.logged()), n.rss()})
 	}
 	return out, nil
 }
@@ -230,8 +231,8 @@ func (r *run) killedLines(ctx context.Context, w *deltaWorld, out *paidWriter, t
 		l := w.line("D3", "s", spent{rss: t.rss})
 		l.Size = fmt.Sprintf("%d changes/s, %d accounts, %d partitions, killed %s after its start", r.pace, r.accounts, fan, r.spellBeforeKill)
 		l.Versions["postgresql"] = embedded.PostgresVersion
-		l.Note = fmt.Sprintf("from kill -9 until a lookup in every partition is answered from commits of the last second; answered at all after %.2f s; "+
-			"%d changes in all, written at most %.2f s late; the node is a process by itself", t.answers, out.n, out.late)
+		l.Note = fmt.Sprintf("from kill -9 until a lookup in every partition is answered from commits of the last second; answered at all after %.2f s; %s; "+
+			"%d changes in all, written at most %.2f s late; the node is a process by itself", t.answers, t.told, out.n, out.late)
 		bound := l.bound(t.disk, "s", t.fresh, servingFloor)
 		if err := r.write(bound); err != nil {
 			return err

@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,8 +60,8 @@ type nodeProject struct {
 	starts int
 }
 
-// project writes a configuration of a node by itself.
-func (r *run) project(ctx context.Context, k *kafkaSide, source string, partitions, standbys int) (*nodeProject, error) {
+// project writes a configuration of a node by itself, with more lines of settings.
+func (r *run) project(ctx context.Context, k *kafkaSide, source string, partitions int, settings string) (*nodeProject, error) {
 	p := &nodeProject{id: "node-1", binary: r.Binary, dir: filepath.Join(r.dir, k.prefix)}
 	p.config = filepath.Join(p.dir, "freshet.yaml")
 	if p.binary == "" {
@@ -75,8 +77,8 @@ func (r *run) project(ctx context.Context, k *kafkaSide, source string, partitio
 		"source.url":                   source,
 		"definitions/definitions.yaml": fmt.Sprintf(paidDefinitions, partitions),
 		"freshet.yaml": fmt.Sprintf("name: %s\nsource: {postgres: {url: file:source.url}}\nkafka: {brokers: [\"%s\"]}\nstorage: {hot: %q}\n"+
-			"listen: {http: \"127.0.0.1:0\"}\nstate: {standbys: %d}\ndefinitions: definitions\n",
-			k.prefix, strings.Join(k.addresses, `", "`), "file://"+filepath.ToSlash(filepath.Join(p.dir, "storage")), standbys),
+			"listen: {http: \"127.0.0.1:0\"}\ndefinitions: definitions\n%s",
+			k.prefix, strings.Join(k.addresses, `", "`), "file://"+filepath.ToSlash(filepath.Join(p.dir, "storage")), settings),
 	} {
 		file := filepath.Join(p.dir, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -92,13 +94,22 @@ func (r *run) project(ctx context.Context, k *kafkaSide, source string, partitio
 // place gives the node a directory and an address of its own.
 func (p *nodeProject) place(ctx context.Context) error {
 	p.data = filepath.Join(p.dir, p.id)
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return fault.Wrap(fault.Failed, err, "cannot listen")
+	var err error
+	for range 100 {
+		// Those above the system gives to outgoing connections, also while a node that was killed is not there yet again.
+		var l net.Listener
+		l, err = (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000)))
+		if err != nil {
+			continue
+		}
+		was := p.listen
+		p.listen = l.Addr().String()
+		l.Close() //nolint:errcheck // the node listens there
+		if p.listen != was {
+			return nil
+		}
 	}
-	p.listen = l.Addr().String()
-	l.Close() //nolint:errcheck // the node listens there
-	return nil
+	return fault.Wrap(fault.Failed, err, "cannot listen")
 }
 
 // another gives a second node of the same system.
@@ -146,6 +157,43 @@ func (n *nodeProcess) kill() {
 	<-n.ended
 }
 
+// logged gives what it has said so far; nothing where that cannot be read.
+func (n *nodeProcess) logged() []byte {
+	b, err := os.ReadFile(n.log)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// takeover is what a node said of the partitions that it took over.
+type takeover struct {
+	restored         int           // partitions, from checkpoints
+	bytes            int64         // of those
+	restore          time.Duration // the longest
+	replayed, caught int           // records that were folded before it answered; partitions
+	replay           time.Duration // the longest
+}
+
+func takenOver(logged []byte) (out takeover) {
+	for _, m := range regexp.MustCompile(`msg=restored .* bytes=(\d+) took=(\S+)`).FindAllSubmatch(logged, -1) {
+		n, _ := strconv.ParseInt(string(m[1]), 10, 64) //nolint:errcheck // digits
+		took, _ := time.ParseDuration(string(m[2]))    //nolint:errcheck // as it was printed
+		out.restored, out.bytes, out.restore = out.restored+1, out.bytes+n, max(out.restore, took)
+	}
+	for _, m := range regexp.MustCompile(`msg=partition .* owned=true replayed=(\d+) took=(\S+)`).FindAllSubmatch(logged, -1) {
+		n, _ := strconv.Atoi(string(m[1]))          //nolint:errcheck // digits
+		took, _ := time.ParseDuration(string(m[2])) //nolint:errcheck // as it was printed
+		out.replayed, out.caught, out.replay = out.replayed+n, out.caught+1, max(out.replay, took)
+	}
+	return out
+}
+
+func (t takeover) String() string {
+	return fmt.Sprintf("checkpoints of %d partitions fetched, %.1f MB, the longest in %.2f s; %d records folded again in %d, the longest in %.2f s",
+		t.restored, float64(t.bytes)/1e6, t.restore.Seconds(), t.replayed, t.caught, t.replay.Seconds())
+}
+
 // gone is why a process that ought to run does not: what it said last.
 func (n *nodeProcess) gone() error {
 	b, err := os.ReadFile(n.log)
@@ -187,26 +235,52 @@ func (p *nodeProject) freshness(accounts []string) (*freshness, error) {
 	return f, nil
 }
 
-// ask tells whether a row of every partition is answered, by partitions whose last commit is at most so old.
-func (f *freshness) ask(ctx context.Context, age time.Duration) bool {
-	return f.answered(ctx, age) == len(f.keys)
+// seen is what one question to all partitions came to.
+type seen struct {
+	answers, fresh int           // partitions with a row; of those, with one from commits of the last second
+	lag            time.Duration // since the last commit of the oldest of those
 }
 
-// answered gives of how many partitions a row is.
-func (f *freshness) answered(ctx context.Context, age time.Duration) int {
+// look asks for a row of every partition, however old.
+func (f *freshness) look(ctx context.Context, r *run) (out seen) {
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	in, err := f.stub.Get(ctx, &freshetv1.GetRequest{Selections: []*freshetv1.Selection{{View: "paid"}}, Keys: f.keys})
+	if err != nil {
+		return out
+	}
+	now, commits := r.Now().UnixMicro(), map[int32]int64{}
+	for _, l := range in.Lags {
+		commits[l.Partition] = l.CommitTime
+	}
+	for i, row := range in.Rows { // the key of partition i is the i-th
+		if row.Status != freshetv1.Status_PRESENT {
+			continue
+		}
+		out.answers++
+		age := time.Duration(now-commits[int32(i)]) * time.Microsecond
+		if age <= fresh {
+			out.fresh++
+		}
+		out.lag = max(out.lag, age)
+	}
+	return out
+}
+
+// ask tells whether a row of every partition is answered, by partitions whose last commit is at most so old.
+func (f *freshness) ask(ctx context.Context, age time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
 	out, err := f.stub.Get(ctx, &freshetv1.GetRequest{Selections: []*freshetv1.Selection{{View: "paid"}}, Keys: f.keys, MaxAgeUs: age.Microseconds()})
-	if err != nil {
-		return 0
+	if err != nil || len(out.Rows) != len(f.keys) {
+		return false
 	}
-	n := 0
 	for _, row := range out.Rows {
-		if row.Status == freshetv1.Status_PRESENT {
-			n++
+		if row.Status != freshetv1.Status_PRESENT {
+			return false
 		}
 	}
-	return n
+	return true
 }
 
 // within asks until it is so.

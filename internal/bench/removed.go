@@ -3,9 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"os"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -13,16 +10,22 @@ import (
 	"github.com/freshet-io/freshet/internal/embedded"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/topic"
 )
 
-const sharedWait = 3 * time.Minute // for two nodes to have half of the partitions each
+const (
+	standbyFloor = 2.0 // seconds; D3's bound where somebody has a warm copy
+	curveStep    = 0.5 // seconds between points of a curve that say no more than how old what is answered is
+)
 
 // removal is what the loss of a node, for good, was like for those who ask the other one.
 type removal struct {
+	name           string
 	standbys       int
+	session        time.Duration
 	moved          int     // partitions
 	answers, fresh float64 // seconds since the kill
-	restored       int64   // bytes of checkpoints that were fetched
+	told           takeover
 	curve          []string
 	rss            float64
 }
@@ -31,9 +34,16 @@ type removal struct {
 // other one takes its partitions over, from checkpoints or from warm copies.
 func (r *run) removed(ctx context.Context, w *deltaWorld) error {
 	return r.withTable(ctx, "D3-removed", func(url string, shape *feature.Table) error {
-		for standbys := range 2 {
-			m := removal{standbys: standbys}
-			out, err := r.paced(ctx, w, url, shape, standbys, func(ctx context.Context, s *pacedSystem) error { return r.remove(ctx, s, &m) })
+		for _, m := range []removal{
+			{name: "removed for good", session: topic.DefaultSession},
+			{name: "removed for good, with a standby", session: topic.DefaultSession, standbys: 1},
+			{name: "removed for good, with a standby, short session", session: r.shortSession, standbys: 1},
+		} {
+			if m.session == 0 {
+				continue
+			}
+			settings := fmt.Sprintf("state: {standbys: %d}\nnode: {session_timeout: %s}\n", m.standbys, m.session)
+			out, err := r.paced(ctx, w, url, shape, settings, func(ctx context.Context, s *pacedSystem) error { return r.remove(ctx, s, &m) })
 			if err == nil {
 				err = r.removedLine(w, out, m)
 			}
@@ -66,7 +76,7 @@ func (r *run) remove(ctx context.Context, s *pacedSystem, m *removal) error {
 	if err := s.fresh.within(ctx, r, stays, fresh); err != nil {
 		return err
 	}
-	r.tell(fmt.Sprintf("D3-removed, %d standbys: two nodes share %d partitions, %d changes/s for %s", m.standbys, fan, r.pace, r.spellBeforeKill))
+	r.tell(fmt.Sprintf("D3, %s: two nodes share %d partitions, %d changes/s for %s", m.name, fan, r.pace, r.spellBeforeKill))
 	select {
 	case <-time.NewTimer(r.spellBeforeKill).C:
 	case <-ctx.Done():
@@ -75,13 +85,13 @@ func (r *run) remove(ctx context.Context, s *pacedSystem, m *removal) error {
 	if err := s.fresh.within(ctx, r, stays, fresh); err != nil {
 		return err
 	}
-	before := stays.restored()
+	before := stays.logged()
 	killed := r.Now()
 	goes.kill()
 	if err := s.watch(ctx, r, stays, killed, m); err != nil {
 		return err
 	}
-	m.restored, m.rss = stays.restored()-before, stays.rss()
+	m.told, m.rss = takenOver(stays.logged()[len(before):]), stays.rss()
 	return nil
 }
 
@@ -108,8 +118,8 @@ func (s *pacedSystem) shared(ctx context.Context, r *run, n *nodeProcess, other 
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
-		if r.since(start) > sharedWait.Seconds() {
-			return 0, fault.New(fault.Timeout, "two nodes do not share the partitions within %s: %v", sharedWait, err)
+		if r.since(start) > freshWait.Seconds() {
+			return 0, fault.New(fault.Timeout, "two nodes do not share the partitions within %s: %v", freshWait, err)
 		}
 	}
 }
@@ -118,18 +128,18 @@ func (s *pacedSystem) shared(ctx context.Context, r *run, n *nodeProcess, other 
 func (s *pacedSystem) watch(ctx context.Context, r *run, n *nodeProcess, killed time.Time, m *removal) error {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
-	last := [2]int{-1, -1}
+	last, noted := seen{answers: -1}, 0.0
 	for {
-		now := [2]int{s.fresh.answered(ctx, 0), s.fresh.answered(ctx, fresh)}
+		now := s.fresh.look(ctx, r)
 		at := r.since(killed)
-		if now != last {
-			m.curve, last = append(m.curve, fmt.Sprintf("%.1f:%d/%d", at, now[0], now[1])), now
+		// How many are fresh may change at each look while they catch up.
+		if now.answers != last.answers || now.fresh == fan || now.fresh != last.fresh && at-noted >= curveStep {
+			m.curve, last, noted = append(m.curve, fmt.Sprintf("%.1f:%d/%d/%.1f", at, now.answers, now.fresh, now.lag.Seconds())), now, at
 		}
-		if now[0] == fan && m.answers == 0 {
+		if now.answers == fan && m.answers == 0 {
 			m.answers = at
 		}
-		// A node that is gone was the owner until the group knows.
-		if now[1] == fan {
+		if now.fresh == fan {
 			m.fresh = at
 			return nil
 		}
@@ -146,32 +156,17 @@ func (s *pacedSystem) watch(ctx context.Context, r *run, n *nodeProcess, killed 
 	}
 }
 
-// restored gives the bytes of checkpoints that a node has fetched, by what it says.
-func (n *nodeProcess) restored() int64 {
-	b, err := os.ReadFile(n.log)
-	if err != nil {
-		return 0
-	}
-	var sum int64
-	for _, m := range regexp.MustCompile(`msg=restored .* bytes=(\d+)`).FindAllSubmatch(b, -1) {
-		one, err := strconv.ParseInt(string(m[1]), 10, 64)
-		if err == nil {
-			sum += one
-		}
-	}
-	return sum
-}
-
 func (r *run) removedLine(w *deltaWorld, out *paidWriter, m removal) error {
 	l := w.line("D3", "s", spent{rss: m.rss})
 	l.Size = fmt.Sprintf("%d changes/s, %d accounts, %d partitions on two nodes, one killed for good after %s", r.pace, r.accounts, fan, r.spellBeforeKill)
 	l.Versions["postgresql"] = embedded.PostgresVersion
-	variant := "removed for good"
+	floor := servingFloor
 	if m.standbys > 0 {
-		variant += ", with a standby"
+		floor = standbyFloor
 	}
 	l.Note = fmt.Sprintf("from kill -9 until a lookup at the other node is answered in every partition from commits of the last second; answered at all after %.2f s; "+
-		"%d partitions moved, %d bytes of checkpoints fetched; the group waits 6 s for a silent node; %d changes in all, written at most %.2f s late; "+
-		"seconds:partitions that answer/that are fresh: %s", m.answers, m.moved, m.restored, out.n, out.late, strings.Join(m.curve, " "))
-	return r.write(l.bound(variant, "s", m.fresh, servingFloor))
+		"%d partitions moved; %s; the group waits %s for a silent node; %d changes in all, written at most %.2f s late; "+
+		"seconds:partitions that answer/that are fresh/seconds since the last commit of the oldest: %s",
+		m.answers, m.moved, m.told, m.session, out.n, out.late, strings.Join(m.curve, " "))
+	return r.write(l.bound(m.name, "s", m.fresh, floor))
 }

@@ -2,12 +2,10 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/embedded"
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/topic"
 )
 
@@ -26,33 +25,30 @@ const (
 // scaled measures D2: the changes are in the topic before, and one node, and then two, each pinned to a core of
 // its own, fold them. What is compared begins when every partition has deltas: neither a process's start nor
 // the group's first plan is held against either.
-func (r *run) scaled(ctx context.Context, w *deltaWorld) (err error) {
+func (r *run) scaled(ctx context.Context, w *deltaWorld) error {
 	l := w.line("D2", "changes/s", spent{})
 	l.Size = fmt.Sprintf("%d changes of %d accounts, %d partitions, in the topic before", r.changes, r.accounts, fan)
 	if _, err := exec.LookPath("taskset"); err != nil {
 		l.Peer = "one node: not run here: taskset, which pins a process to a core, is not in PATH"
 		return r.write(l)
 	}
-	r.tell("D2: starting PostgreSQL " + embedded.PostgresVersion)
-	pg, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: filepath.Join(r.dir, "postgres-scale")})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, pg.Stop(context.WithoutCancel(ctx))) }()
-	if _, err := paidSource(ctx, pg.URL()); err != nil {
-		return err
-	}
 	var one, two scaledOnce
-	for range r.folding {
-		for _, nodes := range []int{1, 2} {
-			got, err := r.scaleOnce(ctx, w, pg.URL(), nodes)
-			if err != nil {
-				return err
-			}
-			if best := map[int]*scaledOnce{1: &one, 2: &two}[nodes]; got.rate() > best.rate() {
-				*best = got
+	err := r.withTable(ctx, "D2", func(url string, _ *feature.Table) error {
+		for range r.folding {
+			for _, nodes := range []int{1, 2} {
+				got, err := r.scaleOnce(ctx, w, url, nodes)
+				if err != nil {
+					return err
+				}
+				if best := map[int]*scaledOnce{1: &one, 2: &two}[nodes]; got.rate() > best.rate() {
+					*best = got
+				}
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	l.Value, l.PerCPU, l.PeerPerCPU, l.RSS = two.rate(), two.perCPU(), one.perCPU(), two.rss
 	l.Peer, l.CPU, l.Versions["postgresql"] = "one node on one core", two.cpu, embedded.PostgresVersion
@@ -110,7 +106,7 @@ func (r *run) scaleOnce(ctx context.Context, w *deltaWorld, source string, nodes
 		}
 	}()
 	r.tell(fmt.Sprintf("D2, %s", plural(nodes, "node")))
-	project, err := r.project(ctx, k, source, fan, 0)
+	project, err := r.project(ctx, k, source, fan, "")
 	if err != nil {
 		return out, err
 	}

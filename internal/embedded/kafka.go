@@ -62,6 +62,8 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 			kfake.ClusterID("freshet-embedded"),
 			kfake.DataDir(store),
 			kfake.SyncWrites(),
+			// There is nothing between it and its clients that would make a member silent for long.
+			kfake.BrokerConfigs(map[string]string{"group.min.session.timeout.ms": "500"}),
 			kfake.ListenFn(func(network, _ string) (net.Listener, error) { return listenAs(network, listen) }),
 			kfake.WithLogger(kafkaLogger{o.Warn}),
 		)
