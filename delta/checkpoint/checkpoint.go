@@ -56,10 +56,10 @@ type Options struct {
 	// Passed is called for a checkpoint that cannot be used because something of it is missing or
 	// damaged, before the one before it is tried.
 	Passed func(group string, partition int, number uint64, err error)
-	// Progress is called while a checkpoint is fetched.
+	// Progress is called after each file of a checkpoint that is fetched, one call at a time.
 	Progress func(group string, partition int, done, total int64)
-	// step, if set, is called before each step on the local disk; its error stops there, as a crash
-	// would. Tests walk it.
+	// step, if set, is called before each step on the local disk, by several goroutines where files are
+	// fetched; its error stops there, as a crash would. Tests walk it.
 	step func(op, name string) error
 }
 

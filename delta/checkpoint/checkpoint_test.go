@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/freshet-io/freshet/internal/fault"
@@ -253,9 +254,9 @@ func TestRestoringStopsAnywhere(t *testing.T) {
 	stop := errors.New("stop here")
 	at := 1
 	for ; ; at++ {
-		n := 0
+		var n atomic.Int32
 		if try(fmt.Sprint("step ", at), w.set(Options{step: func(string, string) error {
-			if n++; n == at {
+			if n.Add(1) == int32(at) {
 				return stop
 			}
 			return nil

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,8 +10,18 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet-io/freshet/internal/store"
+)
+
+// What is in memory of a checkpoint while it is fetched: a buffer of each file that is under way.
+const (
+	filesAtOnce = 4
+	copyBuffer  = 256 << 10
 )
 
 // relist bounds how often the newest checkpoint is looked for again because another node retired the one
@@ -68,15 +79,8 @@ func (s *Set) fetch(ctx context.Context, n uint64, dir string, log Log) (*Manife
 	if err := s.fresh(tmp); err != nil {
 		return nil, fmt.Errorf("restoring %s: %w", dir, err)
 	}
-	var done int64
-	for _, f := range m.Files {
-		if err := s.copy(ctx, f, filepath.Join(tmp, f.Name)); err != nil {
-			return nil, errors.Join(err, os.RemoveAll(tmp))
-		}
-		done += f.Size
-		if s.o.Progress != nil {
-			s.o.Progress(s.group, s.partition, done, m.Bytes())
-		}
+	if err := s.copyAll(ctx, m, tmp); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(tmp))
 	}
 	if err := s.install(tmp, dir); err != nil {
 		return nil, fmt.Errorf("restoring %s: %w", dir, err)
@@ -125,6 +129,30 @@ func syncDir(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
+// copyAll fetches the files of a checkpoint, several at once, the largest first: so none of those is left for last.
+func (s *Set) copyAll(ctx context.Context, m *Manifest, to string) error {
+	order := slices.SortedStableFunc(slices.Values(m.Files), func(a, b File) int { return cmp.Compare(b.Size, a.Size) })
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(filesAtOnce)
+	var mu sync.Mutex // held while progress is told
+	var done int64
+	for _, f := range order {
+		g.Go(func() error {
+			if err := s.copy(ctx, f, filepath.Join(to, f.Name)); err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			done += f.Size
+			if s.o.Progress != nil {
+				s.o.Progress(s.group, s.partition, done, m.Bytes())
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
 // copy fetches a file and checks it on the way. It is a copy and never a hard link: the state store writes
 // into files of its log again.
 func (s *Set) copy(ctx context.Context, f File, to string) error {
@@ -147,7 +175,7 @@ func (s *Set) copy(ctx context.Context, f File, to string) error {
 		return fmt.Errorf("restoring: %w", err)
 	}
 	h := sha256.New()
-	n, err := io.Copy(io.MultiWriter(out, h), &following{ctx, io.NewSectionReader(o, 0, o.Size)})
+	n, err := io.CopyBuffer(io.MultiWriter(out, h), &following{ctx, io.NewSectionReader(o, 0, o.Size)}, make([]byte, copyBuffer))
 	if err == nil {
 		err = s.step("sync", to)
 	}
