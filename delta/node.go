@@ -121,11 +121,14 @@ func OpenNode(o NodeOptions) (*Node, error) {
 		}
 		return n, nil
 	}
+	g, ctx := errgroup.WithContext(context.Background())
+	g.SetLimit(foldersAtOnce)
 	for _, s := range n.all {
 		s.want, s.held, s.serving, s.fits = owner, true, true, true
-		if err := s.open(context.Background()); err != nil {
-			return nil, fmt.Errorf("%w", closing(err, n.Close))
-		}
+		g.Go(func() error { return s.open(ctx) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("%w", closing(err, n.Close))
 	}
 	return n, nil
 }

@@ -144,14 +144,19 @@ func (s *slot) restore(ctx context.Context, log checkpoint.Log, there bool) (*Pa
 	return s.openState()
 }
 
-// checkpoints puts checkpoints of what this node owns, each partition once per interval.
+// checkpoints puts a checkpoint of each partition that this node owns once per interval, one after the other, spread
+// over the interval: so no moment has the work of all, and who takes over all of them folds half an interval again on
+// average, and not the whole of it.
 func (n *Node) checkpoints(ctx context.Context) error {
-	tick := time.NewTicker(n.o.Every)
+	tick := time.NewTicker(max(n.o.Every/time.Duration(max(len(n.all), 1)), time.Millisecond))
 	defer tick.Stop()
-	for {
+	for i := 0; ; i++ {
 		select {
 		case <-tick.C:
-			n.Checkpoint(ctx)
+			if len(n.all) > 0 {
+				s := n.all[i%len(n.all)]
+				n.checkpoint(ctx, s.group.Name, []*slot{s})
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -164,45 +169,48 @@ func (n *Node) Checkpoint(ctx context.Context) {
 	if n.o.Checkpoints == nil {
 		return
 	}
-	definitions := n.fingerprint()
 	for _, g := range n.o.Catalog.Groups {
-		name := n.input(g.Name)
-		id, err := n.o.Topics.ID(ctx, name)
+		n.checkpoint(ctx, g.Name, n.slots[g.Name])
+	}
+}
+
+// checkpoint puts checkpoints of some partitions of a group.
+func (n *Node) checkpoint(ctx context.Context, group string, slots []*slot) {
+	id, err := n.o.Topics.ID(ctx, n.input(group))
+	if err != nil {
+		n.trouble(err)
+		return
+	}
+	definitions, floors := n.fingerprint(), map[int32]int64{}
+	for _, s := range slots {
+		if err := s.sweep(); err != nil {
+			n.trouble(err)
+		}
+		if p, _ := s.answers(); p == nil || ctx.Err() != nil {
+			if err := s.forget(ctx); err != nil && ctx.Err() == nil {
+				n.trouble(err)
+			}
+			continue
+		}
+		up, err := s.checkpoint(ctx, id, definitions)
+		if ctx.Err() != nil {
+			return
+		}
+		if f := n.o.Events.Checkpointed; f != nil && !errors.Is(err, checkpoint.ErrBehind) {
+			f(group, s.number, up, err)
+		}
+		if err != nil {
+			continue
+		}
+		floor, err := s.floor(ctx)
 		if err != nil {
 			n.trouble(err)
 			continue
 		}
-		floors := map[int32]int64{}
-		for i, s := range n.slots[g.Name] {
-			if err := s.sweep(); err != nil {
-				n.trouble(err)
-			}
-			if p, _ := s.answers(); p == nil || ctx.Err() != nil {
-				if err := s.forget(ctx); err != nil && ctx.Err() == nil {
-					n.trouble(err)
-				}
-				continue
-			}
-			up, err := s.checkpoint(ctx, id, definitions)
-			if ctx.Err() != nil {
-				return
-			}
-			if f := n.o.Events.Checkpointed; f != nil && !errors.Is(err, checkpoint.ErrBehind) {
-				f(g.Name, i, up, err)
-			}
-			if err != nil {
-				continue
-			}
-			floor, err := s.floor(ctx)
-			if err != nil {
-				n.trouble(err)
-				continue
-			}
-			floors[int32(i)] = floor
-		}
-		if err := n.deleteInput(ctx, g.Name, floors); err != nil {
-			n.trouble(err)
-		}
+		floors[int32(s.number)] = floor
+	}
+	if err := n.deleteInput(ctx, group, floors); err != nil {
+		n.trouble(err)
 	}
 }
 
