@@ -13,10 +13,13 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/topic"
+	"github.com/freshet-io/freshet/internal/topic/assign"
 )
 
 // foldersAtOnce bounds how many partitions of one poll are folded beside each other.
 const foldersAtOnce = 4
+
+const pollBytes = 16 << 20 // of a group's readers together
 
 // reread makes the groups' readers look anew at what there is to read.
 func (n *Node) reread() {
@@ -41,7 +44,7 @@ func (n *Node) reading(group string) (slots map[int32]*slot, changed <-chan stru
 }
 
 // follow reads a group's changes and folds them, the partitions of one poll beside each other. Each time
-// what is to be read changes it begins with a new reader, at the record after the last one folded.
+// what is to be read changes it begins with new readers, at the record after the last one folded.
 func (n *Node) follow(ctx context.Context, group *feature.PartitionGroup) error {
 	name := n.input(group.Name)
 	known := map[int32]bool{}
@@ -54,10 +57,15 @@ func (n *Node) follow(ctx context.Context, group *feature.PartitionGroup) error 
 			}
 			continue
 		}
-		if err := n.judge(ctx, name, slots, known); err != nil {
+		ends, err := n.judge(ctx, name, slots, known)
+		if err != nil {
 			return err
 		}
-		if err := n.read(ctx, name, slots, changed); err != nil {
+		g, within := errgroup.WithContext(ctx)
+		for _, x := range apart(slots, ends) {
+			g.Go(func() error { return n.read(within, name, x, changed) })
+		}
+		if err := g.Wait(); err != nil {
 			return err
 		}
 	}
@@ -75,15 +83,39 @@ func (n *Node) reach(ctx context.Context, name string) (starts, ends map[int32]i
 	return starts, ends, nil
 }
 
-// judge refuses states that the log cannot continue, and notes of which topic the others are.
-func (n *Node) judge(ctx context.Context, name string, slots map[int32]*slot, known map[int32]bool) error {
+// share is what one reader reads of a group.
+type share struct {
+	slots map[int32]*slot
+	until map[int32]int64 // where all of them are to come; nil: on and on
+	bytes int             // of a poll
+}
+
+// apart gives the partitions that are to catch up apart from those that have: a poll of what is far behind takes long
+// to fold, and the others would become as old. Where there are none of the one kind, there is nothing to keep apart.
+func apart(slots map[int32]*slot, ends map[int32]int64) []share {
+	near, far := map[int32]*slot{}, map[int32]*slot{}
+	for i, s := range slots {
+		if ends[i]-s.position() > assign.DefaultLag {
+			far[i] = s
+		} else {
+			near[i] = s
+		}
+	}
+	if len(near) == 0 || len(far) == 0 {
+		return []share{{slots: slots, bytes: pollBytes}}
+	}
+	return []share{{slots: near, bytes: pollBytes / 2}, {slots: far, until: ends, bytes: pollBytes / 2}}
+}
+
+// judge refuses states that the log cannot continue, and notes of which topic the others are. It gives where the log ends.
+func (n *Node) judge(ctx context.Context, name string, slots map[int32]*slot, known map[int32]bool) (map[int32]int64, error) {
 	starts, ends, err := n.reach(ctx, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	id, err := n.o.Topics.ID(ctx, name)
 	if err != nil {
-		return fmt.Errorf("%w", err)
+		return nil, fmt.Errorf("%w", err)
 	}
 	maps.DeleteFunc(known, func(i int32, _ bool) bool { return slots[i] == nil }) // the log goes on without those
 	for i, s := range slots {
@@ -93,23 +125,23 @@ func (n *Node) judge(ctx context.Context, name string, slots map[int32]*slot, kn
 		was := s.noted()
 		log := checkpoint.Log{TopicID: id, Start: starts[i], End: ends[i]}
 		if err := log.Fits(fmt.Sprintf("the state of %s/%d", s.group.Name, i), was.TopicID, s.position()); err != nil {
-			return fmt.Errorf("topic %s: %w", name, err)
+			return nil, fmt.Errorf("topic %s: %w", name, err)
 		}
 		if err := s.note(noted{TopicID: id, Offset: s.position()}); err != nil {
-			return err
+			return nil, err
 		}
 		known[i] = true
 	}
-	return nil
+	return ends, nil
 }
 
-// read folds until what is to be read changes.
-func (n *Node) read(ctx context.Context, name string, slots map[int32]*slot, changed <-chan struct{}) error {
+// read folds until what is to be read changes. Where all of it is to come to some place, it has changed then.
+func (n *Node) read(ctx context.Context, name string, x share, changed <-chan struct{}) error {
 	from := map[int32]int64{}
-	for i, s := range slots {
+	for i, s := range x.slots {
 		from[i] = s.position()
 	}
-	r, err := n.o.Topics.NewReader(topic.ReaderOptions{Topic: name, From: from, Committed: true, Track: true, Bare: true})
+	r, err := n.o.Topics.NewReader(topic.ReaderOptions{Topic: name, From: from, MaxBytes: x.bytes, Committed: true, Track: true, Bare: true})
 	if err != nil {
 		return fmt.Errorf("%w", err)
 	}
@@ -135,10 +167,23 @@ func (n *Node) read(ctx context.Context, name string, slots map[int32]*slot, cha
 		if err != nil {
 			return fmt.Errorf("%w", err)
 		}
-		if err := n.foldAll(ctx, slots, batches); err != nil {
+		if err := n.foldAll(ctx, x.slots, batches); err != nil {
 			return err
 		}
+		if x.until != nil && x.there() {
+			n.reread()
+			return nil
+		}
 	}
+}
+
+func (x share) there() bool {
+	for i, s := range x.slots {
+		if s.position() < x.until[i] {
+			return false
+		}
+	}
+	return true
 }
 
 func (n *Node) foldAll(ctx context.Context, slots map[int32]*slot, batches []topic.Batch) error {
