@@ -1,7 +1,6 @@
 package capture_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 // TestACutThatWaits: a transaction that is open keeps the source from giving a consistent point. A cut says
@@ -43,7 +43,11 @@ func TestACutThatWaits(t *testing.T) {
 		t.Errorf("publishing is said to have stood still for %s", pause)
 	}
 	w.gone(c, w.source.Slot+"_cut")
+	w.end()
 
+	w.options = nil // with time enough for what follows
+	w.start()
+	w.began()
 	cuts := make(chan capture.Cut, 1)
 	go func() {
 		cut, err := w.runner.Cut(t.Context(), true)
@@ -102,7 +106,7 @@ func TestWhatASlotWaitsFor(t *testing.T) {
 // gone waits until the server has neither a slot of a name nor a process that makes it.
 func (w *world) gone(c *pgx.Conn, slot string) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	ctx, cancel := testkit.Patience(w.t)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

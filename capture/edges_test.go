@@ -12,9 +12,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet-io/freshet/capture"
+	"github.com/freshet-io/freshet/capture/slotguard"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 // decoded gives everything in the changes topic: rows with their tables' codecs, and controls.
@@ -61,7 +63,7 @@ func (w *world) cut(ctx context.Context) (capture.Cut, error) {
 
 // goesOn waits until capture has published what is committed, or says why it ended.
 func (w *world) goesOn() error {
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	ctx, cancel := testkit.Patience(w.t)
 	defer cancel()
 	put := make(chan error, 1)
 	go func() {
@@ -336,32 +338,38 @@ func TestATableRewrittenBetweenTwoLives(t *testing.T) {
 // TestTheGuardSeesAgain: the connection by which the slot is watched ends, and nothing else.
 func TestTheGuardSeesAgain(t *testing.T) {
 	w := newWorld(t, nil)
-	w.options = func(o *capture.Options) { o.GuardEvery = 50 * time.Millisecond }
+	told := make(chan error, 10_000)
+	w.options = func(o *capture.Options) {
+		o.GuardEvery = 50 * time.Millisecond
+		o.Events.Guard = func(r slotguard.Report) { told <- r.Err }
+	}
 	w.start()
 	w.began()
 	c := w.connect()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for r := w.runner.Guarded(); r == nil || r.Err != nil; r = w.runner.Guarded() {
-		<-tick.C
+	for err := range told {
+		if err == nil {
+			break
+		}
 	}
 	var n int
 	if err := c.QueryRow(t.Context(), `select count(pg_terminate_backend(pid)) from pg_stat_activity
 		where pid <> pg_backend_pid() and backend_type = 'client backend' and query like '%to_jsonb(s)%'`).Scan(&n); err != nil || n == 0 {
 		t.Fatal(n, err)
 	}
-	blind := 0
-	for range 150 {
-		<-tick.C
-		if r := w.runner.Guarded(); r.Err != nil {
-			blind++
-		} else if blind > 0 {
-			w.end()
-			return // it sees again
+	ctx, cancel := testkit.Patience(t)
+	defer cancel()
+	for blind := false; ; {
+		select {
+		case err := <-told:
+			if err == nil && blind {
+				w.end()
+				return // it sees again
+			}
+			blind = blind || err != nil
+		case <-ctx.Done():
+			t.Fatalf("it was blind: %v, and does not see again", blind)
 		}
 	}
-	t.Errorf("blind for %d of 150 looks: %v", blind, w.runner.Guarded().Err)
-	w.end()
 }
 
 // TestALongRow: a row that is longer than a record may be does not end capture.

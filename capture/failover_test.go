@@ -129,7 +129,7 @@ func (w *world) standby(conn *pgx.Conn) *embedded.Postgres {
 		w.t.Fatal(err)
 	}
 	c := conn.Config()
-	starting, cancel := context.WithTimeout(context.Background(), time.Minute)
+	starting, cancel := testkit.Patience(w.t)
 	defer cancel()
 	p, err := embedded.StartPostgres(starting, embedded.PostgresOptions{Dir: dir, Major: testkit.PostgresMajor(), Settings: map[string]string{
 		"max_standby_streaming_delay": "-1", "max_standby_archive_delay": "-1",
@@ -140,7 +140,7 @@ func (w *world) standby(conn *pgx.Conn) *embedded.Postgres {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
 		if err := p.Stop(ctx); err != nil {
 			w.t.Error(err)
@@ -195,7 +195,7 @@ func (w *world) writers(n int) (stop func()) {
 // await waits until a query gives true.
 func await(t *testing.T, c *pgx.Conn, query string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

@@ -1,13 +1,13 @@
 package capture_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/testkit/audit"
 )
 
@@ -20,7 +20,7 @@ func TestATableIsGone(t *testing.T) {
 		o.LookEvery = 50 * time.Millisecond
 		o.Events.Gone = func(table, why string) { told <- table + ": " + why }
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	expect := func(want string) {
 		t.Helper()

@@ -103,7 +103,8 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	o := capture.Options{Name: w.topics.Registry(), Source: w.source, Catalog: w.catalog(shapes), Topics: w.topics, Registry: w.registry, Dir: w.t.TempDir()}
+	o := capture.Options{Name: w.topics.Registry(), Source: w.source, Catalog: w.catalog(shapes), Topics: w.topics, Registry: w.registry, Dir: w.t.TempDir(),
+		CutWait: 5 * time.Minute} // on a busy machine
 	o.Events.Lost = func(error, time.Duration) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -173,7 +174,7 @@ func (w *world) catalog(shapes []*feature.Table) *feature.Catalog {
 // compare puts a cut and compares everything before it with the audit log. Nobody may write meanwhile.
 func (w *world) compare() []audit.Seen {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
+	ctx, cancel := testkit.Patience(w.t)
 	defer cancel()
 	var cut capture.Cut
 	for {
@@ -262,7 +263,7 @@ func (w *world) read(name string, partitions int) []topic.Record {
 // a fold of the topic has there with those of the source. Rows without a key belong to no entity.
 func (w *world) same() {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
+	ctx, cancel := testkit.Patience(w.t)
 	defer cancel()
 	cut, err := w.runner.Cut(ctx, true)
 	if err != nil {

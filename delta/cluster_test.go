@@ -27,8 +27,7 @@ import (
 const (
 	shopPartitions = 4
 	shops          = 20
-	session        = 1500 * time.Millisecond
-	patience       = 60 * time.Second // of a test, on a busy machine
+	session        = 5 * time.Second // on a busy machine a node that lives may be silent for a while
 )
 
 // cluster is a Kafka with changes of shops in it, nodes that share them, and a store for checkpoints.
@@ -243,7 +242,7 @@ func (c *cluster) write(commits int) {
 // until waits until something holds that nodes tell of.
 func (c *cluster) until(what string, ok func() bool) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	ctx, cancel := testkit.Patience(c.t)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -251,7 +250,7 @@ func (c *cluster) until(what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			c.t.Fatalf("not in %s: %s", patience, what)
+			c.t.Fatalf("it does not come: %s", what)
 		}
 	}
 }
@@ -327,7 +326,7 @@ func (c *cluster) check() {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+		ctx, cancel := testkit.Patience(c.t)
 		n := 0
 		for n < len(want) {
 			batches, err := r.Poll(ctx)
@@ -365,14 +364,18 @@ func TestNodesComeAndGo(t *testing.T) {
 	if k := a.count("owns false"); k != 2 {
 		t.Errorf("%d partitions moved to the second node, 2 are its share", k)
 	}
-	// A restart in time moves nothing.
-	dir := b.dir
-	before, released := *a.Plan(), a.count("owns false")
-	c.ends(b)
-	b = c.start("b", dir, NodeOptions{})
-	c.owned(map[string]int{"a": 2, "b": 2})
-	if fmt.Sprint(a.Plan().Owners) != fmt.Sprint(before.Owners) || a.count("owns false") != released {
-		t.Errorf("a restart of b moved something: %v, %v", before.Owners, a.Plan().Owners)
+	// A restart in time moves nothing; on a busy machine it may take some tries to be in time.
+	for late := true; late; {
+		before, released, stops := *a.Plan(), a.count("owns false"), time.Now()
+		c.ends(b)
+		b = c.start("b", b.dir, NodeOptions{})
+		c.owned(map[string]int{"a": 2, "b": 2})
+		if late = time.Since(stops) > session/2; late {
+			continue
+		}
+		if fmt.Sprint(a.Plan().Owners) != fmt.Sprint(before.Owners) || a.count("owns false") != released {
+			t.Errorf("a restart of b moved something: %v, %v", before.Owners, a.Plan().Owners)
+		}
 	}
 	c.write(50)
 	// b is gone for good, while changes flow.
@@ -527,11 +530,16 @@ func TestANodeThatStoodStillIsNoOwner(t *testing.T) {
 	ahead := time.Duration(0)
 	a := c.start("a", "", NodeOptions{Now: func() time.Time { mu.Lock(); defer mu.Unlock(); return time.Now().Add(ahead) }})
 	c.owned(map[string]int{"a": 4})
-	mu.Lock()
-	ahead = session // it wakes up after so long
-	mu.Unlock()
 	key := []feature.Value{feature.OfString("shop1")}
-	if _, err := a.For(c.catalog.Views[0], key); err == nil {
+	refused := false
+	for tries := 0; tries < 50 && !refused; tries++ { // the group may be heard just then
+		mu.Lock()
+		ahead += session // it wakes up after so long
+		mu.Unlock()
+		_, err := a.For(c.catalog.Views[0], key)
+		refused = err != nil
+	}
+	if !refused {
 		t.Error("it answers without having heard from the group")
 	}
 	c.until("it has heard from the group again", func() bool { _, err := a.For(c.catalog.Views[0], key); return err == nil })

@@ -1,20 +1,19 @@
 package featurestore
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/client"
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 // goClient gives the Go client, over loopback.
@@ -47,7 +46,7 @@ func seen(rows []client.Row) []string {
 func TestGoClient(t *testing.T) {
 	w := fill(t)
 	c := w.goClient()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	rows := must(c.Get(ctx, client.Query{Set: "risk", After: w.at.String()}, client.Key{"A"}, client.Key{"old"}))(t)
 	want := []string{

@@ -13,6 +13,7 @@ import (
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/delta"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 // peer is one of several nodes, answering at a real address.
@@ -75,7 +76,7 @@ func TestAnyNodeAnswersForAnyKey(t *testing.T) {
 	}
 	at := fmt.Sprintf("%d:%s:%d", w.at.Epoch, w.at.LSN, w.at.Seq)
 	w.heartbeat()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	for _, p := range []*peer{a, b} {
 		get := func() *freshetv1.GetResponse {

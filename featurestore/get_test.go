@@ -15,6 +15,7 @@ import (
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 // plain gives a value as a short text that tells kinds, null and absent apart.
@@ -78,7 +79,7 @@ func fill(t *testing.T) *world {
 
 func (w *world) get(in *freshetv1.GetRequest) *freshetv1.GetResponse {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	ctx, cancel := testkit.Patience(w.t)
 	defer cancel()
 	return must(w.client.Get(ctx, in))(w.t)
 }

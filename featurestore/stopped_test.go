@@ -1,12 +1,10 @@
 package featurestore
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -14,6 +12,7 @@ import (
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 // withoutDelay drops the column delay, which trips and delays use, legs does not.
@@ -131,7 +130,7 @@ func TestSubscribeEndsWhereAViewStandsStill(t *testing.T) {
 // ends checks that nothing more comes but the error.
 func (s *subscriber) ends(partition int32) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := testkit.Patience(s.t)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc"
@@ -18,6 +17,7 @@ import (
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/partition"
 	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/topic"
 )
 
@@ -32,7 +32,7 @@ type subscriber struct {
 
 func (w *world) subscribe(t *testing.T, in *freshetv1.SubscribeRequest) *subscriber {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := testkit.Patience(t)
 	t.Cleanup(cancel)
 	s := &subscriber{t: t, stream: must(w.client.Subscribe(ctx, in))(t)}
 	first := must(s.stream.Recv())(t)

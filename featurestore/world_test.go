@@ -248,7 +248,7 @@ func (w *world) control(c change.Control) {
 func (w *world) heartbeat() {
 	w.t.Helper()
 	w.control(change.Control{Kind: change.Heartbeat, ID: "heartbeat " + w.at.String(), Resume: w.at.LSN + 1})
-	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	ctx, cancel := testkit.Patience(w.t)
 	defer cancel()
 	for _, g := range w.node.Catalog().Groups {
 		for _, p := range w.node.Partitions(g.Name) {
@@ -266,7 +266,7 @@ func (w *world) heartbeat() {
 // published waits until the deltas of a view are in its topic.
 func (w *world) published(view string) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	ctx, cancel := testkit.Patience(w.t)
 	defer cancel()
 	for _, p := range w.node.Partitions(w.node.Catalog().View(view).Group.Name) {
 		must(0, w.node.WaitPublished(ctx, p, view, p.Meta().Sequences[view]))(w.t)
@@ -277,7 +277,7 @@ func (w *world) published(view string) {
 // before its marker is in every partition.
 func (w *world) readable(view string, deltas int) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	ctx, cancel := testkit.Patience(w.t)
 	defer cancel()
 	name := w.topics.Delta(view)
 	r := must(w.topics.NewReader(topic.ReaderOptions{Topic: name, From: must(w.topics.Starts(ctx, name))(w.t), Committed: true}))(w.t)

@@ -36,7 +36,7 @@ func TestCaptureKillsLoseNothing(t *testing.T) {
 	kills, rows := number(t, "KILLS", 8), number(t, "ROWS", 50_000)
 	largest := number(t, "LARGEST", rows)
 	r := testkit.Seed(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute+time.Duration(kills)*30*time.Second)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	w := newWorld(t, snapshotRows)
 	k := &killer{w: w, c: w.captor("capture"), r: r, tally: map[string]int{}, ends: map[string]int{}}
@@ -177,15 +177,13 @@ func (k *killer) work(ctx context.Context, d time.Duration) {
 // ready waits until the snapshot is done and the stream is followed.
 func (k *killer) ready(ctx context.Context) {
 	k.w.t.Helper()
-	limited, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
 	for {
 		k.mind(ctx)
-		_, err := k.c.cut(limited)
+		_, err := k.c.cut(ctx)
 		if err == nil {
 			return
 		}
-		if limited.Err() != nil {
+		if ctx.Err() != nil {
 			k.w.t.Fatalf("capture does not get ready: %v\n%s", err, k.w.quit(k.c))
 		}
 		k.rest(ctx, 20*time.Millisecond)
@@ -263,10 +261,8 @@ func (k *killer) atPoint(ctx context.Context, point string, n int) {
 	k.w.t.Helper()
 	k.stop()
 	k.c.start(fmt.Sprintf("FRESHET_CRASH_AT=%s:%d", point, n))
-	limited, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for !k.c.ended() && limited.Err() == nil {
-		_, _ = k.c.cut(limited)
+	for !k.c.ended() && ctx.Err() == nil {
+		_, _ = k.c.cut(ctx)
 	}
 	if !k.c.ended() {
 		k.w.t.Fatalf("point %s was not passed %d times:\n%s", point, n, k.w.quit(k.c))

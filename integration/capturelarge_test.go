@@ -13,6 +13,7 @@ import (
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/topic"
 )
 
@@ -27,7 +28,7 @@ func TestOneVeryLargeTransaction(t *testing.T) {
 		t.Skip("it takes minutes: set ROWS5M=1")
 	}
 	rows := number(t, "LARGE", 5_000_000)
-	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	w := newWorld(t, 1_000)
 	c := w.captor("capture")

@@ -4,10 +4,10 @@ import (
 	"context"
 	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 // TestACutThatWasCutOffIsRecordedAtTakeover: capture ends between the cut's copies, which are in the topics
@@ -39,7 +39,7 @@ func TestACutThatWasCutOffIsRecordedAtTakeover(t *testing.T) {
 	defer endCapture()
 	n, endNode := s.node()
 	defer endNode()
-	limited, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	limited, stop := testkit.Patience(t)
 	defer stop()
 	infos := must(n.WaitCut(limited, "tail", "cut-1"))(t)
 	must(0, s.registry.Refresh(limited))(t)

@@ -38,7 +38,7 @@ func TestKillsLoseNothing(t *testing.T) {
 	}
 	r := testkit.Seed(t)
 	pg := testkit.Postgres(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	conn := must(pgx.Connect(ctx, pg.URL()))(t)
 	if err := demo.Install(ctx, conn); err != nil {
@@ -75,11 +75,21 @@ func (p *project) snapshot(ctx context.Context) {
 	if err := p.ready(ctx, x); err != nil {
 		p.t.Fatalf("%v\n%s", err, x.log)
 	}
-	if out, code := p.cli(ctx, "verify"); code != 0 {
+	if out, code := p.verify(ctx); code != 0 {
 		p.t.Fatalf("verify after the snapshot: exit %d\n%s\n%s", code, out, x.log)
 	}
 	_ = x.cmd.Process.Kill()
 	<-x.done
+}
+
+// verify asks again where a cut was not put in time, as on a busy machine.
+func (p *project) verify(ctx context.Context) (string, int) {
+	for {
+		out, code := p.cli(ctx, "verify")
+		if code != 6 || ctx.Err() != nil {
+			return out, code
+		}
+	}
 }
 
 // killAt starts a process that kills itself at the n-th passage of a point, and gives it work until
@@ -87,11 +97,9 @@ func (p *project) snapshot(ctx context.Context) {
 func (p *project) killAt(ctx context.Context, point string, n int) {
 	p.t.Helper()
 	x := p.up(fmt.Sprintf("FRESHET_CRASH_AT=%s:%d", point, n))
-	limited, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	p.t.Logf("%s:%d", point, n)
-	p.work(limited, x)
-	if limited.Err() != nil {
+	p.work(ctx, x)
+	if ctx.Err() != nil {
 		_ = x.cmd.Process.Signal(syscall.SIGQUIT) // it says where each goroutine is
 		<-x.done
 		p.t.Fatalf("point %s was not passed %d times:\n%s", point, n, x.log)
@@ -144,7 +152,7 @@ func (p *project) compareAll(ctx context.Context, replayed <-chan error) {
 		if err := p.ready(ctx, x); err != nil {
 			p.t.Fatalf("%v\n%s", err, x.log)
 		}
-		out, code := p.cli(ctx, "verify")
+		out, code := p.verify(ctx)
 		if code != 0 {
 			p.t.Errorf("verify %s: exit %d\n%s\n%s", when, code, out, x.log)
 		}

@@ -174,13 +174,8 @@ func (c *cluster) cli(ctx context.Context, m *member, args ...string) (string, i
 // cut must equal the source, whatever was killed before.
 func (c *cluster) settled(ctx context.Context) string {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
-	defer cancel()
 	for {
-		c.mind()
-		limited, done := context.WithTimeout(ctx, 90*time.Second)
-		out, code := c.cli(limited, c.capture, "verify")
-		done()
+		out, code := c.minded(ctx, "verify")
 		switch {
 		case code == 0:
 			return out
@@ -190,6 +185,28 @@ func (c *cluster) settled(ctx context.Context) string {
 			c.t.Fatalf("verify was not possible: exit %d\n%s%s", code, out, c.logs())
 		}
 		pause(ctx, 200*time.Millisecond)
+	}
+}
+
+// minded runs a command against the capture, and does what a supervisor does meanwhile. What it waits for may be
+// gone with a process that ended: so it is given up after a while, to be asked anew.
+func (c *cluster) minded(ctx context.Context, args ...string) (out string, code int) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		out, code = c.cli(ctx, c.capture, args...)
+	}()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c.mind()
+		select {
+		case <-tick.C:
+		case <-done:
+			return out, code
+		}
 	}
 }
 

@@ -26,7 +26,7 @@ func TestKillsOverNodesAndBrokers(t *testing.T) {
 	for _, m := range c.all() {
 		m.start()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(kills)*time.Minute+5*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	c.settled(ctx)
 	stop := steadyWriters(t, url, r, 2)

@@ -94,8 +94,11 @@ func newProject(t *testing.T, source string) *project {
 	return p
 }
 
+// given are the addresses that freePort has given.
+var given sync.Map
+
 // freePort gives an address that nobody listens on, below the ports that the system gives to outgoing
-// connections: one of those could take it while a killed process is not there yet again.
+// connections: one of those could take it while a killed process is not there yet again. It gives none twice.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -103,8 +106,10 @@ func freePort(t *testing.T) string {
 		if err != nil {
 			continue
 		}
-		defer func() { _ = l.Close() }()
-		return l.Addr().String()
+		_ = l.Close()
+		if _, twice := given.LoadOrStore(l.Addr().String(), true); !twice {
+			return l.Addr().String()
+		}
 	}
 	t.Fatal("no port is free")
 	return ""

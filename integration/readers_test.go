@@ -43,7 +43,7 @@ func TestReadersReadWhatTheSystemWrites(t *testing.T) {
 		}
 		t.Skip("FRESHET_READERS_PYTHON names no python with snapshots/readers/requirements.txt; make test-readers sets it")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	root := os.Getenv("FRESHET_READERS_TABLES")
 	if root == "" {
@@ -255,7 +255,7 @@ func startTables(ctx context.Context, t *testing.T, source pgwire.Source, conn *
 	reg := must(topic.OpenRegistry(ctx, topics))(t)
 	t.Cleanup(reg.Close)
 	s.capture = must(capture.New(capture.Options{
-		Name: "test", Source: source, Clock: clock, Catalog: s.catalog, Topics: topics, Registry: reg,
+		Name: "test", Source: source, Clock: clock, Catalog: s.catalog, Topics: topics, Registry: reg, CutWait: cutPatience,
 	}, shapes))(t)
 	node := must(delta.OpenNode(delta.NodeOptions{Name: "test", Dir: t.TempDir(), Catalog: s.catalog, Topics: topics, Registry: reg}))(t)
 	st := must(store.OpenDir(s.dir))(t)

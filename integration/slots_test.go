@@ -14,7 +14,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	grpcstatus "google.golang.org/grpc/status"
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/capture"
@@ -219,11 +221,11 @@ func (h *halves) whole(ctx context.Context, ordinal int64) change.CutRecord {
 
 func TestACutOverProcesses(t *testing.T) {
 	h := newHalves(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	h.write(5)
 	a, b := h.start(0, ""), h.start(1, "")
-	left, right := capture.NewSeveral(0, a.Runner), capture.NewSeveral(0, b.Runner)
+	left, right := capture.NewSeveral(cutPatience, a.Runner), capture.NewSeveral(cutPatience, b.Runner)
 	must(right.Cut(ctx, false))(t) // both stream
 	stop := h.busy()
 	first, last := int64(0), int64(0)
@@ -273,15 +275,15 @@ func TestACutOverProcesses(t *testing.T) {
 // that one has come to it; through every point at which a capture may end within a cut.
 func TestASlotThatIsNotReadForAWhile(t *testing.T) {
 	h := newHalves(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	h.write(5)
 	a := h.start(0, "")
 	for ordinal, dieAt := range []string{"", "capture.before-cut", "capture.cut-in-topics"} {
 		b := h.start(1, dieAt)
-		cuts := capture.NewSeveral(2*time.Second, a.Runner, b.Runner)
+		cuts := capture.NewSeveral(5*time.Second, a.Runner, b.Runner)
 		if dieAt == "" { // it is there, and then it is not
-			must(capture.NewSeveral(0, a.Runner, b.Runner).Cut(ctx, false))(t)
+			must(capture.NewSeveral(cutPatience, a.Runner, b.Runner).Cut(ctx, false))(t)
 			b.stop()
 		}
 		h.write(2)
@@ -332,7 +334,7 @@ func (h *halves) goesOn(ctx context.Context) {
 // A capture that ends while a cut is to equal a snapshot: it is given up under its id, and the next one is whole.
 func TestACutThatIsGivenUp(t *testing.T) {
 	h := newHalves(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	h.write(5)
 	a, b := h.start(0, ""), h.start(1, "capture.before-cut")
@@ -348,7 +350,7 @@ func TestACutThatIsGivenUp(t *testing.T) {
 	b = h.start(1, "")
 	stop := h.busy()
 	defer stop()
-	cuts := capture.NewSeveral(0, a.Runner, b.Runner)
+	cuts := capture.NewSeveral(cutPatience, a.Runner, b.Runner)
 	for n := int64(2); n < 5; n++ {
 		cut := must(cuts.Cut(ctx, true))(t)
 		conn := must(h.source(h.parts[0]).Adopt(ctx, cut.Export.Name))(t)
@@ -364,7 +366,7 @@ func TestACutThatIsGivenUp(t *testing.T) {
 	open := must(pgx.Connect(ctx, h.url))(t)
 	defer open.Close(context.Background()) //nolint:errcheck // a test's end
 	must(open.Exec(ctx, "begin; insert into public.lefts values (-1, 1)"))(t)
-	if _, err := capture.NewSeveral(2*time.Second, a.Runner, b.Runner).Cut(ctx, true); fault.ClassOf(err) != fault.Timeout ||
+	if _, err := capture.NewSeveral(10*time.Second, a.Runner, b.Runner).Cut(ctx, true); fault.ClassOf(err) != fault.Timeout ||
 		!strings.Contains(err.Error(), fmt.Sprintf("it waits for the transaction of process %d ", open.PgConn().PID())) {
 		t.Errorf("%v", err)
 	}
@@ -375,11 +377,11 @@ func TestACutThatIsGivenUp(t *testing.T) {
 // A group that another slot has read does not go on where that one was, but begins anew.
 func TestAGroupThatMoves(t *testing.T) {
 	h := newHalves(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	h.write(5)
 	a, b := h.start(0, ""), h.start(1, "")
-	h.equal(ctx, must(capture.NewSeveral(0, a.Runner, b.Runner).Cut(ctx, false))(t).CutRecord)
+	h.equal(ctx, must(capture.NewSeveral(cutPatience, a.Runner, b.Runner).Cut(ctx, false))(t).CutRecord)
 	a.stop()
 	b.stop()
 	h.write(5)
@@ -421,7 +423,7 @@ func (h *halves) up(config string, at string) *process {
 // under writers finds nothing, and no part is left.
 func TestKilledHalfWayThroughACut(t *testing.T) {
 	h := newHalvesSource(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	h.write(20)
 	dir, address := t.TempDir(), freePort(t)
@@ -459,9 +461,14 @@ apiVersion: freshet/v1
 	defer conn.Close() //nolint:errcheck // a test's end
 	admin := freshetv1.NewAdminClient(conn)
 	cut := func() (*freshetv1.CutResponse, error) {
-		return admin.Cut(ctx, &freshetv1.CutRequest{}, grpc.WaitForReady(true))
+		for {
+			out, err := admin.Cut(ctx, &freshetv1.CutRequest{}, grpc.WaitForReady(true))
+			if grpcstatus.Code(err) != codes.DeadlineExceeded || ctx.Err() != nil { // else the machine is busy
+				return out, err
+			}
+		}
 	}
-	verified := func() error {
+	verifies := func() error {
 		stream, err := admin.Verify(ctx, &freshetv1.VerifyRequest{}, grpc.WaitForReady(true))
 		for err == nil {
 			var p *freshetv1.Progress
@@ -477,6 +484,13 @@ apiVersion: freshet/v1
 			}
 		}
 		return err
+	}
+	verified := func() error {
+		for {
+			if err := verifies(); grpcstatus.Code(err) != codes.DeadlineExceeded || ctx.Err() != nil { // as above
+				return err
+			}
+		}
 	}
 	p := h.up(config, "")
 	must(cut())(t) // the first snapshot is there

@@ -86,6 +86,9 @@ func newSystem(t *testing.T) *system {
 	return s
 }
 
+// cutPatience is how long a test lets a cut wait: on a busy machine it may take long.
+const cutPatience = 5 * time.Minute
+
 func must[T any](v T, err error) func(t testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()
@@ -100,7 +103,7 @@ func must[T any](v T, err error) func(t testing.TB) T {
 func (s *system) capture() (*capture.Runner, func()) {
 	s.t.Helper()
 	r := must(capture.New(capture.Options{
-		Name: "test", Source: s.source, Clock: "public.clock.now", Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
+		Name: "test", Source: s.source, Clock: "public.clock.now", Catalog: s.catalog, Topics: s.topics, Registry: s.registry, CutWait: cutPatience,
 	}, s.shapes))(s.t)
 	ctx, cancel := context.WithCancel(s.t.Context())
 	done := make(chan error, 1)
@@ -147,7 +150,7 @@ func (s *system) node() (*delta.Node, func()) {
 // compare puts an SQL cut and compares every served row with the database under the cut's snapshot.
 func (s *system) compare(r *capture.Runner, n *delta.Node) int {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	ctx, cancel := testkit.Patience(s.t)
 	defer cancel()
 	cut := must(r.Cut(ctx, true))(s.t)
 	defer cut.Export.Close()

@@ -21,7 +21,7 @@ import (
 func TestAZombieChangesNothing(t *testing.T) {
 	r := testkit.Seed(t)
 	w := newWorld(t, 1_000)
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	a, b := w.captor("a"), w.captor("b")
 	a.start()
@@ -57,7 +57,7 @@ func TestAZombieChangesNothing(t *testing.T) {
 func TestTwoCapturesDoNotTakeTurns(t *testing.T) {
 	r := testkit.Seed(t)
 	w := newWorld(t, 1_000)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	a, b := w.captor("a"), w.captor("b")
 	a.start()
@@ -77,8 +77,6 @@ func TestTwoCapturesDoNotTakeTurns(t *testing.T) {
 // follows waits until the process publishes what is committed from now on.
 func (w *world) follows(ctx context.Context, c *captor) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
 	if _, err := c.cut(ctx); err != nil {
 		w.t.Fatalf("capture does not follow: %v\n%s", err, w.quit(c))
 	}
@@ -126,11 +124,9 @@ func (w *world) uncommitted(ctx context.Context) bool {
 // fenced waits for the end of a process that was taken over.
 func (w *world) fenced(ctx context.Context, c *captor) {
 	w.t.Helper()
-	limited, cancel := context.WithTimeout(ctx, 45*time.Second)
-	defer cancel()
 	select {
 	case <-c.done:
-	case <-limited.Done():
+	case <-ctx.Done():
 		w.t.Fatalf("it goes on though another has taken over:\n%s", w.quit(c))
 	}
 	if code := c.cmd.ProcessState.ExitCode(); code == 0 || c.killed() || !strings.Contains(c.lastLine(), "another process took over") {
@@ -142,8 +138,6 @@ func (w *world) fenced(ctx context.Context, c *captor) {
 // writer there is none of a writer before it.
 func (w *world) neverBack(ctx context.Context) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	k := must(kgo.NewClient(kgo.SeedBrokers(w.listen), kgo.ConsumeTopics(changesTopic), kgo.KeepControlRecords(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())))(w.t)
 	defer k.Close()

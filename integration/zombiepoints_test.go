@@ -163,7 +163,7 @@ func (h *halting) capture(ctx context.Context, source pgwire.Source, point func(
 	shapes := must(pgwire.Describe(ctx, h.conn, names))(h.t)
 	r := must(capture.New(capture.Options{
 		Name: h.config.Prefix, Source: source, Catalog: must(feature.Resolve(defs, shapes))(h.t), Topics: topics, Registry: registry,
-		Dir: h.t.TempDir(), Point: point,
+		Dir: h.t.TempDir(), Point: point, CutWait: cutPatience,
 	}, shapes))(h.t)
 	running, stop := context.WithCancel(ctx)
 	c := &captured{Runner: r, stop: stop, done: make(chan error, 1)}
@@ -190,7 +190,7 @@ func (h *halting) write(ctx context.Context) {
 }
 
 func (h *halting) run(point string, passage int) {
-	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	ctx, cancel := testkit.Patience(h.t)
 	defer cancel()
 	halted, goOn := make(chan struct{}), make(chan struct{})
 	passed := 0

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -223,9 +224,26 @@ func TestAFenceSaysWhoIsInTheWay(t *testing.T) {
 	other := connect(t, s)
 	execute(t, other, "begin")
 	execute(t, other, "delete from public.planes where id = 1")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*fencePause)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	err := Fence(ctx, connect(t, s))
+	fence, watch := connect(t, s), connect(t, s)
+	given := make(chan error, 1)
+	go func() { given <- Fence(ctx, fence) }()
+	tick := time.NewTicker(fencePause)
+	defer tick.Stop()
+	looks := map[string]bool{}
+	for ; len(looks) < 2; <-tick.C { // until it asks a second time who is in the way: then it has the first answer
+		var at string
+		err := watch.QueryRow(t.Context(), "select coalesce(max(query_start::text) filter (where query like '%pg_snapshot_xmin%'), '') from pg_stat_activity where pid = $1", fence.PgConn().PID()).Scan(&at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at != "" {
+			looks[at] = true
+		}
+	}
+	cancel()
+	err := <-given
 	if fault.ClassOf(err) != fault.Timeout || !strings.Contains(err.Error(), fmt.Sprintf("process %d", other.PgConn().PID())) {
 		t.Errorf("%v", err)
 	}

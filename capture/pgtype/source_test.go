@@ -79,7 +79,7 @@ func newSource(t *testing.T) *source {
 
 func (s *source) start() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := testkit.Patience(s.t)
 	defer cancel()
 	var err error
 	s.pg, err = embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: s.dir, Settings: map[string]string{"wal_level": "logical"}})
@@ -94,7 +94,7 @@ func (s *source) start() {
 
 func (s *source) stop() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	_ = s.conn.Close(ctx)
 	if err := s.pg.Stop(ctx); err != nil {
@@ -173,7 +173,7 @@ func (s *source) insert() {
 // read again.
 func (s *source) stream() reading {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
+	ctx, cancel := testkit.Patience(s.t)
 	defer cancel()
 	src := s.source()
 	st, err := src.SlotState(ctx, s.conn)

@@ -153,7 +153,7 @@ func (w *world) until(pattern string, args ...string) string {
 	w.t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	ctx, cancel := testkit.Patience(w.t)
 	defer cancel()
 	for {
 		out := w.must(args...)

@@ -1,16 +1,15 @@
 package main
 
 import (
-	"context"
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/verify"
 )
 
@@ -55,7 +54,7 @@ const reshapedTables = `create table public.kinds (kind text primary key, label 
 // served gives status and values of one entity, as soon as everything committed so far is folded.
 func (w *world) served(view, account string) (*freshetv1.Row, []any) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	ctx, cancel := testkit.Patience(w.t)
 	defer cancel()
 	c, err := pgx.Connect(ctx, w.source.String())
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 )
 
 const childEnv = "FRESHET_EMBEDDED_CHILD"
@@ -33,9 +32,7 @@ func TestMain(m *testing.M) {
 func serve(what, dir string) (string, error) {
 	switch what {
 	case "postgres":
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-		defer cancel()
-		p, err := StartPostgres(ctx, PostgresOptions{Dir: dir, Fsync: true})
+		p, err := StartPostgres(context.Background(), PostgresOptions{Dir: dir, Fsync: true})
 		if err != nil {
 			return "", err
 		}

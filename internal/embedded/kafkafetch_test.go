@@ -1,9 +1,7 @@
 package embedded
 
 import (
-	"context"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -18,8 +16,7 @@ func TestAFetchThatEndsInsideAPartition(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := t.Context()
 	w, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers()...), kgo.TransactionalID("w"), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchMaxBytes(64<<10), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.DefaultProduceTopic("t"))
 	if err != nil {

@@ -32,10 +32,8 @@ func openDir(t *testing.T) string {
 
 func startPostgres(t *testing.T, o PostgresOptions) *Postgres {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
 	begin := time.Now()
-	p, err := StartPostgres(ctx, o)
+	p, err := StartPostgres(t.Context(), o)
 	if fault.ClassOf(err) == fault.Unreachable && os.Getenv("CI") != "true" {
 		t.Skip(err)
 	}
@@ -49,7 +47,7 @@ func startPostgres(t *testing.T, o PostgresOptions) *Postgres {
 
 func stop(t *testing.T, p *Postgres) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	if err := p.Stop(ctx); err != nil {
 		t.Error(err)
@@ -215,11 +213,9 @@ func TestPostgresStartsOverWhatADeadRunLeft(t *testing.T) {
 func TestPostgresSaysWhyItDoesNotStart(t *testing.T) {
 	dir := openDir(t)
 	p := startPostgres(t, PostgresOptions{Dir: dir})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
 	refuse := func(o PostgresOptions, class fault.Class, want string) {
 		t.Helper()
-		q, err := StartPostgres(ctx, o)
+		q, err := StartPostgres(t.Context(), o)
 		if err == nil {
 			stop(t, q)
 			t.Fatalf("started, but want %q", want)
@@ -288,9 +284,7 @@ func TestPostgresWaitsForChildrenOfAKilledPostmaster(t *testing.T) {
 	}
 	resumed := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		err := poll(ctx, 10*time.Millisecond, func() (bool, error) {
+		err := poll(t.Context(), 10*time.Millisecond, func() (bool, error) {
 			b, err := os.ReadFile(filepath.Join(dir, "postgres.log"))
 			return strings.Contains(string(b), "pre-existing shared memory block"), err
 		})

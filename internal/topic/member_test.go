@@ -11,17 +11,18 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/freshet-io/freshet/internal/testkit"
 )
 
 // session is short, so that tests of silence are; kept long enough for a busy machine.
-const session = 1500 * time.Millisecond
+const session = 4 * time.Second
 
 // player is a member that describes itself by its name and a number, and notes what it gets.
 type player struct {
 	*Member
 	name  string
 	about atomic.Int64
-	clock atomic.Int64                  // added to the real time
 	gate  atomic.Pointer[chan struct{}] // what a join waits for
 	mu    sync.Mutex
 	plans []string
@@ -33,7 +34,7 @@ type player struct {
 
 func play(t *testing.T, c *Client, group, name string) *player {
 	t.Helper()
-	p := &player{name: name, moved: make(chan struct{}, 100), end: make(chan error, 1)}
+	p := &player{name: name, moved: make(chan struct{}, 1000), end: make(chan error, 1)}
 	var err error
 	p.Member, err = c.NewMember(MemberOptions{
 		Group: group, Instance: name, Session: session,
@@ -53,7 +54,6 @@ func play(t *testing.T, c *Client, group, name string) *player {
 		Assigned: func(_ int32, plan []byte) error { p.note(string(plan), nil); return nil },
 		Lost:     func(err error) { p.note("", err) },
 		Trouble:  func(err error) { t.Logf("%s: %v", name, err) },
-		Now:      func() time.Time { return time.Now().Add(time.Duration(p.clock.Load())) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -81,6 +81,8 @@ func (p *player) note(plan string, err error) {
 // has waits until the member's newest plan is the wanted one.
 func (p *player) has(t *testing.T, want string) {
 	t.Helper()
+	ctx, cancel := testkit.Patience(t)
+	defer cancel()
 	for {
 		p.mu.Lock()
 		last := ""
@@ -93,7 +95,7 @@ func (p *player) has(t *testing.T, want string) {
 		}
 		select {
 		case <-p.moved:
-		case <-time.After(20 * time.Second): //nolint:forbidigo // only where the test fails
+		case <-ctx.Done():
 			t.Fatalf("%s has %q, want %q", p.name, last, want)
 		}
 	}
@@ -157,6 +159,33 @@ func TestTwoUnderOneID(t *testing.T) {
 	}
 }
 
+// A member is alive for a session from when the last message that was answered was sent; while a new plan is under way,
+// no longer than the group waits for it to join.
+func TestAMemberCountsFromWhatItSent(t *testing.T) {
+	began := time.Unix(1000, 0)
+	now := began
+	m := &Member{o: MemberOptions{Session: 10 * time.Second, Now: func() time.Time { return now }}}
+	alive := func(after time.Duration, want bool) {
+		t.Helper()
+		if now = began.Add(after); m.Alive() != want {
+			t.Errorf("after %s it is alive: %v", after, !want)
+		}
+	}
+	alive(0, false)
+	m.heard(began, false)
+	alive(10*time.Second-1, true)
+	alive(10*time.Second, false)
+	m.heard(began.Add(-time.Second), false) // an answer that was late
+	alive(10*time.Second-1, true)
+	alive(10*time.Second, false)
+	m.heard(began.Add(15*time.Second), true)
+	alive(20*time.Second-1, true)
+	alive(20*time.Second, false)
+	m.heard(began.Add(15*time.Second), false)
+	alive(25*time.Second-1, true)
+	alive(25*time.Second, false)
+}
+
 // A member whose process stood still is not alive by its own clock before the group gives away what it
 // had; awake, it learns that it has lost everything, and joins anew.
 func TestASilentMemberIsNotAlive(t *testing.T) {
@@ -167,11 +196,6 @@ func TestASilentMemberIsNotAlive(t *testing.T) {
 	b := play(t, c, group, "b")
 	a.has(t, "a=0 b=0")
 	b.has(t, "a=0 b=0")
-	b.clock.Store(int64(session)) // as if it had just been asleep for so long
-	if b.Alive() {
-		t.Error("it takes itself for alive after a session of silence")
-	}
-	b.clock.Store(0)
 	asleep := make(chan struct{})
 	b.gate.Store(&asleep)
 	b.about.Store(1)

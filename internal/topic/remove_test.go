@@ -33,7 +33,9 @@ func TestRemoveAllLeavesOthersAlone(t *testing.T) {
 	var own, others []string
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for range 200 { // brokers say later that a topic is gone than that they will delete it
+	ctx, cancel := testkit.Patience(t)
+	defer cancel()
+	for ctx.Err() == nil { // brokers say later that a topic is gone than that they will delete it
 		var err1, err2 error
 		own, err1 = dial(prefix).names(t.Context())
 		others, err2 = dial(prefix + "-2").names(t.Context())

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -147,7 +148,7 @@ func trueUnderWriters(t *testing.T, defs *feature.Definitions, group string) {
 	t.Cleanup(s.topics.Close)
 	s.registry = must(topic.OpenRegistry(ctx, s.topics))(t)
 	t.Cleanup(s.registry.Close)
-	s.capture = must(capture.New(capture.Options{Name: "test", Source: s.source, Catalog: s.catalog, Topics: s.topics, Registry: s.registry}, shapes))(t)
+	s.capture = must(capture.New(capture.Options{Name: "test", Source: s.source, Catalog: s.catalog, Topics: s.topics, Registry: s.registry, CutWait: 5 * time.Minute}, shapes))(t)
 	s.node = must(delta.OpenNode(delta.NodeOptions{Name: "test", Dir: t.TempDir(), Catalog: s.catalog, Topics: s.topics, Registry: s.registry}))(t)
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan error, 2)

@@ -1,13 +1,11 @@
 package verify_test
 
 import (
-	"context"
 	"iter"
 	"math"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -112,7 +110,7 @@ func (p *places) topic() *verify.Report {
 	must(0, w.Begin())(p.t)
 	w.Put(ctx, topic.Record{Topic: name, Partition: 0, Value: []byte("open")})
 	defer w.Close()
-	limited, cancel := context.WithTimeout(ctx, time.Minute)
+	limited, cancel := testkit.Patience(p.t)
 	defer cancel()
 	return must(verify.DeltaTopic(limited, topics, registry, p.view, cutRecord(), expected()))(p.t)
 }

@@ -56,7 +56,7 @@ func newSystem(t *testing.T, from time.Time) *system {
 	s.registry = must(topic.OpenRegistry(ctx, s.topics))(t)
 	t.Cleanup(s.registry.Close)
 	s.capture = must(capture.New(capture.Options{
-		Name: "test", Source: s.source, Clock: clock, Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
+		Name: "test", Source: s.source, Clock: clock, Catalog: s.catalog, Topics: s.topics, Registry: s.registry, CutWait: 5 * time.Minute, // on a busy machine
 	}, shapes))(t)
 	s.node = must(delta.OpenNode(delta.NodeOptions{Name: "test", Dir: t.TempDir(), Catalog: s.catalog, Topics: s.topics, Registry: s.registry}))(t)
 	st := must(store.OpenDir(t.TempDir()))(t)
@@ -154,7 +154,7 @@ func (s sums) Predict(in [][]float64, rows int, out []float64) {
 func TestTheDemoIsTrueEverywhere(t *testing.T) {
 	from := time.Date(2013, 1, 12, 0, 0, 0, 0, time.UTC)
 	s := newSystem(t, from)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	v := s.catalog.View("plane_delays")
 	inputs := must(s.catalog.Set("late_risk_inputs"))(t)
