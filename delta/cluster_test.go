@@ -45,6 +45,8 @@ type cluster struct {
 	rows    map[int64][]feature.Value
 	written [shopPartitions]int64 // records
 	nodes   map[string]*running
+	folding func(partition int) // if set, is called after each fold of any node
+	near    int64               // if set, what nodes count as caught up
 }
 
 type running struct {
@@ -136,20 +138,28 @@ func (c *cluster) registry(topics *topic.Client) *topic.Registry {
 	return registry
 }
 
-// start runs a node on a directory; "" is a new one.
+// start runs a node on a directory; "" is a new one. A node without an id is by itself.
 func (c *cluster) start(id, dir string, o NodeOptions) *running {
 	c.t.Helper()
 	if dir == "" {
 		dir = c.t.TempDir()
 	}
 	n := &running{id: id, dir: dir, end: make(chan error, 1), stir: make(chan struct{}, 1)}
-	o.Name, o.Dir, o.Catalog, o.Checkpoints, o.Every = c.prefix, dir, c.catalog, c.store, time.Hour
+	o.Name, o.Dir, o.Catalog = c.prefix, dir, c.catalog
+	if o.Checkpoints == nil {
+		o.Checkpoints = c.store
+	}
+	if o.Every == 0 {
+		o.Every = time.Hour
+	}
 	o.Topics = c.dial()
 	o.Registry = c.registry(o.Topics)
-	if o.Member == nil {
+	if o.Member == nil && id != "" {
 		o.Member = &MemberOptions{}
 	}
-	o.Member.ID, o.Member.Address, o.Member.Session = id, id+":7400", session
+	if o.Member != nil {
+		o.Member.ID, o.Member.Address, o.Member.Session = id, id+":7400", session
+	}
 	o.Events = Events{
 		Owns: func(_ string, p int, owns bool, replayed int64, took time.Duration) {
 			c.t.Logf("%s owns %d: %v, after %d records in %s", id, p, owns, replayed, took)
@@ -167,14 +177,22 @@ func (c *cluster) start(id, dir string, o NodeOptions) *running {
 			if err != nil {
 				c.t.Errorf("%s: checkpoint of %d: %v", id, p, err)
 			}
-			n.tell("checkpointed")
+			n.tell("checkpointed %d", p)
 		},
-		Folded:  func(string, int, int) { n.tell("folded") },
+		Folded: func(_ string, p int, _ int) {
+			n.tell("folded")
+			if c.folding != nil {
+				c.folding(p)
+			}
+		},
 		Trouble: func(err error) { c.t.Logf("%s: trouble: %v", id, err) },
 	}
 	var err error
 	if n.Node, err = OpenNode(o); err != nil {
 		c.t.Fatal(err)
+	}
+	if c.near != 0 {
+		n.near = c.near
 	}
 	var once sync.Once
 	n.close = func() {

@@ -80,6 +80,7 @@ type Node struct {
 	slots  map[string][]*slot
 	all    []*slot
 	group  *topic.Member // nil: alone
+	near   int64         // records that a state may be behind to count as caught up
 
 	mu        sync.Mutex
 	plan      *assign.Plan
@@ -106,7 +107,10 @@ func OpenNode(o NodeOptions) (*Node, error) {
 	}
 	n := &Node{
 		o: o, cache: state.NewCache(o.Memory / 2), memory: NewMemory(o.Memory / 2), slots: map[string][]*slot{}, changed: make(chan struct{}),
-		published: map[outboxID]uint64{}, moved: make(chan struct{}),
+		published: map[outboxID]uint64{}, moved: make(chan struct{}), near: assign.DefaultLag,
+	}
+	if o.Member != nil && o.Member.Lag > 0 {
+		n.near = o.Member.Lag
 	}
 	for _, g := range o.Catalog.Groups {
 		for i := range g.Partitions {

@@ -209,10 +209,6 @@ func (n *Node) warm(ctx context.Context) error {
 	if session == 0 {
 		session = topic.DefaultSession
 	}
-	lag := n.o.Member.Lag
-	if lag == 0 {
-		lag = assign.DefaultLag
-	}
 	tick := time.NewTicker(session / 4)
 	defer tick.Stop()
 	for {
@@ -221,7 +217,7 @@ func (n *Node) warm(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		ready, err := n.warmed(ctx, lag)
+		ready, err := n.warmed(ctx, n.near)
 		if err != nil && !errors.Is(err, ctx.Err()) {
 			n.trouble(err)
 		}

@@ -13,7 +13,6 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/topic"
-	"github.com/freshet-io/freshet/internal/topic/assign"
 )
 
 // foldersAtOnce bounds how many partitions of one poll are folded beside each other.
@@ -62,7 +61,7 @@ func (n *Node) follow(ctx context.Context, group *feature.PartitionGroup) error 
 			return err
 		}
 		g, within := errgroup.WithContext(ctx)
-		for _, x := range apart(slots, ends) {
+		for _, x := range apart(slots, ends, n.near) {
 			g.Go(func() error { return n.read(within, name, x, changed) })
 		}
 		if err := g.Wait(); err != nil {
@@ -92,10 +91,10 @@ type share struct {
 
 // apart gives the partitions that are to catch up apart from those that have: a poll of what is far behind takes long
 // to fold, and the others would become as old. Where there are none of the one kind, there is nothing to keep apart.
-func apart(slots map[int32]*slot, ends map[int32]int64) []share {
+func apart(slots map[int32]*slot, ends map[int32]int64, lag int64) []share {
 	near, far := map[int32]*slot{}, map[int32]*slot{}
 	for i, s := range slots {
-		if ends[i]-s.position() > assign.DefaultLag {
+		if ends[i]-s.position() > lag {
 			far[i] = s
 		} else {
 			near[i] = s
