@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -267,6 +270,66 @@ func TestRestoringStopsAnywhere(t *testing.T) {
 	if at < 8 {
 		t.Fatalf("only %d steps", at)
 	}
+}
+
+// Several files are fetched at once, and no more than the bound, beginning with the largest.
+func TestFilesAreFetchedBesideEachOther(t *testing.T) {
+	w := newWorld(t)
+	for i := range 3 * filesAtOnce {
+		w.files[fmt.Sprintf("more%02d.sst", i)] = strings.Repeat("x", 100*(i+1))
+	}
+	w.files["largest.sst"] = strings.Repeat("y", 1<<20)
+	for range 2 { // some of them go again
+		w.upload(w.set(Options{}))
+	}
+	patience, cancel := testkit.Patience(t)
+	defer cancel()
+	var mu sync.Mutex
+	var begun []string
+	under, most := 0, 0
+	full := make(chan struct{})
+	m := w.restored(w.set(Options{step: func(op, name string) error {
+		mu.Lock()
+		switch op {
+		case "create":
+			begun = append(begun, filepath.Base(name))
+			if under++; under > most {
+				most = under
+			}
+			if under == filesAtOnce && len(begun) == filesAtOnce {
+				close(full)
+			}
+		case "sync":
+			under--
+		}
+		mu.Unlock()
+		if op != "create" {
+			return nil
+		}
+		select {
+		case <-full:
+			return nil
+		case <-patience.Done():
+			return errors.New("never as many at once")
+		}
+	}}))
+	if most > filesAtOnce {
+		t.Errorf("%d files at once", most)
+	}
+	if want := largest(m, filesAtOnce); !slices.Equal(slices.Sorted(slices.Values(begun[:filesAtOnce])), want) {
+		t.Errorf("it begins with %v, and the largest are %v", begun[:filesAtOnce], want)
+	}
+}
+
+// largest gives the names of a checkpoint's largest files, in the order of the names.
+func largest(m *Manifest, n int) []string {
+	files := slices.SortedStableFunc(slices.Values(m.Files), func(a, b File) int { return cmp.Compare(b.Size, a.Size) })
+	var names []string
+	for _, f := range files[:n] {
+		names = append(names, f.Name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 func TestWhatIsDamagedIsPassedOverLoudly(t *testing.T) {
