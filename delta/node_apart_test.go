@@ -125,7 +125,7 @@ func TestCheckpointsTakeTurns(t *testing.T) {
 // meeting is a store whose lists wait until two partitions have asked for one.
 type meeting struct {
 	store.Store
-	within context.Context //nolint:containedctx // of the whole test
+	within context.Context
 	mu     sync.Mutex
 	asked  map[string]bool
 	met    chan struct{}

@@ -177,13 +177,13 @@ type takeover struct {
 
 func takenOver(logged []byte) (out takeover) {
 	for _, m := range regexp.MustCompile(`msg=restored .* bytes=(\d+) took=(\S+)`).FindAllSubmatch(logged, -1) {
-		n, _ := strconv.ParseInt(string(m[1]), 10, 64) //nolint:errcheck // digits
-		took, _ := time.ParseDuration(string(m[2]))    //nolint:errcheck // as it was printed
+		n, _ := strconv.ParseInt(string(m[1]), 10, 64) // digits
+		took, _ := time.ParseDuration(string(m[2]))    // as it was printed
 		out.restored, out.bytes, out.restore = out.restored+1, out.bytes+n, max(out.restore, took)
 	}
 	for _, m := range regexp.MustCompile(`msg=partition .* owned=true replayed=(\d+) took=(\S+)`).FindAllSubmatch(logged, -1) {
-		n, _ := strconv.Atoi(string(m[1]))          //nolint:errcheck // digits
-		took, _ := time.ParseDuration(string(m[2])) //nolint:errcheck // as it was printed
+		n, _ := strconv.Atoi(string(m[1]))          // digits
+		took, _ := time.ParseDuration(string(m[2])) // as it was printed
 		out.replayed, out.caught, out.replay = out.replayed+n, out.caught+1, max(out.replay, took)
 	}
 	return out
