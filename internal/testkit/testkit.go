@@ -29,20 +29,7 @@ import (
 const (
 	startMax = 10 * time.Minute // a first start downloads
 	stopMax  = 3 * time.Minute
-	lastWord = 30 * time.Second
 )
-
-// Patience gives the context of what a test waits for. It ends a little before the test binary's own time is up
-// (go test -timeout), so that the test can still say what did not come. A bound of its own would be one on how
-// busy the machine is.
-func Patience(t testing.TB) (context.Context, context.CancelFunc) {
-	if of, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
-		if end, ok := of.Deadline(); ok {
-			return context.WithDeadline(t.Context(), end.Add(-lastWord))
-		}
-	}
-	return context.WithCancel(t.Context())
-}
 
 // Postgres starts a server of the test's own, without fsync, and stops it when the test ends. Where
 // the binaries can't be had the test is skipped, and fails if CI=true.
