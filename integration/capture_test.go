@@ -24,6 +24,15 @@ func number(t *testing.T, name string, or int) int {
 	return or
 }
 
+// sized gives the context of a test; where one of the names says how large it is to be, all of the binary's time.
+func sized(t *testing.T, names ...string) (context.Context, context.CancelFunc) {
+	t.Helper()
+	if slices.ContainsFunc(names, func(name string) bool { return os.Getenv(name) != "" }) {
+		return testkit.Whole(t)
+	}
+	return testkit.Patience(t)
+}
+
 const snapshotRows = 100_000
 
 // TestCaptureKillsLoseNothing lets `freshet capture` follow a table that several writers change, while
@@ -36,7 +45,7 @@ func TestCaptureKillsLoseNothing(t *testing.T) {
 	kills, rows := number(t, "KILLS", 8), number(t, "ROWS", 50_000)
 	largest := number(t, "LARGEST", rows)
 	r := testkit.Seed(t)
-	ctx, cancel := testkit.Patience(t)
+	ctx, cancel := sized(t, "KILLS", "ROWS", "LARGEST")
 	defer cancel()
 	w := newWorld(t, snapshotRows)
 	k := &killer{w: w, c: w.captor("capture"), r: r, tally: map[string]int{}, ends: map[string]int{}}

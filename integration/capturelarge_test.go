@@ -13,7 +13,6 @@ import (
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/position"
-	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/topic"
 )
 
@@ -28,7 +27,7 @@ func TestOneVeryLargeTransaction(t *testing.T) {
 		t.Skip("it takes minutes: set ROWS5M=1")
 	}
 	rows := number(t, "LARGE", 5_000_000)
-	ctx, cancel := testkit.Patience(t)
+	ctx, cancel := sized(t, "ROWS5M")
 	defer cancel()
 	w := newWorld(t, 1_000)
 	c := w.captor("capture")

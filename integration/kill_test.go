@@ -38,7 +38,7 @@ func TestKillsLoseNothing(t *testing.T) {
 	}
 	r := testkit.Seed(t)
 	pg := testkit.Postgres(t)
-	ctx, cancel := testkit.Patience(t)
+	ctx, cancel := sized(t, "KILLS")
 	defer cancel()
 	conn := must(pgx.Connect(ctx, pg.URL()))(t)
 	if err := demo.Install(ctx, conn); err != nil {

@@ -26,7 +26,7 @@ func TestKillsOverNodesAndBrokers(t *testing.T) {
 	for _, m := range c.all() {
 		m.start()
 	}
-	ctx, cancel := testkit.Patience(t)
+	ctx, cancel := sized(t, "KILLS")
 	defer cancel()
 	c.settled(ctx)
 	stop := steadyWriters(t, url, r, 2)

@@ -19,15 +19,26 @@ const (
 // after it still run. A bound of its own would be one on how busy the machine is.
 func Patience(t testing.TB) (context.Context, context.CancelFunc) {
 	t.Helper()
-	of, ok := t.(interface{ Deadline() (time.Time, bool) })
+	return within(t, patience)
+}
+
+// Whole is the same for a test whose size was chosen by who started it, who gave the time too: all that is left.
+func Whole(t testing.TB) (context.Context, context.CancelFunc) {
+	t.Helper()
+	return within(t, func(left time.Duration) time.Duration { return left - lastWord })
+}
+
+func within(t testing.TB, of func(left time.Duration) time.Duration) (context.Context, context.CancelFunc) {
+	t.Helper()
+	binary, ok := t.(interface{ Deadline() (time.Time, bool) })
 	if !ok {
 		return context.WithCancel(t.Context())
 	}
-	end, ok := of.Deadline()
+	end, ok := binary.Deadline()
 	if !ok {
 		return context.WithCancel(t.Context())
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience(time.Until(end)))
+	ctx, cancel := context.WithTimeout(t.Context(), of(time.Until(end)))
 	said := make(chan struct{})
 	var stacks []byte
 	stop := context.AfterFunc(ctx, func() {
