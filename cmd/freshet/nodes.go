@@ -67,7 +67,8 @@ func (s *system) nodeEvents() delta.Events {
 		Fatal: func(m string) { s.log.Error("state", "error", m); os.Exit(1) },
 		Restored: func(group string, partition int, m *checkpoint.Manifest, took time.Duration) {
 			rate := int64(float64(m.Bytes()) / max(took.Seconds(), 1e-3))
-			s.log.Info("restored", "group", group, "partition", partition, "checkpoint", m.Number, "position", m.Position, "bytes", m.Bytes(), "took", took, "bytes_per_second", rate)
+			s.log.Info("restored", "group", group, "partition", partition, "checkpoint", m.Number, "position", m.Position,
+				"log_time", time.UnixMicro(m.LogTime).UTC(), "bytes", m.Bytes(), "took", took, "bytes_per_second", rate)
 		},
 		Passed: func(group string, partition int, number uint64, err error) {
 			s.log.Error("a checkpoint cannot be used", "group", group, "partition", partition, "checkpoint", number, "error", err)

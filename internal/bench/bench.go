@@ -66,9 +66,10 @@ type size struct {
 	fans         []int         // D1: partitions
 	folding      int           // D1: rounds
 	pace         int           // D3: changes/s
-	// D3: when a node is killed after its start: checkpoints are a minute apart, so its first one is nearly a
-	// minute old then.
+	// D3: when a node is killed after its start. Its partitions put checkpoints in turn: by then each has one or two,
+	// and the oldest one that counts is nearly checkpointEvery old.
 	spellBeforeKill time.Duration
+	checkpointEvery time.Duration
 	shortSession    time.Duration // D3: how long the group waits for a silent node, less than Kafka allows as it is delivered; 0: not tried
 	entities        int           // lookup
 	spell           time.Duration // lookup: of one round
@@ -80,7 +81,7 @@ func full() size {
 	return size{
 		rounds: 3, transactions: 2_000, bulk: 1_000_000, bulkLimited: 5_000_000, workMem: "64MB", first: 2_000_000, foreign: 1 << 30,
 		settle: time.Minute, patience: 2 * time.Minute,
-		changes: 2_000_000, accounts: 100_000, fans: []int{8, 4, 2, 1}, folding: 2, pace: 20_000, spellBeforeKill: 118 * time.Second, shortSession: time.Second,
+		changes: 2_000_000, accounts: 100_000, fans: []int{8, 4, 2, 1}, folding: 2, pace: 20_000, spellBeforeKill: 118 * time.Second, checkpointEvery: time.Minute, shortSession: time.Second,
 		entities: 500_000, spell: 5 * time.Second, rows: 200_000, trees: 500,
 	}
 }
@@ -89,7 +90,7 @@ func quick() size {
 	return size{
 		rounds: 3, transactions: 200, bulk: 100_000, bulkLimited: 500_000, workMem: "4MB", first: 200_000, foreign: 64 << 20,
 		settle: 30 * time.Second, patience: time.Minute,
-		changes: 200_000, accounts: 100_000, fans: []int{8, 1}, folding: 1, pace: 2_000, spellBeforeKill: 5 * time.Second, shortSession: time.Second,
+		changes: 200_000, accounts: 100_000, fans: []int{8, 1}, folding: 1, pace: 2_000, spellBeforeKill: 5 * time.Second, checkpointEvery: 3 * time.Second, shortSession: time.Second,
 		entities: 50_000, spell: 2 * time.Second, rows: 20_000, trees: 500,
 	}
 }

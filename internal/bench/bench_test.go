@@ -20,7 +20,7 @@ func tiny() *size {
 	return &size{
 		rounds: 1, transactions: 3, bulk: 3000, bulkLimited: 4000, workMem: "64kB", first: 900,
 		foreign: 1 << 20, settle: time.Second, patience: time.Minute,
-		changes: 3000, accounts: 40, fans: []int{2}, folding: 1, pace: 500, spellBeforeKill: 300 * time.Millisecond,
+		changes: 3000, accounts: 40, fans: []int{2}, folding: 1, pace: 500, spellBeforeKill: 300 * time.Millisecond, checkpointEvery: 100 * time.Millisecond,
 		entities: 300, spell: 20 * time.Millisecond, rows: 700, trees: 12,
 	}
 }

@@ -5,11 +5,13 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -43,6 +45,25 @@ func TestKilled(t *testing.T) {
 		if strings.Contains(l.Variant, "kafka streams") != (l.Ratio == nil) || l.Unit != "s" || l.Versions["postgresql"] == "" {
 			t.Errorf("%+v", l)
 		}
+		if fetched := !strings.Contains(l.Note, "of 0 partitions fetched"); fetched != strings.Contains(l.Note, "s old at the kill") {
+			t.Errorf("how old were the checkpoints? %+v", l)
+		}
+	}
+}
+
+// TestTakenOver reads lines as a node logs them.
+func TestTakenOver(t *testing.T) {
+	killed := time.Date(2026, 11, 27, 8, 0, 59, 0, time.UTC)
+	if out := takenOver(nil, killed).String(); !strings.HasPrefix(out, "checkpoints of 0 partitions fetched, 0.0 MB,") {
+		t.Error(out)
+	}
+	const restored = "time=2026-11-27T08:01:00.123Z level=INFO msg=restored group=account partition=%d checkpoint=3 position=1:0/12:0 " +
+		"log_time=%s bytes=1500000 took=%s bytes_per_second=9\n"
+	out := takenOver([]byte(fmt.Sprintf(restored, 0, "2026-11-27T08:00:05.5Z", "120ms")+fmt.Sprintf(restored, 1, "2026-11-27T08:00:57Z", "1.25s")+
+		"time=2026-11-27T08:01:02.000Z level=INFO msg=partition group=account partition=0 owned=true replayed=700 took=2.5s\n"), killed)
+	const want = "checkpoints of 2 partitions fetched, 2.0 to 53.5 s old at the kill, 3.0 MB, the longest in 1.25 s; 700 records folded again in 1, the longest in 2.50 s"
+	if out.String() != want {
+		t.Errorf("%s\nand not\n%s", out, want)
 	}
 }
 

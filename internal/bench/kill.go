@@ -32,7 +32,7 @@ const (
 func (r *run) killed(ctx context.Context, w *deltaWorld) error {
 	return r.withTable(ctx, "D3", func(url string, shape *feature.Table) error {
 		var times []restarted
-		out, err := r.paced(ctx, w, url, shape, "", func(ctx context.Context, s *pacedSystem) (err error) {
+		out, err := r.paced(ctx, w, url, shape, fmt.Sprintf("state: {checkpoint_interval: %s}\n", r.checkpointEvery), func(ctx context.Context, s *pacedSystem) (err error) {
 			times, err = r.restarts(ctx, s.node, s.fresh)
 			return err
 		})
@@ -220,7 +220,7 @@ func (r *run) restarts(ctx context.Context, p *nodeProject, f *freshness) ([]res
 		if err := f.within(ctx, r, n, fresh); err != nil {
 			return nil, err
 		}
-		out = append(out, restarted{disk, answers, r.since(started), takenOver(n.logged()), n.rss()})
+		out = append(out, restarted{disk, answers, r.since(started), takenOver(n.logged(), started), n.rss()})
 	}
 	return out, nil
 }

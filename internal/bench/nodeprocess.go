@@ -169,16 +169,22 @@ func (n *nodeProcess) logged() []byte {
 // takeover is what a node said of the partitions that it took over.
 type takeover struct {
 	restored         int           // partitions, from checkpoints
+	youngest, oldest time.Duration // how far behind the kill those were
 	bytes            int64         // of those
 	restore          time.Duration // the longest
 	replayed, caught int           // records that were folded before it answered; partitions
 	replay           time.Duration // the longest
 }
 
-func takenOver(logged []byte) (out takeover) {
-	for _, m := range regexp.MustCompile(`msg=restored .* bytes=(\d+) took=(\S+)`).FindAllSubmatch(logged, -1) {
-		n, _ := strconv.ParseInt(string(m[1]), 10, 64) // digits
-		took, _ := time.ParseDuration(string(m[2]))    // as it was printed
+func takenOver(logged []byte, killed time.Time) (out takeover) {
+	for _, m := range regexp.MustCompile(`msg=restored .* log_time=(\S+) bytes=(\d+) took=(\S+)`).FindAllSubmatch(logged, -1) {
+		of, _ := time.Parse(time.RFC3339, string(m[1])) // as it was printed, like took
+		n, _ := strconv.ParseInt(string(m[2]), 10, 64)  // digits
+		took, _ := time.ParseDuration(string(m[3]))
+		age := killed.Sub(of)
+		if out.oldest = max(out.oldest, age); out.restored == 0 || age < out.youngest {
+			out.youngest = age
+		}
 		out.restored, out.bytes, out.restore = out.restored+1, out.bytes+n, max(out.restore, took)
 	}
 	for _, m := range regexp.MustCompile(`msg=partition .* owned=true replayed=(\d+) took=(\S+)`).FindAllSubmatch(logged, -1) {
@@ -190,8 +196,12 @@ func takenOver(logged []byte) (out takeover) {
 }
 
 func (t takeover) String() string {
-	return fmt.Sprintf("checkpoints of %d partitions fetched, %.1f MB, the longest in %.2f s; %d records folded again in %d, the longest in %.2f s",
-		t.restored, float64(t.bytes)/1e6, t.restore.Seconds(), t.replayed, t.caught, t.replay.Seconds())
+	age := ""
+	if t.restored > 0 {
+		age = fmt.Sprintf(" %.1f to %.1f s old at the kill,", t.youngest.Seconds(), t.oldest.Seconds())
+	}
+	return fmt.Sprintf("checkpoints of %d partitions fetched,%s %.1f MB, the longest in %.2f s; %d records folded again in %d, the longest in %.2f s",
+		t.restored, age, float64(t.bytes)/1e6, t.restore.Seconds(), t.replayed, t.caught, t.replay.Seconds())
 }
 
 // gone is why a process that ought to run does not: what it said last.

@@ -42,7 +42,7 @@ func (r *run) removed(ctx context.Context, w *deltaWorld) error {
 			if m.session == 0 {
 				continue
 			}
-			settings := fmt.Sprintf("state: {standbys: %d}\nnode: {session_timeout: %s}\n", m.standbys, m.session)
+			settings := fmt.Sprintf("state: {standbys: %d, checkpoint_interval: %s}\nnode: {session_timeout: %s}\n", m.standbys, r.checkpointEvery, m.session)
 			out, err := r.paced(ctx, w, url, shape, settings, func(ctx context.Context, s *pacedSystem) error { return r.remove(ctx, s, &m) })
 			if err == nil {
 				err = r.removedLine(w, out, m)
@@ -91,7 +91,7 @@ func (r *run) remove(ctx context.Context, s *pacedSystem, m *removal) error {
 	if err := s.watch(ctx, r, stays, killed, m); err != nil {
 		return err
 	}
-	m.told, m.rss = takenOver(stays.logged()[len(before):]), stays.rss()
+	m.told, m.rss = takenOver(stays.logged()[len(before):], killed), stays.rss()
 	return nil
 }
 
