@@ -31,6 +31,7 @@ type publisher struct {
 	others    []string // topics beside those of changes
 	dead      string   // among them, of dead letters
 	controlID []uint32
+	begins    []place // topics that begin with the next control
 	events    Events
 	point     func(string)
 	before    func(context.Context) error // a commit; nil: nothing
@@ -107,21 +108,21 @@ func (p *publisher) closeCell(ctx context.Context) error {
 	if err := p.begin(); err != nil {
 		return err
 	}
-	type place struct {
+	type one struct {
 		group     int
 		partition int32
 	}
-	last := map[place]int{}
+	last := map[one]int{}
 	for i := range p.rows {
 		for _, t := range p.rows[i].targets {
-			last[place{p.rows[i].table.routes[t.route].group, t.partition}] = i
+			last[one{p.rows[i].table.routes[t.route].group, t.partition}] = i
 		}
 	}
 	snapshot := false
 	for i := range p.rows {
 		e := &p.rows[i]
 		for _, t := range e.targets {
-			e.change.LastInCell = last[place{e.table.routes[t.route].group, t.partition}] == i
+			e.change.LastInCell = last[one{e.table.routes[t.route].group, t.partition}] == i
 			if err := p.put(ctx, e, t); err != nil {
 				return err
 			}
@@ -259,18 +260,30 @@ func (p *publisher) write(ctx context.Context, c change.Control) error {
 		return err
 	}
 	for i, g := range p.groups {
-		value := change.AppendControl(change.AppendFrame(nil, p.controlID[i]), &c)
-		for n := range g.Partitions {
-			p.writer.Put(ctx, topic.Record{
-				Topic: p.names[i], Partition: int32(n), Value: value, Position: c.Position.String(),
-			})
-			p.bytes += len(value)
-		}
+		p.everywhere(ctx, place{p.names[i], g.Partitions, p.controlID[i]}, &c)
+	}
+	for _, at := range p.begins {
+		p.everywhere(ctx, at, &c)
 	}
 	p.last = c.Position
 	p.logTime, p.commitTime = max(p.logTime, c.LogTime), max(p.commitTime, c.CommitTime)
 	p.whole = max(p.whole, c.Resume)
 	return nil
+}
+
+// place is a topic of changes.
+type place struct {
+	topic      string
+	partitions int
+	controlID  uint32 // schema of controls
+}
+
+func (p *publisher) everywhere(ctx context.Context, to place, c *change.Control) {
+	value := change.AppendControl(change.AppendFrame(nil, to.controlID), c)
+	for n := range to.partitions {
+		p.writer.Put(ctx, topic.Record{Topic: to.topic, Partition: int32(n), Value: value, Position: c.Position.String()})
+		p.bytes += len(value)
+	}
 }
 
 // next is the position of the next control record: the last one written plus an ordinal.
@@ -358,11 +371,11 @@ func tails(ctx context.Context, topics *topic.Client, registry *topic.Registry, 
 		}
 	}
 	for _, g := range groups {
-		last, err := topics.Tails(ctx, topics.Changes(g.Name))
+		last, err := topics.Tails(ctx, topics.Changes(g.Log()))
 		if err != nil {
 			return r, fmt.Errorf("tails of %s: %w", g.Name, err)
 		}
-		r.filled[topics.Changes(g.Name)] = len(last) > 0
+		r.filled[topics.Changes(g.Log())] = len(last) > 0
 		for _, rec := range last {
 			if err := r.add(ctx, registry, rec.Value); err != nil {
 				return r, fmt.Errorf("tail of %s/%d: %w", g.Name, rec.Partition, err)

@@ -209,16 +209,11 @@ func (l *loop) put(ctx context.Context) error {
 	if l.cut.joint != nil {
 		return l.putPart(ctx)
 	}
-	rec := change.CutRecord{Ordinal: 1, LogTime: max(l.p.logTime, l.logTime), SQL: l.cut.sql}
-	if all := l.o.Registry.List(change.CutPrefix); len(all) > 0 {
-		before, err := change.ParseCut(all[len(all)-1].Value)
-		if err != nil {
-			return err
-		}
-		rec.Ordinal = before.Ordinal + 1
+	rec, err := l.next()
+	if err != nil {
+		return err
 	}
-	rec.ID = fmt.Sprintf("cut-%d", rec.Ordinal)
-	rec.Position = l.p.next()
+	rec.SQL = l.cut.sql
 	b, err := json.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("cut %s: %w", rec.ID, err)
@@ -237,6 +232,20 @@ func (l *loop) put(ctx context.Context) error {
 	}
 	c.reply <- cutReply{cut: done}
 	return nil
+}
+
+// next gives the record of the next cut, which stands here.
+func (l *loop) next() (change.CutRecord, error) {
+	rec := change.CutRecord{Ordinal: 1, LogTime: max(l.p.logTime, l.logTime), Position: l.p.next()}
+	if all := l.o.Registry.List(change.CutPrefix); len(all) > 0 {
+		before, err := change.ParseCut(all[len(all)-1].Value)
+		if err != nil {
+			return rec, err
+		}
+		rec.Ordinal = before.Ordinal + 1
+	}
+	rec.ID = fmt.Sprintf("cut-%d", rec.Ordinal)
+	return rec, nil
 }
 
 // write puts a cut into every partition; detail is what a takeover makes its record of.

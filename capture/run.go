@@ -123,7 +123,7 @@ func (r *Runner) newTables() *tables {
 func (r *Runner) publisher(ctx context.Context) (*publisher, error) {
 	var specs []topic.Spec
 	for _, g := range r.o.Catalog.Logged() {
-		specs = append(specs, topic.Spec{Topic: r.o.Topics.Changes(g.Name), Partitions: g.Partitions})
+		specs = append(specs, topic.Spec{Topic: r.o.Topics.Changes(g.Log()), Partitions: g.Partitions})
 	}
 	others, err := r.others()
 	if err != nil {
@@ -210,7 +210,7 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 		return 0, fault.New(fault.Usage, "slot %s exists and this system did not make it", s.o.Source.Slot).At("source.postgres.slot").
 			ToMend("choose another slot name, or if nobody needs it: SELECT pg_drop_replication_slot('%s')", s.o.Source.Slot)
 	}
-	state, err := tails(ctx, s.o.Topics, s.o.Registry, s.p.groups, s.p.others)
+	state, err := s.left(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -252,6 +252,15 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 		return state.token, s.finish(ctx, rest)
 	}
 	return state.token, s.newcomers(ctx, rest)
+}
+
+// left says what the capture before this one left at the ends of the topics; a group that had begun to grow is noted.
+func (s *session) left(ctx context.Context) (resumeState, error) {
+	state, err := tails(ctx, s.o.Topics, s.o.Registry, s.p.groups, s.p.others)
+	if err != nil {
+		return state, err
+	}
+	return state, s.changedOver(ctx, state)
 }
 
 // again goes on after a lost connection. The open cell's transaction may be half received: it comes

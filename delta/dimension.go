@@ -154,16 +154,20 @@ func (f *fold) dimension(t *feature.Table, pk []byte) ([]feature.Value, error) {
 	if err != nil || len(b) == 0 {
 		return nil, err
 	}
-	if b[0] != rowVersion {
+	return decodeDimension(b, len(t.Columns))
+}
+
+func decodeDimension(b []byte, columns int) ([]feature.Value, error) {
+	if len(b) == 0 || b[0] != rowVersion {
 		return nil, errors.New("stored row of a dimension: unknown version")
 	}
-	row := make([]feature.Value, 0, len(t.Columns))
-	for b = b[1:]; len(b) > 0 && len(row) < len(t.Columns); {
-		var v feature.Value
-		if v, b, err = feature.DecodeValue(b); err != nil {
+	row := make([]feature.Value, 0, columns)
+	for b = b[1:]; len(b) > 0 && len(row) < columns; {
+		v, rest, err := feature.DecodeValue(b)
+		if err != nil {
 			return nil, fmt.Errorf("stored row of a dimension: %w", err)
 		}
-		row = append(row, v)
+		row, b = append(row, v), rest
 	}
 	return row, nil
 }

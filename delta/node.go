@@ -14,6 +14,7 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/partition"
+	"github.com/freshet-io/freshet/internal/position"
 	"github.com/freshet-io/freshet/internal/store"
 	"github.com/freshet-io/freshet/internal/topic"
 	"github.com/freshet-io/freshet/internal/topic/assign"
@@ -28,6 +29,8 @@ type NodeOptions struct {
 	Registry *topic.Registry
 	// Added are views that were added since the epoch began; see [PartitionOptions].
 	Added map[string]bool
+	// Ended says, of groups that have grown, where the log of the generation before ends.
+	Ended map[string]position.Position
 	// Memory is what the state may use, in bytes; 0 means 512 MiB. Half is what partitions hold beside their stores,
 	// entities above all. The other half is their memory tables, two of each partition, one that is written and one
 	// that is flushed, of 2 to 64 MiB, and the block cache, which has what those leave: an eighth at least.
@@ -79,6 +82,7 @@ type Node struct {
 	memory *Memory
 	slots  map[string][]*slot
 	all    []*slot
+	grows  sync.Mutex    // held while a state is made of that of a generation before: two are made of one
 	group  *topic.Member // nil: alone
 	near   int64         // records that a state may be behind to count as caught up
 
@@ -157,6 +161,9 @@ func (n *Node) Close() error {
 	return first
 }
 
+// Ended gives where the generation before of a group ended; the zero position of one that never grew.
+func (n *Node) Ended(group string) position.Position { return n.o.Ended[group] }
+
 // Catalog gives the definitions the node runs.
 func (n *Node) Catalog() *feature.Catalog { return n.o.Catalog }
 
@@ -232,7 +239,7 @@ func (n *Node) input(group string) string {
 	if v := n.o.Catalog.Hops(group); v != nil {
 		return n.o.Topics.Hop(v.Name)
 	}
-	return n.o.Topics.Changes(group)
+	return n.o.Topics.Changes(n.o.Catalog.Group(group).Log())
 }
 
 // ensure makes the topics the node reads and writes, whoever starts first.
@@ -242,7 +249,7 @@ func (n *Node) ensure(ctx context.Context) error {
 		specs = append(specs, topic.Spec{Topic: n.input(g.Name), Partitions: g.Partitions})
 	}
 	for _, v := range n.o.Catalog.Views {
-		specs = append(specs, topic.Spec{Topic: n.o.Topics.Delta(v.Name), Partitions: v.Group.Partitions, Retention: n.o.Retention})
+		specs = append(specs, topic.Spec{Topic: n.o.Topics.Delta(v.Deltas()), Partitions: v.Group.Partitions, Retention: n.o.Retention})
 	}
 	specs = append(specs, topic.Spec{Topic: n.o.Topics.Dead("delta"), Partitions: 1})
 	return n.o.Topics.Ensure(ctx, specs)

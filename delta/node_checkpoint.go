@@ -71,6 +71,9 @@ func (s *slot) recover(ctx context.Context) (*Partition, error) {
 			return nil, fmt.Errorf("%w", err)
 		}
 	}
+	if newest == nil && !there && s.group.Generation > 1 {
+		return s.grown(ctx)
+	}
 	if newest == nil {
 		return s.openState() // whether the log reaches back far enough is seen when it is read
 	}
@@ -256,7 +259,7 @@ func (s *slot) checkpoint(ctx context.Context, topicID, definitions string) (che
 	s.n.point("checkpoint.copied")
 	m := checkpoint.Manifest{
 		Epoch: meta.Position.Epoch, Position: meta.Position.String(), Offset: meta.Offset, LogTime: meta.LogTime,
-		TopicID: topicID, Definitions: definitions, Generation: 1, Outbox: kept,
+		TopicID: topicID, Definitions: definitions, Generation: max(s.group.Generation, 1), Outbox: kept,
 	}
 	if s.n.group != nil {
 		m.Owner, m.OwnerEpoch = s.n.o.Member.ID, int64(s.n.group.Generation())

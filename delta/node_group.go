@@ -55,7 +55,7 @@ func (s *slot) answers() (*Partition, *Elsewhere) {
 	}
 	e := &Elsewhere{Group: s.group.Name, Partition: s.number}
 	if s.n.plan != nil {
-		e.Owner = s.n.plan.Owner(s.group.Name, s.number)
+		e.Owner = s.n.plan.Owner(s.group.Log(), s.number)
 		e.Address = s.n.plan.Addresses[e.Owner]
 	}
 	switch {
@@ -121,16 +121,16 @@ func (n *Node) describe() ([]byte, error) {
 	m := assign.NewMember(n.o.Member.ID, n.o.Member.Address)
 	m.Host, m.Weight = n.o.Member.Host, n.o.Member.Weight
 	for _, s := range n.all {
-		m.Groups[s.group.Name] = s.group.Partitions
+		m.Groups[s.group.Log()] = s.group.Partitions
 		at := s.position()
 		n.mu.Lock()
 		held := s.held
 		n.mu.Unlock()
 		switch {
 		case held:
-			m.Owns.Set(s.group.Name, s.number, max(at, 0))
+			m.Owns.Set(s.group.Log(), s.number, max(at, 0))
 		case at >= 0:
-			m.Has.Set(s.group.Name, s.number, at)
+			m.Has.Set(s.group.Log(), s.number, at)
 		}
 	}
 	return assign.Encode(m)
@@ -161,9 +161,9 @@ func (n *Node) assigned(generation int32, b []byte) error {
 	for _, s := range n.all {
 		was := s.want
 		switch {
-		case p.Owner(s.group.Name, s.number) == id:
+		case p.Owner(s.group.Log(), s.number) == id:
 			s.want, s.held = owner, true
-		case p.Holds(id, s.group.Name, s.number):
+		case p.Holds(id, s.group.Log(), s.number):
 			s.want = standby
 		default:
 			s.want, s.fits = none, false
@@ -236,7 +236,7 @@ func (n *Node) warmed(ctx context.Context, lag int64) (bool, error) {
 	for _, g := range n.o.Catalog.Groups {
 		var ends map[int32]int64
 		for i, s := range n.slots[g.Name] {
-			if !plan.Warms(n.o.Member.ID, g.Name, i) || s.opened() == nil {
+			if !plan.Warms(n.o.Member.ID, g.Log(), i) || s.opened() == nil {
 				continue
 			}
 			if ends == nil {

@@ -84,7 +84,7 @@ func (s *slot) closeRetired(age time.Duration) error {
 }
 
 func (s *slot) dirOf(renewed int) string {
-	dir := filepath.Join(s.n.o.Dir, s.group.Name, fmt.Sprintf("p%04d", s.number))
+	dir := filepath.Join(s.n.o.Dir, s.group.Log(), fmt.Sprintf("p%04d", s.number))
 	if renewed > 0 {
 		dir += "." + strconv.Itoa(renewed)
 	}

@@ -70,7 +70,7 @@ func (s *slot) newCopies() *checkpoint.Set {
 	if o.Checkpoints == nil {
 		return nil
 	}
-	return checkpoint.NewSet(checkpoint.Options{Store: o.Checkpoints, Passed: o.Events.Passed, Progress: o.Events.Restoring}, s.group.Name, s.number)
+	return checkpoint.NewSet(checkpoint.Options{Store: o.Checkpoints, Passed: o.Events.Passed, Progress: o.Events.Restoring}, s.group.Log(), s.number)
 }
 
 // dir is where the state is: p0003, or p0003.1 and on where a newer one was fetched beside it.
@@ -236,7 +236,7 @@ func (s *slot) publish(ctx, termCtx context.Context, term int) error {
 	began, from := n.o.Now(), s.position()
 	pub, err := NewPublisher(termCtx, PublisherOptions{
 		Topics: n.o.Topics, Registry: n.o.Registry, Catalog: n.o.Catalog,
-		ID: publisherID(n.o.Name, s.group.Name, s.number), Published: n.markPublished, Point: n.o.Point,
+		ID: publisherID(n.o.Name, s.group.Log(), s.number), Published: n.markPublished, Point: n.o.Point,
 	}, []*Partition{p})
 	if err != nil {
 		return err

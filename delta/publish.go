@@ -77,7 +77,7 @@ func (p *Publisher) recover(ctx context.Context) error {
 			continue
 		}
 		codec := change.DeltaCodec{View: v}
-		name := p.o.Topics.Delta(v.Name)
+		name := p.o.Topics.Delta(v.Deltas())
 		p.topics[v.Name] = name
 		id, err := p.o.Registry.SchemaID(ctx, codec.Subject(name), codec.Schema())
 		if err != nil {

@@ -72,7 +72,7 @@ func (s *Server) Subscribe(in *freshetv1.SubscribeRequest, stream grpc.ServerStr
 		defer func() { <-s.subscriptions }()
 	default:
 		return status.Errorf(codes.ResourceExhausted, "%d subscriptions are open, and no more are served here: end one, or read the topic %s",
-			maxSubscriptions, s.o.Topics.Delta(sub.view.Name))
+			maxSubscriptions, s.o.Topics.Delta(sub.view.Deltas()))
 	}
 	r, err := sub.open(ctx, partitions, in.FromStart || in.AfterPosition != "")
 	if err != nil {
@@ -136,7 +136,7 @@ func (sub *subscription) stands(ctx context.Context) error {
 
 // read tells whether the partition's deltas through a sequence can be read by everybody, and have been.
 func (sub *subscription) read(ctx context.Context, partition int32, next int64, through uint64) (bool, error) {
-	tails, err := sub.s.o.Topics.Tails(ctx, sub.s.o.Topics.Delta(sub.view.Name))
+	tails, err := sub.s.o.Topics.Tails(ctx, sub.s.o.Topics.Delta(sub.view.Deltas()))
 	if err != nil {
 		return false, fmt.Errorf("%w", err)
 	}
@@ -188,6 +188,10 @@ func (s *Server) subscription(in *freshetv1.SubscribeRequest) (*subscription, []
 			return nil, nil, status.Errorf(codes.InvalidArgument, "after_position: %s", err)
 		}
 		sub.after = at
+		if end := s.o.Node.Ended(v.Group.Name); end.After(at) {
+			return nil, nil, status.Errorf(codes.OutOfRange, "group %s grew at %s, and deltas before it, in as many partitions as there were, are in topic %s: read that one to its end, then subscribe from_start",
+				v.Group.Name, end, s.o.Topics.Delta(before(v)))
+		}
 	}
 	if len(in.Partitions) > 0 {
 		if len(in.Keys) > 0 {
@@ -210,10 +214,17 @@ func (s *Server) subscription(in *freshetv1.SubscribeRequest) (*subscription, []
 	return sub, partitions, nil
 }
 
+// before names the deltas of the generation before.
+func before(v *feature.View) string {
+	g := *v.Group
+	g.Generation--
+	return g.In(v.Name)
+}
+
 // open starts to read the partitions, at the oldest record kept or at the end as it is now.
 func (sub *subscription) open(ctx context.Context, partitions []int32, start bool) (*topic.Reader, error) {
 	topics := sub.s.o.Topics
-	name := topics.Delta(sub.view.Name)
+	name := topics.Delta(sub.view.Deltas())
 	ask := topics.Ends
 	if start {
 		ask = topics.Starts
@@ -308,7 +319,7 @@ func (sub *subscription) shape(ctx context.Context, id uint32) (*shape, error) {
 		return nil, fmt.Errorf("%w", err)
 	}
 	current := change.DeltaCodec{View: sub.view}
-	if want := current.Subject(sub.s.o.Topics.Delta(sub.view.Name)); subject != want {
+	if want := current.Subject(sub.s.o.Topics.Delta(sub.view.Deltas())); subject != want {
 		return nil, fault.New(fault.Failed, "schema %d is of subject %s, expected %s", id, subject, want)
 	}
 	sh := &shape{codec: current, outputs: sub.view.Outputs(), from: all(sub.view)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -85,7 +86,7 @@ func (s *system) admit(ctx context.Context, tables []*feature.Table) error {
 		if err := s.forgetAdded(ctx); err != nil {
 			return err
 		}
-		steps = nil
+		steps = slices.DeleteFunc(steps, func(s plan.Step) bool { return s.Way != plan.Grow })
 	}
 	if err := keepDefinitions(ctx, s.registry, s.defs, steps, s.wanted.parts); err != nil {
 		return err
@@ -110,7 +111,7 @@ func admissible(steps []plan.Step, newSnapshot, allowDrop bool) error {
 		}
 		of = ""
 		drop := s.Effect == plan.Destructive && s.Way == plan.AtStart && !allowDrop
-		if !drop && (s.Way == "" || s.Way == plan.AtStart || s.Way == plan.Backfill || s.Way == plan.NewSnapshot && newSnapshot) {
+		if !drop && (s.Way == "" || s.Way == plan.AtStart || s.Way == plan.Backfill || s.Way == plan.Grow || s.Way == plan.NewSnapshot && newSnapshot) {
 			continue
 		}
 		dropped = dropped || drop

@@ -222,6 +222,9 @@ func (s *system) putCut(ctx context.Context) (capture.Cut, error) {
 		return capture.Cut{}, fault.New(fault.Usage, "this process does not capture, so it cannot put a cut").
 			ToMend("freshet cut --server CAPTURE, then name the cut here with --cut")
 	}
+	if err := s.steady(); err != nil {
+		return capture.Cut{}, err
+	}
 	return s.runner.Cut(ctx, false)
 }
 

@@ -25,7 +25,7 @@ func (s *system) nodeOptions() delta.NodeOptions {
 	o := delta.NodeOptions{
 		Name: s.cfg.Name, Dir: filepath.Join(s.cfg.DataDir, "state"), Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
 		Memory: int64(s.cfg.State.Memory), Retention: time.Duration(s.cfg.Kafka.Retention), Point: crashPoint(),
-		Checkpoints: s.store, Every: time.Duration(s.cfg.State.CheckpointInterval), Events: s.nodeEvents(), Added: s.added,
+		Checkpoints: s.store, Every: time.Duration(s.cfg.State.CheckpointInterval), Events: s.nodeEvents(), Added: s.added, Ended: s.ended(),
 	}
 	if s.cfg.Kafka.Changes != "all" {
 		o.Needed = s.needed
@@ -104,7 +104,7 @@ func (a admin) Nodes(context.Context, *freshetv1.NodesRequest) (*freshetv1.Nodes
 		for i := range g.Partitions {
 			lag := &freshetv1.PartitionLag{Group: g.Name, Partition: int32(i), Node: a.s.nodeName()}
 			if plan != nil {
-				lag.Node = plan.Owner(g.Name, i)
+				lag.Node = plan.Owner(g.Log(), i)
 			}
 			if p := here[i]; p != nil {
 				m := p.Meta()

@@ -62,8 +62,10 @@ type system struct {
 	source   pgwire.Source
 	wanted   *wanted
 	defs     *feature.Definitions
-	catalog  *feature.Catalog
-	added    map[string]bool // views that are new since the epoch began
+	catalog  *feature.Catalog            // of what nodes work on
+	written  *feature.Catalog            // of what capture writes: a group may be a generation ahead there
+	grown    map[string]topic.Generation // of groups that have grown, or are to
+	added    map[string]bool             // views that are new since the epoch began
 	topics   *topic.Client
 	registry *topic.Registry
 	runner   *capture.Several
@@ -80,6 +82,7 @@ type system struct {
 	peers    *peers.Cluster // the partitions of all nodes
 	metrics  *prometheus.Registry
 	grpcAddr string
+	point    func(string) // named places, for tests that kill the process there
 
 	jobs    sync.Mutex // one pipeline, merge or scoring by hand at a time
 	turn    sync.Mutex // of what puts a cut and then works at it in steps: a pipeline's run, a verification
@@ -101,7 +104,10 @@ func open(ctx context.Context, file string, r roles, log *slog.Logger) (*system,
 	if err != nil {
 		return nil, err
 	}
-	s := &system{cfg: cfg, log: log, roles: r, graphs: map[string]*scheduled{}, metrics: prometheus.NewRegistry()}
+	s := &system{cfg: cfg, log: log, roles: r, graphs: map[string]*scheduled{}, metrics: prometheus.NewRegistry(), point: crashPoint()}
+	if s.point == nil {
+		s.point = func(string) {}
+	}
 	for _, step := range []func(context.Context) error{s.openSource, s.openTopics, s.openCatalog, s.openCapture, s.openNode, s.openListener} {
 		if err := step(ctx); err != nil {
 			s.close()
@@ -256,7 +262,7 @@ func (s *system) openSlot(ctx context.Context, c *pgx.Conn, source pgwire.Source
 	}
 	told := &watched{}
 	r, err := capture.New(capture.Options{
-		Name: s.cfg.Name, Source: source, Slots: slots, Clock: src.Clock, Catalog: s.catalog.Part(part.Groups), Topics: s.topics, Registry: s.registry,
+		Name: s.cfg.Name, Source: source, Slots: slots, Clock: src.Clock, Catalog: s.written.Part(part.Groups), Topics: s.topics, Registry: s.registry,
 		Dir: dir, SpoolBytes: int64(src.Spool), Workers: src.Snapshot.Workers, ChunkBytes: int64(src.Snapshot.Chunk),
 		Tables: w.tables, Guard: limits(src.SlotGuard), Heartbeat: time.Duration(src.Heartbeat),
 		NewSnapshot: s.roles.newSnapshot, Events: told.over(captureEvents(log)), Point: point,
@@ -321,8 +327,9 @@ func (s *system) openListener(ctx context.Context) error {
 func (s *system) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	if s.runner != nil {
-		g.Go(func() error { return s.runner.Run(ctx) })
+		g.Go(func() error { return s.capture(ctx) })
 	}
+	g.Go(func() error { return s.keepGenerations(ctx) })
 	if s.node != nil {
 		g.Go(func() error { return s.node.Run(ctx) })
 		g.Go(func() error { return s.recover(ctx) })
@@ -399,7 +406,9 @@ func (s *system) openCatalog(ctx context.Context) error {
 	if err := s.admit(ctx, pinned); err != nil {
 		return err
 	}
-	s.catalog = catalog
+	if err := s.inGenerations(catalog); err != nil {
+		return err
+	}
 	return s.registry.KeepShapes(ctx, pinned)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"os"
@@ -45,6 +46,17 @@ func runRole(ctx context.Context, file string, r roles) error {
 	if limit := r.memory(); limit < math.MaxInt64 {
 		log.Info("memory is limited", "bytes", limit)
 	}
+	for {
+		err := runOnce(ctx, file, r, log)
+		if !errors.Is(err, errAgain) {
+			return err
+		}
+		log.Info("the process begins again with the next generation of a group")
+		r.newSnapshot = false
+	}
+}
+
+func runOnce(ctx context.Context, file string, r roles, log *slog.Logger) error {
 	s, err := open(ctx, file, r, log)
 	if err != nil {
 		return err

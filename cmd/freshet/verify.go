@@ -37,6 +37,9 @@ func (s *system) ask(ctx context.Context, views []*feature.View) (truth, error) 
 		return t, fault.New(fault.Usage, "this process does not capture, so it cannot cut where the source stands").
 			ToMend("ask the process that captures, or up: freshet verify --server CAPTURE")
 	}
+	if err := s.steady(); err != nil {
+		return t, err
+	}
 	cut, err := s.runner.Cut(ctx, true)
 	if err != nil {
 		return t, err

@@ -24,8 +24,17 @@ type CutRecord struct {
 	Groups map[string]CutPlace `json:"groups,omitempty"`
 	// Asked tells one asking for a cut from another.
 	Asked string `json:"asked,omitempty"`
+	// Grows says which group's generation the cut ends: it is the last record there, and the first of the next one.
+	Grows *Growth `json:"grows,omitempty"`
 	// Abandoned is why the cut is not in all groups, and never will be. It is no cut then.
 	Abandoned string `json:"abandoned,omitempty"`
+}
+
+// Growth is the generation of a group that begins at a cut.
+type Growth struct {
+	Group      string `json:"group"`
+	Generation uint32 `json:"generation"`
+	Partitions int    `json:"partitions"`
 }
 
 // CutPlace is where a cut stands in the topic of one group.

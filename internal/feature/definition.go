@@ -88,6 +88,9 @@ type PartitionGroup struct {
 	Name       string   `json:"name" yaml:"name"`
 	Key        GroupKey `json:"key" yaml:"key"`
 	Partitions int      `json:"partitions" yaml:"partitions"`
+	// Generation counts the numbers of partitions that the group has had; 0 is 1. It is of what runs, not of the
+	// definition (Catalog.At).
+	Generation uint32 `json:"-" yaml:"-"`
 }
 
 // GroupKey is the key of a partition group.

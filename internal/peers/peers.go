@@ -96,7 +96,7 @@ func (c *Cluster) Any(ctx context.Context) (*grpc.ClientConn, error) {
 				if plan == nil {
 					break
 				}
-				if address := plan.Addresses[plan.Owner(g.Name, i)]; address != "" {
+				if address := plan.Addresses[plan.Owner(g.Log(), i)]; address != "" {
 					found, err = c.Conn(address)
 					return err
 				}
@@ -144,7 +144,7 @@ func (c *Cluster) owner(ctx context.Context, group string, i int) (*delta.Partit
 	if plan == nil {
 		return nil, nil, fault.New(fault.Unreachable, "the group of nodes has no plan yet").ToMend("freshet node -c FILE")
 	}
-	id := plan.Owner(group, i)
+	id := plan.Owner(c.o.Catalog.Group(group).Log(), i)
 	address := plan.Addresses[id]
 	if address == "" {
 		return nil, nil, fault.New(fault.Unreachable, "partition %s/%d moves between nodes", group, i)

@@ -65,6 +65,8 @@ const (
 	AtStart Way = "at start"
 	// Backfill: the process that starts next reads the tables concerned beside the stream, which goes on.
 	Backfill Way = "backfill"
+	// Grow: the processes that start next have the group go over to twice the partitions, beside the stream.
+	Grow Way = "grow"
 	// NewSnapshot: a new epoch begins, and everything is computed anew from the tables as they are.
 	NewSnapshot Way = "new snapshot"
 	// Beside: what is kept is laid out by the old definition: the new one is run beside it, under another name.
@@ -73,7 +75,7 @@ const (
 
 // Hardest gives the way by which all steps can be made; "" where there is nothing to make.
 func Hardest(steps []Step) Way {
-	ways := []Way{"", AtStart, Backfill, NewSnapshot, Beside}
+	ways := []Way{"", AtStart, Backfill, Grow, NewSnapshot, Beside}
 	worst := 0
 	for _, s := range steps {
 		worst = max(worst, slices.Index(ways, s.Way))
@@ -115,7 +117,7 @@ type Set struct {
 // Compare gives the steps from what runs to what is wanted: in the order of the definitions wanted, then
 // what is gone. Objects that are the same have a step too, with the effect None.
 func Compare(runs, wanted Set, o Options) []Step {
-	c := comparison{runs, wanted, o, nil, map[string]bool{}}
+	c := comparison{runs, wanted, o, nil, map[string]bool{}, map[string]bool{}}
 	if c.runs.Definitions == nil {
 		c.runs.Definitions = &feature.Definitions{}
 	}
@@ -142,6 +144,7 @@ type comparison struct {
 	o            Options
 	steps        []Step
 	moved        map[string]bool // groups that are of a new generation
+	grows        map[string]bool // groups that go over to twice the partitions
 }
 
 func (c *comparison) add(kind, name string, e Effect, m feature.Meta, price *Price, reasons ...string) {
@@ -294,10 +297,22 @@ func (c *comparison) groups() {
 				c.add("group", p.name, None, p.meta, nil)
 				continue
 			}
-			c.moved[p.name] = true
 			c.add("group", p.name, Generation, p.meta, nil, reasons...)
+			if doubled(p.old.(feature.PartitionGroup), p.fresh.(feature.PartitionGroup)) {
+				c.steps[len(c.steps)-1].Way = Grow
+				c.grows[p.name] = true
+				continue
+			}
+			c.moved[p.name] = true
 		}
 	}
+}
+
+// doubled tells whether a group has twice the partitions and is else what it was.
+func doubled(old, fresh feature.PartitionGroup) bool {
+	twice := fresh.Partitions == 2*old.Partitions
+	fresh.Partitions = old.Partitions
+	return twice && differences(old, fresh, idle...) == nil
 }
 
 // price gives what must be read for a view.

@@ -34,11 +34,11 @@ func (c *comparison) views() {
 }
 
 // fillable tells whether a new view can be computed beside the stream: its rows are in the tables as they are,
-// and its group has a log. Events that are late by now, or came out of order, are not told apart in a table; and where the
-// entity key is a column of a join all partitions begin with an epoch.
+// and its group has a log, which does not end just then. Events that are late by now, or came out of order, are not told apart in a
+// table; and where the entity key is a column of a join all partitions begin with an epoch.
 func (c *comparison) fillable(v feature.FeatureView) bool {
 	has := slices.ContainsFunc(c.runs.Definitions.Groups, func(g feature.PartitionGroup) bool { return g.Name == v.Group })
-	return spelled(v).Mode == "rows" && v.Via == "" && has && !c.moved[v.Group]
+	return spelled(v).Mode == "rows" && v.Via == "" && has && !c.moved[v.Group] && !c.grows[v.Group]
 }
 
 // view compares one view, then its features.

@@ -32,15 +32,20 @@ type Schemas interface {
 // DeltaTopic reads a view's delta topic as any subscriber may, read_committed, from its start to its
 // present end, and compares what a subscriber who stops at the cut knows: the last delta of each
 // entity, where a deletion, or an expiry, is no row. Along the way sequence must be contiguous, from 1,
-// in each partition and generation, and version count up by one for each entity.
+// in each partition and generation, and version count up by one for each entity. Of a group that has grown the topics
+// of the generations before come first: who has read all of them knows every entity.
 func DeltaTopic(ctx context.Context, topics *topic.Client, schemas Schemas, v *feature.View, cut change.CutRecord, expected *Expected) (*Report, error) {
 	f := &follower{
 		view: v, codec: change.DeltaCodec{View: v}, schemas: schemas, known: map[uint32]bool{}, cut: cut.Position,
 		sequences: map[stream]uint64{}, entities: map[entity]*followed{}, comparer: NewComparer(v, DeltaTopicPlace, cut, expected),
 		counts: &DeltaCounts{ByOp: map[string]int64{}, Causes: map[string]int64{}},
 	}
-	if err := f.follow(ctx, topics); err != nil {
-		return nil, fault.Wrap(fault.ClassOf(err), err, "the deltas of view %s cannot be read", v.Name)
+	group := *v.Group
+	for f.group = 1; f.group <= max(v.Group.Generation, 1); f.group++ {
+		group.Generation = f.group
+		if err := f.follow(ctx, topics, topics.Delta(group.In(v.Name))); err != nil {
+			return nil, fault.Wrap(fault.ClassOf(err), err, "the deltas of view %s cannot be read", v.Name)
+		}
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(f.entities), func(a, b entity) int { return strings.Compare(a.key, b.key) }) {
 		if e := f.entities[id]; e.values != nil && id.generation == v.Generation {
@@ -53,6 +58,7 @@ func DeltaTopic(ctx context.Context, topics *topic.Client, schemas Schemas, v *f
 }
 
 type stream struct {
+	group      uint32 // its generation
 	partition  int32
 	generation uint32
 }
@@ -73,6 +79,7 @@ type follower struct {
 	view      *feature.View
 	codec     change.DeltaCodec
 	schemas   Schemas
+	group     uint32 // generation of the group that is read
 	known     map[uint32]bool
 	cut       position.Position
 	sequences map[stream]uint64
@@ -82,8 +89,7 @@ type follower struct {
 }
 
 // follow reads to the last record that is committed now: past it there may be nothing more to come.
-func (f *follower) follow(ctx context.Context, topics *topic.Client) error {
-	name := topics.Delta(f.view.Name)
+func (f *follower) follow(ctx context.Context, topics *topic.Client, name string) error {
 	from, err := topics.Starts(ctx, name)
 	if err != nil {
 		return err
@@ -149,7 +155,7 @@ func (f *follower) record(ctx context.Context, r *topic.Record) error {
 // delta takes the next delta of a partition.
 func (f *follower) delta(partition int32, d *change.Delta) {
 	report := f.comparer.report
-	s := stream{partition, d.Generation}
+	s := stream{f.group, partition, d.Generation}
 	last, began := f.sequences[s]
 	if !began && d.Sequence > 1 && report.Error == "" {
 		report.Error = fmt.Sprintf("partition %d of the topic begins at sequence %d: what came before is no longer kept, or was never written", partition, d.Sequence)
@@ -158,7 +164,7 @@ func (f *follower) delta(partition int32, d *change.Delta) {
 		report.differ("partition "+strconv.Itoa(int(partition)), "_sequence", strconv.FormatUint(last+1, 10), strconv.FormatUint(d.Sequence, 10))
 	}
 	f.sequences[s] = d.Sequence
-	id := entity{d.Generation, keyBytes(d.Key)}
+	id := entity{d.Generation + max(f.view.Group.Generation, 1) - f.group, keyBytes(d.Key)} // versions count on when the group grows
 	e := f.entities[id]
 	if e == nil {
 		e = &followed{key: d.Key}

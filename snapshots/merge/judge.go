@@ -66,7 +66,7 @@ func (r *run) identity(history, current *head) []gate.Check {
 		checks = append(checks, gate.Check{Name: checkSchema, Column: path.Base(t.path), Verdict: gate.VerdictOf(got == want), Value: got, Limit: want, Fixed: true})
 	}
 	c := gate.Check{Name: checkPartitions, Value: strconv.Itoa(r.m.o.Deltas.Partitions(r.view.Name)), Limit: strconv.Itoa(r.view.Group.Partitions), Fixed: true}
-	if m := current.merged; m != nil && len(m.sequences) != r.view.Group.Partitions {
+	if m := current.merged; m != nil && partitionsOf(current, r.view.Name) != r.view.Group.Partitions {
 		c.Detail = fmt.Sprintf("version %d has sequences of %d", current.snap.Version, len(m.sequences))
 	}
 	c.Verdict = gate.VerdictOf(c.Value == c.Limit && c.Detail == "")

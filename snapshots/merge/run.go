@@ -261,7 +261,7 @@ func (r *run) stage(ctx context.Context, current *head, through []uint64) ([]*bu
 		if through != nil {
 			b.through = through[i]
 		}
-		if current.merged != nil {
+		if current.merged != nil && current.merged.continues(r.view) {
 			b.after = current.merged.sequences[i]
 		}
 		buckets[i] = b
@@ -378,7 +378,7 @@ func (r *run) finish(ctx context.Context, history, current *head) (*gate.Run, er
 	if err := r.load(ctx); err != nil {
 		return nil, err
 	}
-	if current.ordinal() == r.cut.Ordinal {
+	if current.ordinal() == r.cut.Ordinal && current.merged.continues(r.view) {
 		for i, through := range current.merged.sequences {
 			if err := r.m.o.Deltas.Trim(r.view.Name, i, through); err != nil {
 				return nil, fmt.Errorf("run %s: trim: %w", r.id, err)

@@ -138,8 +138,13 @@ type merged struct {
 	run           string
 	cut           change.CutRecord
 	parentOrdinal int64
+	generation    uint32   // of the view
 	sequences     []uint64 // by partition: the last delta
 }
+
+// continues tells whether the deltas of a view go on with those that were merged; else they are of another
+// generation, and begin anew.
+func (m *merged) continues(v *feature.View) bool { return m.generation == v.Generation }
 
 // shared names the members of commitInfo that are the same in both tables.
 func shared() []string {
@@ -161,6 +166,11 @@ func mergedOf(e table.Entry) (*merged, error) {
 			return nil, fmt.Errorf("commitInfo: %s: %w", name, err)
 		}
 	}
+	generation, err := whole(e.Info["generation"])
+	if err != nil {
+		return nil, fmt.Errorf("commitInfo: generation: %w", err)
+	}
+	m.generation = uint32(generation)
 	list, _ := e.Info["sequences"].([]any)
 	for _, one := range list {
 		n, err := whole(one)

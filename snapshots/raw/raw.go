@@ -38,7 +38,7 @@ const (
 	dayMicros  = 24 * 3600 * 1_000_000
 )
 
-// Path is where a group's raw records are, inside a store.
+// Path is where a group's raw records are, inside a store: of one generation (feature.PartitionGroup.Log).
 func Path(group string) string { return "raw/" + group }
 
 // AppID gives the name under which the table keeps the ordinal of its cut (table.Txn).
@@ -68,7 +68,7 @@ type Schemas interface {
 
 // Records reads a group's changes topic.
 type Records interface {
-	// Start gives the first offset that each partition still has.
+	// Start gives the first offset that each partition still has. The group is named as its log is.
 	Start(ctx context.Context, group string) (map[int32]int64, error)
 	// Read calls fn for the committed records [from, to) of a partition, in order. The value is valid
 	// only during the call.
@@ -136,9 +136,9 @@ func (l *Log) open(ctx context.Context, millis int64, create bool) (*table.Table
 		return l.table, nil
 	}
 	o := table.Options{LocalDir: l.o.LocalDir}
-	t, err := table.Open(ctx, l.o.Store, Path(l.o.Group.Name), o)
+	t, err := table.Open(ctx, l.o.Store, Path(l.o.Group.Log()), o)
 	if create && errors.Is(err, table.ErrNoTable) {
-		t, err = table.Create(ctx, l.o.Store, Path(l.o.Group.Name), table.Spec{Schema: Schema(), Time: millis}, o)
+		t, err = table.Create(ctx, l.o.Store, Path(l.o.Group.Log()), table.Spec{Schema: Schema(), Time: millis}, o)
 	}
 	if err != nil {
 		return nil, err
@@ -165,12 +165,12 @@ func (l *Log) head(ctx context.Context, t *table.Table) (*table.Snapshot, Versio
 	if err != nil {
 		return nil, Version{}, err
 	}
-	at, ok := s.Txn[AppID(l.o.Group.Name)]
+	at, ok := s.Txn[AppID(l.o.Group.Log())]
 	if !ok {
 		return s, Version{Version: s.Version}, nil
 	}
 	own := func(e table.Entry) bool {
-		return slices.Contains(e.Txns, table.Txn{AppID: AppID(l.o.Group.Name), Version: at})
+		return slices.Contains(e.Txns, table.Txn{AppID: AppID(l.o.Group.Log()), Version: at})
 	}
 	entry := s.Entry
 	if !own(entry) { // a compaction came after it
@@ -243,7 +243,7 @@ func (l *Log) Append(ctx context.Context, cut change.CutRecord, ends []int64) (V
 
 // first gives where the table begins: with what the topic still has.
 func (l *Log) first(ctx context.Context) ([]int64, error) {
-	starts, err := l.o.Records.Start(ctx, l.o.Group.Name)
+	starts, err := l.o.Records.Start(ctx, l.o.Group.Log())
 	if err != nil {
 		return nil, err
 	}
@@ -269,7 +269,7 @@ func (l *Log) append(ctx context.Context, t *table.Table, parent *table.Snapshot
 	}
 	v := Version{Version: parent.Version + 1, Ordinal: cut.Ordinal, Offsets: ends, From: from, Appended: true}
 	c := table.Changes{
-		Txn: &table.Txn{AppID: AppID(l.o.Group.Name), Version: cut.Ordinal}, Time: cut.LogTime / 1000, Operation: "WRITE",
+		Txn: &table.Txn{AppID: AppID(l.o.Group.Log()), Version: cut.Ordinal}, Time: cut.LogTime / 1000, Operation: "WRITE",
 		Add: slices.Concat(files...),
 	}
 	for i := range c.Add {
@@ -397,7 +397,7 @@ func (d *days) batches() iter.Seq2[*table.Batch, error] {
 func (l *Log) rows(ctx context.Context, bucket int, from, to int64) iter.Seq2[row, error] {
 	return func(yield func(row, error) bool) {
 		last := from - 1
-		err := l.o.Records.Read(ctx, l.o.Group.Name, bucket, from, to, func(offset int64, value []byte) error {
+		err := l.o.Records.Read(ctx, l.o.Group.Log(), bucket, from, to, func(offset int64, value []byte) error {
 			if offset <= last || offset >= to {
 				return fault.New(fault.Failed, "record %d follows record %d of [%d, %d)", offset, last, from, to)
 			}
