@@ -43,6 +43,9 @@ func (hopSchemas) Schema(_ context.Context, id uint32) (string, string, error) {
 	switch id {
 	case historyTrips:
 		return "trips", change.Codec{Table: trips()}.Schema(), nil
+	case hopTripsText:
+		text, _ := shapeOf(tripsRetyped)
+		return "trips", change.Codec{Table: text}.Schema(), nil
 	case historyPlanes:
 		return "builds", change.Codec{Table: builds()}.Schema(), nil
 	default:
@@ -110,7 +113,14 @@ type hopHistory struct {
 	r       *rand.Rand
 	c       *feature.Catalog
 	current bool
-	rows    map[int64]hopTrip
+	rows    map[int64][]feature.Value     // in the database
+	known   [hopSenders]map[int64]hopTrip // what each sender has folded
+	stands  [hopSenders]hopStand          // in each sender; see hop_stands_test.go
+	paused  bool
+	run     *hopRun                    // a snapshot beside the stream
+	last    map[string][]feature.Value // what is shown since the last control record that went on
+	frozen  map[string][]feature.Value // what is shown while the view stands still; else nil
+	passed  change.Control             // the last that went on
 	builds  map[string]build
 	now     int64
 	at      position.Position
@@ -125,11 +135,11 @@ type hopHistory struct {
 func newHopHistory(t *testing.T, r *rand.Rand, exact bool, asOf string) *hopHistory {
 	t.Helper()
 	h := &hopHistory{
-		t: t, r: r, c: hopCatalog(t, exact, asOf), current: asOf == "current", rows: map[int64]hopTrip{}, builds: map[string]build{},
+		t: t, r: r, c: hopCatalog(t, exact, asOf), current: asOf == "current", rows: map[int64][]feature.Value{}, builds: map[string]build{},
 		now: 1000 * day, cuts: map[string]map[string][]feature.Value{}, count: map[string]int{},
 	}
 	for i := range h.logs {
-		h.logs[i].begins = map[int64]bool{}
+		h.logs[i].begins, h.known[i] = map[int64]bool{}, map[int64]hopTrip{}
 	}
 	h.at = position.Position{Epoch: 1, LSN: 100, Seq: 1}
 	if r.IntN(2) == 0 { // what is in the log before an epoch begins is none of its
@@ -146,6 +156,8 @@ func newHopHistory(t *testing.T, r *rand.Rand, exact bool, asOf string) *hopHist
 // epoch begins with a snapshot: everything is read anew.
 func (h *hopHistory) epoch() {
 	id := fmt.Sprint("snapshot ", h.at.Epoch)
+	h.run, h.paused, h.stands = nil, false, [hopSenders]hopStand{}
+	h.forget()
 	h.control(&change.Control{Kind: change.SnapshotBegin, ID: id})
 	n := uint64(0)
 	row := func(schema uint32, after []feature.Value) {
@@ -163,8 +175,10 @@ func (h *hopHistory) epoch() {
 	}
 	for _, pk := range slices.Sorted(maps.Keys(h.rows)) {
 		x := h.rows[pk]
-		row(historyTrips, x.row)
-		h.rows[pk] = hopTrip{x.row, h.joins(x.row)}
+		row(historyTrips, x)
+		if i := hopPartition(h.t, x); i >= 0 {
+			h.known[i][pk] = hopTrip{x, h.joins(x)}
+		}
 	}
 	h.flush()
 	h.control(&change.Control{Kind: change.SnapshotEnd, ID: id})
@@ -192,13 +206,18 @@ func (h *hopHistory) step() {
 	switch h.r.IntN(30) {
 	case 0:
 		h.at.Seq++
-		h.control(&change.Control{Kind: change.Truncate, ID: fmt.Sprint("t", h.at.LSN), Position: h.at, Table: "public.trips"})
 		clear(h.rows)
+		h.forget()
+		h.control(&change.Control{Kind: change.Truncate, ID: fmt.Sprint("t", h.at.LSN), Position: h.at, Table: "public.trips"})
 		h.count["truncated"]++
 	case 1:
 		h.at = position.Position{Epoch: h.at.Epoch + 1, LSN: h.at.LSN, Seq: 1}
 		h.epoch()
 		h.count["epochs"]++
+	}
+	h.turn()
+	for range 2 {
+		h.reread()
 	}
 	if h.r.IntN(3) == 0 {
 		h.now += h.r.Int64N(6 * 60 * minute)
@@ -244,34 +263,35 @@ func (h *hopHistory) trip() {
 	old, exists := h.rows[pk]
 	switch {
 	case !exists:
-		h.send(historyTrips, &change.Change{Op: change.Insert, After: fresh})
+		h.change(pk, &change.Change{Op: change.Insert, After: fresh})
 	case h.r.IntN(4) == 0:
-		h.send(historyTrips, &change.Change{Op: change.Delete, Before: old.row})
-		delete(h.rows, pk)
-		return
+		h.change(pk, &change.Change{Op: change.Delete, Before: old})
 	default:
 		if h.r.IntN(2) == 0 {
-			fresh[1] = old.row[1]
+			fresh[1] = old[1]
 		}
 		if h.r.IntN(3) == 0 {
-			fresh[2] = old.row[2]
+			fresh[2] = old[2]
 		}
 		if h.r.IntN(4) == 0 {
-			fresh[3] = old.row[3]
+			fresh[3] = old[3]
 		}
-		h.send(historyTrips, &change.Change{Op: change.Update, Before: old.row, After: fresh})
-		if hopPartition(h.t, old.row) != hopPartition(h.t, fresh) {
+		h.change(pk, &change.Change{Op: change.Update, Before: old, After: fresh})
+		if hopPartition(h.t, old) != hopPartition(h.t, fresh) {
 			h.count["moved"]++
 		}
 	}
-	h.rows[pk] = hopTrip{fresh, h.joins(fresh)}
 }
 
 func (h *hopHistory) cut() {
 	id := fmt.Sprint("cut", len(h.order))
 	h.order = append(h.order, id)
 	h.control(&change.Control{Kind: change.Cut, ID: id})
-	h.cuts[id] = h.makers()
+	h.cuts[id] = h.last
+	if h.frozen != nil {
+		h.cuts[id] = h.frozen
+		h.count["cuts that stand still"]++
+	}
 }
 
 func (h *hopHistory) control(c *change.Control) {
@@ -283,6 +303,7 @@ func (h *hopHistory) control(c *change.Control) {
 	for i := range h.logs {
 		h.logs[i].put(3, change.AppendControl(nil, c), true)
 	}
+	h.show(c)
 }
 
 func (h *hopHistory) flush() {
@@ -295,11 +316,16 @@ func (h *hopHistory) flush() {
 		}
 		for n, x := range mine {
 			x.ch.LastInCell = n == len(mine)-1
-			table := trips()
-			if x.schema == historyPlanes {
+			table, as := shapeOf(tripsNow)
+			switch x.schema {
+			case historyPlanes:
 				table = builds()
+			case hopTripsText:
+				table, as = shapeOf(tripsRetyped)
 			}
-			h.logs[i].put(x.schema, change.Codec{Table: table}.Append(nil, x.ch), x.ch.LastInCell)
+			ch := *x.ch
+			ch.Before, ch.After = as(ch.Before), as(ch.After)
+			h.logs[i].put(x.schema, change.Codec{Table: table}.Append(nil, &ch), ch.LastInCell)
 		}
 	}
 	h.cell = nil
@@ -320,15 +346,17 @@ func hopPartition(t *testing.T, row []feature.Value) int {
 // makers is what lookups give.
 func (h *hopHistory) makers() map[string][]feature.Value {
 	by := map[string][]historyRow{}
-	for _, x := range h.rows {
-		at := x.at
-		if h.current {
-			at = h.joins(x.row)
+	for i := range h.known {
+		for _, x := range h.known[i] {
+			at := x.at
+			if h.current {
+				at = h.joins(x.row)
+			}
+			if at.maker.IsNull() || !x.row[3].IsNull() && x.row[3].I >= 90 {
+				continue
+			}
+			by[at.maker.S] = append(by[at.maker.S], historyRow{x.row, at.seats})
 		}
-		if x.row[1].IsNull() || at.maker.IsNull() || !x.row[3].IsNull() && x.row[3].I >= 90 {
-			continue
-		}
-		by[at.maker.S] = append(by[at.maker.S], historyRow{x.row, at.seats})
 	}
 	s := &historySource{t: h.t, now: h.now}
 	out := map[string][]feature.Value{}
@@ -565,7 +593,7 @@ func TestRandomHistoriesOverAHop(t *testing.T) {
 		}
 	}
 	t.Logf("%d histories: %v", n, count)
-	for _, what := range []string{"moved", "truncated", "epochs", "losses", "cuts", "expiries", "deletions", "dropped"} {
+	for _, what := range []string{"moved", "truncated", "epochs", "losses", "cuts", "expiries", "deletions", "dropped", "stopped", "stopped in one", "paused", "paused inside", "resumed", "cuts that stand still", "goes on", "missed", "mended", "unseen"} {
 		if n >= 24 && count[what] == 0 {
 			t.Errorf("no %s: %v", what, count)
 		}

@@ -129,6 +129,7 @@ func (f *fold) hearControl(c *change.Control, stands []byte) error {
 			return err
 		}
 	}
+	shown := f.meta.LogTime
 	f.moveTo(c)
 	if truncated || begins && f.meta.Snapshot != "" {
 		if err := f.truncateView(v); err != nil {
@@ -143,7 +144,7 @@ func (f *fold) hearControl(c *change.Control, stands []byte) error {
 	case c.Kind == change.Cut:
 		f.meta.LastCut = c.ID
 	}
-	return f.hearStands(stands, stood)
+	return f.hearStands(stands, stood, shown)
 }
 
 // wholeView ends a piece of the cell, for what goes over the whole view: it has a batch of its own, which is read
@@ -158,8 +159,10 @@ func (f *fold) wholeView() error {
 	return nil
 }
 
-// hearStands has the view stand still as long as it does in a partition that has its rows.
-func (f *fold) hearStands(stands []byte, stood bool) error {
+// hearStands has the view stand still as long as it does in a partition that has its rows. What is shown is as of the
+// control record before, in log time shown: in this cell a row may have been put in that one partition could not take out
+// any more.
+func (f *fold) hearStands(stands []byte, stood bool, shown int64) error {
 	v := f.receives
 	if stands == nil {
 		if !stood {
@@ -175,7 +178,15 @@ func (f *fold) hearStands(stands []byte, stood bool) error {
 	if f.meta.Stopped == nil {
 		f.meta.Stopped = map[string]Stopped{}
 	}
+	s.LogTime = shown
+	if stood {
+		s.LogTime = f.meta.Stopped[v.Name].LogTime
+	}
 	f.meta.Stopped[v.Name] = s
+	if f.was == nil {
+		f.was = map[string]Stopped{}
+	}
+	f.was[v.Name] = s
 	return nil
 }
 

@@ -66,6 +66,9 @@ var hopMutants = [][4]string{
 	{"an epoch leaves what was there before", "hop_receive.go", "	if truncated || begins && f.meta.Snapshot != \"\" {", "	if truncated {"},
 	{"a row that left is not taken out elsewhere", "hop_send.go", "	if o != nil {\n		if err := s.Take(", "	if o != nil && n != nil {\n		if err := s.Take("},
 	{"rows of all senders are one by their primary key", "hop_receive.go", "f.pk = appendSender(append(f.pk[:0], x.PK...), sender)", "f.pk = append(f.pk[:0], x.PK...)"},
+	{"a view that stands still in one partition is shown", "hop/merge.go", "	if r.state.Stands == nil {", "	if r.state.Stands == nil && sender == 0 {"},
+	{"it is shown up to where that was told", "hop_receive.go", "	f.was[v.Name] = s\n", ""},
+	{"a view that goes on shows what changed alone", "hop_receive.go", "		return f.touchAll(v)\n", "		return nil\n"},
 	{"totals do not have what a sender gives", "hop_receive.go", "		if s.valid && t.Start >=", "		if false && t.Start >="},
 }
 
