@@ -13,7 +13,7 @@ import (
 // keepDefinitions keeps definitions as those that run from the next start on. Views that are new are noted first:
 // nodes do not fold them before their tables have been read, and capture reads those.
 func keepDefinitions(ctx context.Context, r *topic.Registry, defs *feature.Definitions, steps []plan.Step, parts []feature.SlotPart) error {
-	if err := toGrow(ctx, r, defs, steps, parts); err != nil {
+	if err := toGrow(ctx, r, defs, steps); err != nil {
 		return err
 	}
 	for _, s := range steps {

@@ -92,6 +92,12 @@ func TestDefinitionsThatChange(t *testing.T) {
 	refused("a set less", less, roles{}, "set inputs (destructive; gone)\n  to mend: freshet plan shows the change; --allow-drop makes it")
 	life("a set less, as allowed", less, roles{allowDrop: true}, "B", freshetv1.Status_PRESENT)
 	refused("a view less", small, roles{allowDrop: true, newSnapshot: true}, "view other (destructive; gone, with its 1 features)")
+	wider := func(n string) string { return strings.Replace(less, "partitions: 4", "partitions: "+n, 1) }
+	refused("four times the partitions", wider("16"), roles{}, "twice its partitions at once), view spent (new generation; its group account is of a new generation)")
+	refused("four times the partitions", wider("16"), roles{}, "spent.yaml:1: ")
+	refused("four times the partitions", wider("16"), roles{}, "\n  to mend: Write partitions: 8 for group account now, and 16 when freshet nodes shows it with 8.")
+	refused("fewer partitions", wider("2"), roles{newSnapshot: true}, "\n  to mend: Put partitions: of group account back to 4.")
+	refused("twice the partitions, with a new snapshot", wider("8"), roles{newSnapshot: true}, "\n  to mend: Let group account grow first, by a start without --new-snapshot.")
 	base.definitions(less)
 	if out, code := command(t, planCommand(), "-c", base.file); code != 0 || !strings.Contains(out, "definitions.json has: nothing changes.") {
 		t.Errorf("exit %d: %s", code, out)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -77,7 +76,7 @@ func (s *system) admit(ctx context.Context, tables []*feature.Table) error {
 	}
 	var steps []plan.Step
 	if kept != nil {
-		steps = plan.Compare(plan.Set{Definitions: kept, Tables: tables}, plan.Set{Definitions: s.defs, Tables: tables}, plan.Options{})
+		steps = plan.Compare(plan.Set{Definitions: kept, Tables: tables}, plan.Set{Definitions: s.defs, Tables: tables}, plan.Options{Slots: len(s.wanted.parts)})
 		if err := admissible(steps, s.roles.newSnapshot, s.roles.allowDrop); err != nil {
 			return err
 		}
@@ -86,7 +85,7 @@ func (s *system) admit(ctx context.Context, tables []*feature.Table) error {
 		if err := s.forgetAdded(ctx); err != nil {
 			return err
 		}
-		steps = slices.DeleteFunc(steps, func(s plan.Step) bool { return s.Way != plan.Grow })
+		steps = nil
 	}
 	if err := keepDefinitions(ctx, s.registry, s.defs, steps, s.wanted.parts); err != nil {
 		return err
@@ -101,7 +100,7 @@ func stepText(s plan.Step) string {
 
 // admissible tells whether a start can make a change: with a new snapshot, and with what is dropped.
 func admissible(steps []plan.Step, newSnapshot, allowDrop bool) error {
-	var told []string
+	var told, mend []string
 	var where string
 	dropped, of := false, ""
 	for _, s := range steps {
@@ -111,7 +110,7 @@ func admissible(steps []plan.Step, newSnapshot, allowDrop bool) error {
 		}
 		of = ""
 		drop := s.Effect == plan.Destructive && s.Way == plan.AtStart && !allowDrop
-		if !drop && (s.Way == "" || s.Way == plan.AtStart || s.Way == plan.Backfill || s.Way == plan.Grow || s.Way == plan.NewSnapshot && newSnapshot) {
+		if !drop && (s.Way == "" || s.Way == plan.AtStart || s.Way == plan.Backfill || s.Way == plan.Grow && !newSnapshot || s.Way == plan.NewSnapshot && newSnapshot) {
 			continue
 		}
 		dropped = dropped || drop
@@ -119,12 +118,20 @@ func admissible(steps []plan.Step, newSnapshot, allowDrop bool) error {
 			where = s.Where
 		}
 		told, of = append(told, stepText(s)), s.Name
+		if s.Way == plan.Grow {
+			s.ToMend = "Let group " + s.Name + " grow first, by a start without --new-snapshot"
+		}
+		if s.ToMend != "" {
+			mend = append(mend, s.ToMend+".")
+		}
 	}
 	if told == nil {
 		return nil
 	}
 	e := fault.New(fault.Held, "the definitions differ from those that run in what a start cannot make: %s", strings.Join(told, ", ")).At("%s", where)
 	switch way := plan.Hardest(steps); {
+	case mend != nil:
+		return e.ToMend("%s", strings.Join(mend, " "))
 	case way == plan.Beside:
 		return e.ToMend("freshet plan shows the change. Put the definitions back; or run the new ones beside what runs, with another name: and data_dir:, and let readers change over")
 	case way == plan.NewSnapshot && !newSnapshot:

@@ -34,7 +34,7 @@ const (
 var errAgain = errors.New("a group is in another generation")
 
 // toGrow notes the groups that are to grow, before the definitions with their partitions are kept.
-func toGrow(ctx context.Context, r *topic.Registry, defs *feature.Definitions, steps []plan.Step, parts []feature.SlotPart) error {
+func toGrow(ctx context.Context, r *topic.Registry, defs *feature.Definitions, steps []plan.Step) error {
 	all, err := r.Generations()
 	if err != nil {
 		return err
@@ -45,11 +45,7 @@ func toGrow(ctx context.Context, r *topic.Registry, defs *feature.Definitions, s
 		}
 		is, grew := all[s.Name]
 		want := partitionsOf(defs, s.Name)
-		switch {
-		case len(parts) > 1:
-			return fault.New(fault.Held, "group %s cannot grow: the source is read through %d slots", s.Name, len(parts)).At("%s", s.Where).
-				ToMend("put partitions back to %d, or read the source through one slot", want/2)
-		case is.Open || is.Next > 0 && is.Next != want:
+		if is.Open || is.Next > 0 && is.Next != want {
 			return fault.New(fault.Held, "group %s grows already: it is on its way to %d partitions", s.Name, max(is.Next, is.Partitions)).At("%s", s.Where).
 				ToMend("wait until it has, with partitions: %d", max(is.Next, is.Partitions))
 		}

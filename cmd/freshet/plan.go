@@ -112,7 +112,7 @@ func planned(ctx context.Context, o planOptions) (*proposal, error) {
 }
 
 func (p *proposal) compare(defs *feature.Definitions, tables []*feature.Table, stats map[string]plan.TableStats) {
-	p.steps = plan.Compare(plan.Set{Definitions: p.runs, Tables: tables}, plan.Set{Definitions: defs, Tables: tables}, plan.Options{Stats: stats, Rate: p.rate})
+	p.steps = plan.Compare(plan.Set{Definitions: p.runs, Tables: tables}, plan.Set{Definitions: defs, Tables: tables}, plan.Options{Stats: stats, Rate: p.rate, Slots: len(p.slots)})
 }
 
 // resolved gives the catalogue of right definitions, without what they are compared with.

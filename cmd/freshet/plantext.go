@@ -154,6 +154,9 @@ func (p *proposal) prices(out io.Writer, items []planItem) {
 		if i.Readers != "" {
 			fmt.Fprintf(out, "  readers: %s\n", i.Readers)
 		}
+		if i.ToMend != "" {
+			fmt.Fprintf(out, "  to mend: %s\n", i.ToMend)
+		}
 	}
 }
 

@@ -172,4 +172,8 @@ func TestCutsOverSeveralSlots(t *testing.T) {
 	if left := w.sys.registry.List(change.CutPartPrefix); len(left) != 0 {
 		t.Errorf("parts of whole cuts are left: %d", len(left))
 	}
+	w.definitions(strings.Replace(twoGroups, "partitions: 2", "partitions: 4", 1))
+	if out, code := command(t, planCommand(), "-c", w.file); code != 0 || !strings.Contains(out, "the source is read through 2 slots, and a cut of one ends no generation") || !strings.Contains(out, "or read the source through one slot\n") {
+		t.Errorf("the plan of a group that grows: exit %d: %s", code, out)
+	}
 }

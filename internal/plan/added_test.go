@@ -28,6 +28,9 @@ func TestHowAViewIsAdded(t *testing.T) {
 			if s.Kind == "view" && (s.Way != c.want || s.Effect != Additive) {
 				t.Errorf("%s: %s by %s, want %s", c.name, s.Effect, s.Way, c.want)
 			}
+			if s.Kind == "view" && (s.ToMend != "") != (c.name == "a group that grows") {
+				t.Errorf("%s: to mend: %q", c.name, s.ToMend)
+			}
 		}
 	}
 	if w := Hardest([]Step{{Way: AtStart}, {Way: Backfill}}); w != Backfill {

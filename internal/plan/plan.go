@@ -50,10 +50,11 @@ type Step struct {
 	Kind    string   `json:"kind"` // group, view, feature, set, model, pipeline
 	Name    string   `json:"name"`
 	Effect  Effect   `json:"effect"`
-	Where   string   `json:"where,omitempty"` // file:line; of what is gone, where it was
-	Reasons []string `json:"reasons"`         // key: before → after
-	Price   *Price   `json:"price,omitempty"` // of views that are to be computed
-	Way     Way      `json:"way,omitempty"`   // of objects, not of features: how it can be made
+	Where   string   `json:"where,omitempty"`   // file:line; of what is gone, where it was
+	Reasons []string `json:"reasons"`           // key: before → after
+	Price   *Price   `json:"price,omitempty"`   // of views that are to be computed
+	Way     Way      `json:"way,omitempty"`     // of objects, not of features: how it can be made
+	ToMend  string   `json:"to_mend,omitempty"` // what else there is to do, of a group that cannot grow as it is meant to
 }
 
 // Way is how a change can be made by this version.
@@ -103,6 +104,7 @@ type TableStats struct {
 type Options struct {
 	Stats map[string]TableStats // by schema.table
 	Rate  float64               // rows a second that are read and folded; 0 means DefaultRate
+	Slots int                   // through which the source is read; 0 means 1
 }
 
 // DefaultRate is how many rows a second a backfill is taken to read and fold, where nobody says another.
@@ -151,7 +153,7 @@ func (c *comparison) add(kind, name string, e Effect, m feature.Meta, price *Pri
 	if reasons == nil {
 		reasons = []string{}
 	}
-	c.steps = append(c.steps, Step{kind, name, e, m.String(), reasons, price, way(kind, e)})
+	c.steps = append(c.steps, Step{kind, name, e, m.String(), reasons, price, way(kind, e), ""})
 }
 
 // way is how the change of an object can be made; that of a view that is another, view says.
@@ -297,22 +299,9 @@ func (c *comparison) groups() {
 				c.add("group", p.name, None, p.meta, nil)
 				continue
 			}
-			c.add("group", p.name, Generation, p.meta, nil, reasons...)
-			if doubled(p.old.(feature.PartitionGroup), p.fresh.(feature.PartitionGroup)) {
-				c.steps[len(c.steps)-1].Way = Grow
-				c.grows[p.name] = true
-				continue
-			}
-			c.moved[p.name] = true
+			c.group(p.old.(feature.PartitionGroup), p.fresh.(feature.PartitionGroup), reasons)
 		}
 	}
-}
-
-// doubled tells whether a group has twice the partitions and is else what it was.
-func doubled(old, fresh feature.PartitionGroup) bool {
-	twice := fresh.Partitions == 2*old.Partitions
-	fresh.Partitions = old.Partitions
-	return twice && differences(old, fresh, idle...) == nil
 }
 
 // price gives what must be read for a view.

@@ -118,7 +118,7 @@ func TestCompare(t *testing.T) {
 		{"a default that is written out", "as: shop, on: {id: shop}}\n", "as: shop, as_of: change, on: {id: shop}}\nmode: rows\n", ""},
 		{"join", "on: {id: shop}", "on: {id: payer}", `view orders: new generation: join: [{"table":"public.shops","as":"shop","on":{"id":"shop"},"as_of":"change"}] → [{"table":"public.shops","as":"shop","on":{"id":"payer"},"as_of":"change"}]` + all + " (beside)\n"},
 		{"partitions", "partitions: 8", "partitions: 16", "group customer: new generation: partitions: 8 → 16 (grow)\n"},
-		{"four times the partitions", "partitions: 8", "partitions: 32", "group customer: new generation: partitions: 8 → 32 (beside)\nview orders: new generation: its group customer is of a new generation" + all + " (beside)\n"},
+		{"four times the partitions", "partitions: 8", "partitions: 32", "group customer: new generation: partitions: 8 → 32; a group grows to twice its partitions at once (beside)\nview orders: new generation: its group customer is of a new generation" + all + " (beside)\n"},
 		{"a set grows", "orders.n_7d]", "orders.n_7d, orders.city]", `set inputs: replaced: features: ["orders.n_1d","orders.n_7d"] → ["orders.n_1d","orders.n_7d","orders.city"]` + "\n"},
 		{"a set shrinks", "orders.n_1d, orders.n_7d]", "orders.n_1d]", `set inputs: destructive: features: ["orders.n_1d","orders.n_7d"] → ["orders.n_1d"]; without orders.n_7d` + "\n"},
 		{"a model", "sha256: aa", "sha256: bb", "model churn: replaced: sha256: aa → bb\n"},

@@ -22,8 +22,11 @@ func (c *comparison) views() {
 		case p.old == nil:
 			fresh := p.fresh.(feature.FeatureView)
 			c.add("view", p.name, Additive, p.meta, c.price(fresh), "new")
+			s := &c.steps[len(c.steps)-1]
 			if c.fillable(fresh) {
-				c.steps[len(c.steps)-1].Way = Backfill
+				s.Way = Backfill
+			} else if c.grows[fresh.Group] {
+				s.ToMend = "Let group " + fresh.Group + " grow first, and add view " + fresh.Name + " when it has"
 			}
 		case p.fresh == nil:
 			c.add("view", p.name, Destructive, p.meta, nil, "gone, with its "+strconv.Itoa(len(c.columns(c.runs, p.old.(feature.FeatureView))))+" features")
@@ -143,7 +146,7 @@ func (c *comparison) columns(in Set, v feature.FeatureView) []column {
 func (c *comparison) features(v feature.FeatureView, was, is []column) []Step {
 	var out []Step
 	add := func(col column, e Effect, price *Price, reasons ...string) {
-		out = append(out, Step{"feature", v.Name + "." + col.name, e, col.where.String(), reasons, price, ""})
+		out = append(out, Step{"feature", v.Name + "." + col.name, e, col.where.String(), reasons, price, "", ""})
 	}
 	find := func(in []column, name string) int {
 		return slices.IndexFunc(in, func(x column) bool { return x.name == name })
