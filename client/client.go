@@ -109,7 +109,7 @@ type Row struct {
 	EventTime  time.Time
 	CommitTime time.Time
 	LogTime    time.Time
-	Reason     string // why it is Unavailable, and how to mend that
+	Reason     string // why it is Unavailable or Rebuilding, and how to mend that
 }
 
 // Get looks up to 1,000 keys up. The rows are in the order of the keys, with a row per view for each.
@@ -190,7 +190,7 @@ func rows(out *freshetv1.GetResponse, keys []Key) ([]Row, error) {
 // Value gives a feature of a row, nil for NULL. A row that is not Present, a feature it does not have and
 // a value of another type are errors.
 func Value[T any](r Row, feature string) (*T, error) {
-	if r.Status == Unavailable {
+	if r.Status == Unavailable || r.Status == Rebuilding {
 		return nil, fault.New(fault.Failed, "the entity cannot be answered for in view %s: %s", r.View, r.Reason)
 	}
 	if r.Status != Present {

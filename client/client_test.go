@@ -104,9 +104,10 @@ func TestGet(t *testing.T) {
 	s := &server{answer: &freshetv1.GetResponse{Columns: []*freshetv1.Columns{columns()}, Rows: []*freshetv1.Row{
 		{Status: freshetv1.Status_PRESENT, Values: wire(), Version: 3, Position: "1:0/5:1", EventTime: &us, CommitTime: &us},
 		{Status: freshetv1.Status_EXPIRED, Version: 4}, {Status: freshetv1.Status_UNAVAILABLE, Reason: "view v stands still"},
+		{Status: freshetv1.Status_REBUILDING, Reason: "view v is being rebuilt"},
 	}}}
 	c := dial(t, s)
-	keys := []Key{{"a", 1, int64(2), Date(3), UUID{4}}, {"b"}, {"c"}}
+	keys := []Key{{"a", 1, int64(2), Date(3), UUID{4}}, {"b"}, {"c"}, {"d"}}
 	rows, err := c.Get(t.Context(), Query{View: "v", Features: []string{"f"}, After: "0/1", MaxAge: time.Second, Stale: true}, keys...)
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +117,7 @@ func TestGet(t *testing.T) {
 		Keys: []*freshetv1.Key{{Values: []*freshetv1.Value{
 			{Kind: &freshetv1.Value_String_{String_: "a"}}, {Kind: &freshetv1.Value_Int64{Int64: 1}}, {Kind: &freshetv1.Value_Int64{Int64: 2}},
 			{Kind: &freshetv1.Value_Date{Date: 3}}, {Kind: &freshetv1.Value_Uuid{Uuid: append([]byte{4}, make([]byte, 15)...)}},
-		}}, {Values: []*freshetv1.Value{{Kind: &freshetv1.Value_String_{String_: "b"}}}}, {Values: []*freshetv1.Value{{Kind: &freshetv1.Value_String_{String_: "c"}}}}},
+		}}, {Values: []*freshetv1.Value{{Kind: &freshetv1.Value_String_{String_: "b"}}}}, {Values: []*freshetv1.Value{{Kind: &freshetv1.Value_String_{String_: "c"}}}}, {Values: []*freshetv1.Value{{Kind: &freshetv1.Value_String_{String_: "d"}}}}},
 	}
 	if !proto.Equal(s.asked, want) {
 		t.Errorf("asked %v", s.asked)
@@ -130,6 +131,9 @@ func TestGet(t *testing.T) {
 	}
 	if _, err := Value[int64](rows[2], "int"); fault.ClassOf(err) != fault.Failed || !strings.Contains(err.Error(), "view v stands still") {
 		t.Error(err)
+	}
+	if _, err := Value[int64](rows[3], "int"); rows[3].Status != Rebuilding || fault.ClassOf(err) != fault.Failed || !strings.Contains(err.Error(), "view v is being rebuilt") {
+		t.Error(rows[3], err)
 	}
 	if b.Status != Expired || b.Status.String() != "EXPIRED" || b.Values != nil || !reflect.DeepEqual(b.Key, keys[1]) {
 		t.Errorf("row %+v", b)

@@ -35,6 +35,10 @@ type Stopped struct {
 
 // Fault gives what to tell whoever asks for the view.
 func (s Stopped) Fault(view string) *fault.Error {
+	if s.Mending {
+		return fault.New(fault.Failed, "view %s is being rebuilt, as %s is read again; it stood still since %s: %s", view, s.Tables[len(s.Tables)-1], s.Position, s.Reason).
+			ToMend("wait for it: freshet snapshot list %s", s.Tables[len(s.Tables)-1])
+	}
 	return fault.New(fault.Failed, "view %s stands still since %s: %s", view, s.Position, s.Reason).ToMend("%s", s.Mend)
 }
 

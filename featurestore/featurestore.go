@@ -144,7 +144,11 @@ func lookup(p *delta.Partition, v *selected, key []feature.Value, stale bool) (*
 	// Asked before the row is read: a view that goes on between the two has its new rows by then.
 	// return_stale is about the partition's age, and does not give rows that stand still.
 	if at, stands := p.Stopped(v.view.Name); stands {
-		return &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: at.Fault(v.view.Name).Error()}, nil
+		row := &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: at.Fault(v.view.Name).Error()}
+		if at.Mending { // nobody has to do anything
+			row.Status = freshetv1.Status_REBUILDING
+		}
+		return row, nil
 	}
 	served, err := p.Lookup(v.view.Name, key)
 	if err != nil {

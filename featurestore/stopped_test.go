@@ -84,6 +84,61 @@ func TestAViewThatStandsStill(t *testing.T) {
 	}
 }
 
+// TestAViewThatIsMended is REBUILDING where it stood still, from when its source is read whole until that ends, and
+// not while some rows are read that do not mend it.
+func TestAViewThatIsMended(t *testing.T) {
+	w := fill(t)
+	in := &freshetv1.GetRequest{Selections: of("delays"), Keys: keys("A", "B", "C", "nobody"), ReturnStale: true}
+	before := w.get(in)
+	w.withoutDelay()
+	w.commit(trip{id: 20, tail: "A", dest: "JFK"})
+	w.table = nil
+	delays := w.node.Catalog().View("delays")
+	where := must(w.node.For(delays, []feature.Value{feature.OfString("A")}))(t)
+	is := func(want freshetv1.Status, parts ...string) {
+		t.Helper()
+		w.heartbeat()
+		for i, row := range w.get(in).Rows {
+			p := must(w.node.For(delays, []feature.Value{feature.OfString(in.Keys[i].Values[0].GetString_())}))(t)
+			if p != where {
+				if row.Status != before.Rows[i].Status || row.Reason != "" {
+					t.Errorf("row %d: %v, before %v", i, row, before.Rows[i])
+				}
+				continue
+			}
+			if row.Status != want || len(row.Values) > 0 {
+				t.Errorf("row %d is to be %s: %v", i, want, row)
+			}
+			for _, part := range parts {
+				if !strings.Contains(row.Reason, part) {
+					t.Errorf("row %d: the reason lacks %q: %s", i, part, row.Reason)
+				}
+			}
+		}
+	}
+	read := func(kind change.ControlKind, id, detail string) {
+		w.control(change.Control{Kind: kind, ID: id, Table: "public.trips", Detail: detail})
+	}
+	is(freshetv1.Status_UNAVAILABLE, "stands still since 1:0/", "freshet snapshot run public.trips")
+	read(change.SnapshotBegin, "some", `{"where":"id = 20"}`)
+	is(freshetv1.Status_UNAVAILABLE)
+	read(change.SnapshotBegin, "all", "")
+	is(freshetv1.Status_REBUILDING, "is being rebuilt, as public.trips is read again; it stood still since 1:0/", "column delay of public.trips", "to mend: wait for it")
+	w.commit(trip{id: 20, tail: "A", dest: "JFK", delay: 5})
+	is(freshetv1.Status_REBUILDING)
+	read(change.SnapshotEnd, "all", `{"cancelled":true}`)
+	is(freshetv1.Status_UNAVAILABLE, "stands still since 1:0/", "freshet snapshot run public.trips")
+
+	read(change.SnapshotBegin, "again", "")
+	w.commit(trip{id: 20, tail: "A", dest: "JFK", delay: 5})
+	is(freshetv1.Status_REBUILDING)
+	read(change.SnapshotEnd, "again", "")
+	w.heartbeat()
+	if row := w.get(in).Rows[0]; row.Status != freshetv1.Status_PRESENT || row.Reason != "" {
+		t.Errorf("it was read whole: %v", row)
+	}
+}
+
 // TestSubscribeEndsWhereAViewStandsStill, after the deltas before that place and not before them; at
 // once for who has them all; and goes on for partitions where the view goes on.
 func TestSubscribeEndsWhereAViewStandsStill(t *testing.T) {

@@ -320,7 +320,7 @@ func Readers(s Step) string {
 	case s.Way == AtStart && s.Effect == Destructive:
 		return "it does not run from the start on; what was published stays"
 	case s.Way == Backfill:
-		return "from the next start on its lookups are UNAVAILABLE and say why, until its tables have been read beside the stream; then all its rows are there at one place, and its deltas begin, with the cause snapshot. Nothing changes for other views"
+		return "from the next start on its lookups are UNAVAILABLE, or REBUILDING while its source is read, and say why, until its tables have been read beside the stream; then all its rows are there at one place, and its deltas begin, with the cause snapshot. Nothing changes for other views"
 	case s.Way == Grow:
 		return "after the next start the group goes over at a cut, to which its views are merged: meanwhile, some seconds and more with much to merge, lookups answer with the rows as of that cut, and then no rows are gone, and none is computed anew. Deltas come in topics of their own from the cut on, their sequences from 1, with twice the partitions; those before it end"
 	case s.Way == NewSnapshot:

@@ -79,8 +79,8 @@ const (
 	Status_PRESENT            Status = 1
 	Status_NOT_FOUND          Status = 2
 	Status_EXPIRED            Status = 3
-	Status_REBUILDING         Status = 4
-	Status_UNAVAILABLE        Status = 5
+	Status_REBUILDING         Status = 4 // the view's rows are being made again from its source: ask later
+	Status_UNAVAILABLE        Status = 5 // nobody can say now; the reason tells why
 )
 
 // Enum value maps for Status.
@@ -604,7 +604,7 @@ type Row struct {
 	Position      string                 `protobuf:"bytes,6,opt,name=position,proto3" json:"position,omitempty"`
 	Version       uint64                 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
 	Packed        []byte                 `protobuf:"bytes,8,opt,name=packed,proto3" json:"packed,omitempty"` // encoding PACKED
-	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"` // why it is UNAVAILABLE, and how to mend that
+	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"` // why it is UNAVAILABLE or REBUILDING, and how to mend that
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
