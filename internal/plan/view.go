@@ -28,6 +28,9 @@ func (c *comparison) views() {
 			} else if c.grows[fresh.Group] {
 				s.ToMend = "Let group " + fresh.Group + " grow first, and add view " + fresh.Name + " when it has"
 			}
+			if why, mend := c.otherInput(fresh); why != "" {
+				s.Way, s.Reasons, s.ToMend = Beside, append(s.Reasons, why), mend
+			}
 		case p.fresh == nil:
 			c.add("view", p.name, Destructive, p.meta, nil, "gone, with its "+strconv.Itoa(len(c.columns(c.runs, p.old.(feature.FeatureView))))+" features")
 		default:
@@ -52,8 +55,10 @@ func (c *comparison) view(old, fresh feature.FeatureView) {
 	if reasons != nil {
 		effect = Generation
 	}
-	if c.moved[fresh.Group] {
-		effect, reasons = Generation, append(reasons, "its group "+fresh.Group+" is of a new generation")
+	for _, g := range []string{fresh.Group, fresh.Via} {
+		if c.moved[g] {
+			effect, reasons = Generation, append(reasons, "its group "+g+" is of a new generation")
+		}
 	}
 	was, is := c.columns(c.runs, old), c.columns(c.wanted, fresh)
 	features := c.features(fresh, was, is)
@@ -85,7 +90,7 @@ func (c *comparison) view(old, fresh feature.FeatureView) {
 	// Which rows count and when does not change how they are laid out.
 	if old.Where != fresh.Where || old.EventTime != fresh.EventTime || old.TTL != fresh.TTL {
 		old.Where, old.EventTime, old.TTL = fresh.Where, fresh.EventTime, fresh.TTL
-		if features == nil && differences(old, fresh, idle...) == nil && !c.moved[fresh.Group] {
+		if features == nil && differences(old, fresh, idle...) == nil && !c.moved[fresh.Group] && !c.moved[fresh.Via] {
 			c.steps[len(c.steps)-1].Way = NewSnapshot
 		}
 	}
