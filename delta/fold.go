@@ -22,6 +22,8 @@ type fold struct {
 	*Partition
 	partition int
 	batch     *state.Batch
+	told      *state.Batch      // what cells emitted and is not applied yet; nil: nothing
+	toldSize  int               // of the last one
 	indexed   bool              // batch can be read through
 	before    *state.Cursor     // the store as the batch found it: nobody else writes what the fold reads
 	over      map[string][]byte // what the batch has of rows, dimensions and marks; nil: deleted
@@ -99,14 +101,14 @@ func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
 			return err
 		}
 	}
-	if err := f.out.end(f.batch); err != nil {
+	if err := f.out.end(f.emits); err != nil {
 		return err
 	}
 	f.meta.Offset = offset + 1
 	f.stats.Cells++
 	f.stats.NotFinite += uint64(f.state.NotFinite)
 	f.state.NotFinite = 0
-	if f.indexed || f.full || f.cut != "" || f.batch.Size()+f.overBytes+f.dirtyness >= f.o.BatchBytes {
+	if f.indexed || f.full || f.cut != "" || f.size() >= f.o.BatchBytes {
 		return f.flush()
 	}
 	return nil
@@ -178,7 +180,66 @@ func (f *fold) flush() error {
 }
 
 // apply applies the batch; what is read from now on is read after it.
-func (f *fold) apply() error { return cmpErr(f.batch.Apply(), f.before.Renew()) }
+func (f *fold) apply() error {
+	if err := f.tell(); err != nil {
+		return err
+	}
+	return cmpErr(f.batch.Apply(), f.before.Renew())
+}
+
+// tell applies what cells emitted, which may be ahead of the state: whoever folds the same cells again emits the same
+// deltas under the same sequences.
+func (f *fold) tell() error {
+	if f.told == nil {
+		return nil
+	}
+	err := f.told.Apply()
+	f.toldSize = f.told.Size()
+	f.told.Close()
+	f.told = nil
+	return err
+}
+
+// emits is the batch that what is emitted goes into.
+func (f *fold) emits() *state.Batch {
+	if f.told == nil {
+		f.told = f.store.Blind(f.toldSize + f.toldSize/8)
+	}
+	return f.told
+}
+
+// size is about how many bytes will be written.
+func (f *fold) size() int {
+	n := f.batch.Size() + f.overBytes + f.dirtyness
+	if f.told != nil {
+		n += f.told.Size()
+	}
+	return n
+}
+
+// discard gives up what is not applied.
+func (f *fold) discard() {
+	f.batch.Close()
+	if f.told != nil {
+		f.told.Close()
+		f.told = nil
+	}
+}
+
+// show lets the publisher have what was emitted, although the state is not applied yet.
+func (f *fold) show() error {
+	if f.pieces || !f.worked { // in the middle of a cell nothing of it is told
+		return nil
+	}
+	if err := f.tell(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.emitted = maps.Clone(f.meta.Sequences)
+	f.hand.add(&f.out, f.o.Memory)
+	return nil
+}
 
 // publishMeta shows readers what is applied.
 func (f *fold) publishMeta() {
@@ -186,6 +247,7 @@ func (f *fold) publishMeta() {
 	defer f.mu.Unlock()
 	shown := f.meta.clone()
 	f.Partition.meta = shown
+	f.emitted = maps.Clone(shown.Sequences)
 	f.stopped.Store(&shown.Stopped) // not of Partition.meta, which is written to while lookups read
 	f.hand.add(&f.out, f.o.Memory)
 	if f.cut != "" && f.cuts != nil {

@@ -25,11 +25,12 @@ type historyNode struct {
 	log   *historyLog
 	cuts  map[string]historyServed // that it saw
 	count map[string]int
+	told  map[string]map[uint64]string // what could be published, by view and sequence
 }
 
 func newHistoryNode(t *testing.T, r *rand.Rand, c *feature.Catalog, l *historyLog, number int) *historyNode {
 	t.Helper()
-	n := &historyNode{t: t, r: r, disk: state.NewMemory(), log: l, cuts: map[string]historyServed{}, count: map[string]int{}}
+	n := &historyNode{t: t, r: r, disk: state.NewMemory(), log: l, cuts: map[string]historyServed{}, count: map[string]int{}, told: map[string]map[uint64]string{}}
 	n.o = PartitionOptions{
 		Catalog: c, Group: "plane", Partition: number, Dir: "p", Schemas: historySchemas{},
 		Memory: NewMemory([]int64{1, 4 << 10, 1 << 20}[r.IntN(3)]), BatchBytes: []int{1, 2000, 1 << 20}[r.IntN(3)],
@@ -68,6 +69,9 @@ func (n *historyNode) run() {
 			at -= back
 		}
 	}
+	if err := n.p.Flush(); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 // fold gives some records to the partition, up to a cut, which it then compares.
@@ -85,13 +89,41 @@ func (n *historyNode) fold(at int64, most int) int64 {
 		}
 	}
 	last := n.p.Meta().LastCut
-	if err := n.p.Fold(n.t.Context(), n.log.records[at:to]); err != nil {
+	fold := n.p.Fold
+	if n.r.IntN(3) > 0 {
+		fold = n.p.FoldOn
+	}
+	if err := fold(n.t.Context(), n.log.records[at:to]); err != nil {
 		n.t.Fatal(err)
 	}
+	if n.p.Ahead() {
+		n.count["ahead"]++
+	}
+	n.publish()
 	if cut := n.p.Meta().LastCut; cut != last {
 		n.cuts[cut] = n.served(cut)
 	}
 	return to
+}
+
+// publish notes what could be published now: whoever comes after a loss must emit the same.
+func (n *historyNode) publish() {
+	n.t.Helper()
+	for view, through := range n.p.Emitted() {
+		if n.told[view] == nil {
+			n.told[view] = map[uint64]string{}
+		}
+		err := n.p.outbox(view, uint64(len(n.told[view])), through, func(sequence uint64, avro []byte) error {
+			if want := uint64(len(n.told[view]) + 1); sequence != want {
+				n.t.Errorf("%q: the outbox has %d where %d was expected", view, sequence, want)
+			}
+			n.told[view][sequence] = string(avro)
+			return nil
+		})
+		if err != nil {
+			n.t.Error(err)
+		}
+	}
 }
 
 func (n *historyNode) served(cut string) historyServed {
@@ -172,6 +204,19 @@ func (n *historyNode) outbox() (letters uint64) {
 			if err != nil || s.Version != d.Version || !slices.Equal(s.Values, d.Features) {
 				t.Errorf("%s: %s is served as %+v, last delta %+v, %v", v.Name, plane, s, d, err)
 			}
+		}
+	}
+	for view, deltas := range n.told {
+		if last := meta.Sequences[view]; uint64(len(deltas)) != last {
+			t.Errorf("%q: %d deltas could be published, %d were made", view, len(deltas), last)
+		}
+		if err := p.outbox(view, 0, meta.Sequences[view], func(sequence uint64, avro []byte) error {
+			if deltas[sequence] != string(avro) {
+				t.Errorf("%q: delta %d is another one than could be published before", view, sequence)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
 		}
 	}
 	if err := p.outbox("", 0, meta.Sequences[""], func(uint64, []byte) error { letters++; return nil }); err != nil {
@@ -277,7 +322,7 @@ func TestRandomHistories(t *testing.T) {
 	}
 	t.Logf("%d histories in %s: %v", n, time.Since(began).Round(time.Millisecond), count)
 	for _, what := range []string{
-		"rebuilds", "expiries", "entries", "deletions", "null keys", "dropped", "restarts", "losses of power", "moves", "moved", "late", "no event", "truncated", "files",
+		"rebuilds", "expiries", "entries", "deletions", "null keys", "dropped", "restarts", "losses of power", "moves", "moved", "late", "no event", "truncated", "files", "ahead",
 	} {
 		if n >= 40 && count[what] == 0 {
 			t.Errorf("no %s: %v", what, count)

@@ -59,7 +59,7 @@ func (f *fold) receive(record []byte, offset int64) error {
 		return err
 	}
 	f.meta.Offset = offset + 1 // not before: a process that ends in the middle of a cell reads the record again, and goes on
-	if f.batch.Size()+f.overBytes+f.dirtyness >= f.o.BatchBytes {
+	if f.size() >= f.o.BatchBytes {
 		return f.flush()
 	}
 	return nil
@@ -99,7 +99,7 @@ func (f *fold) heardCell() error {
 	if err := f.serve(); err != nil {
 		return err
 	}
-	if err := f.out.end(f.batch); err != nil {
+	if err := f.out.end(f.emits); err != nil {
 		return err
 	}
 	f.hear.End(c)
@@ -109,7 +109,7 @@ func (f *fold) heardCell() error {
 	f.stats.Cells++
 	f.stats.NotFinite += uint64(f.state.NotFinite)
 	f.state.NotFinite = 0
-	if f.indexed || f.full || f.cut != "" || f.batch.Size()+f.overBytes+f.dirtyness >= f.o.BatchBytes {
+	if f.indexed || f.full || f.cut != "" || f.size() >= f.o.BatchBytes {
 		return f.flush()
 	}
 	return nil

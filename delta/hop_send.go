@@ -207,7 +207,7 @@ func (f *fold) emitHop(v *view) func(receiver int, record []byte) error {
 	return func(receiver int, record []byte) error {
 		f.meta.Sequences[v.outbox] = s.Sequence()
 		f.buf = append(binary.AppendUvarint(f.buf[:0], uint64(receiver)), record...)
-		return f.out.put(f.batch, v.outbox, s.Sequence(), f.buf)
+		return f.out.put(f.emits, v.outbox, s.Sequence(), f.buf)
 	}
 }
 

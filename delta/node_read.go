@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -135,7 +136,7 @@ func (n *Node) judge(ctx context.Context, name string, slots map[int32]*slot, kn
 }
 
 // read folds until what is to be read changes. Where all of it is to come to some place, it has changed then.
-func (n *Node) read(ctx context.Context, name string, x share, changed <-chan struct{}) error {
+func (n *Node) read(ctx context.Context, name string, x share, changed <-chan struct{}) (err error) {
 	from := map[int32]int64{}
 	for i, s := range x.slots {
 		from[i] = s.position()
@@ -145,6 +146,7 @@ func (n *Node) read(ctx context.Context, name string, x share, changed <-chan st
 		return fmt.Errorf("%w", err)
 	}
 	defer r.Close()
+	defer func() { err = cmpErr(err, flush(x.slots)) }()
 	pollCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -155,7 +157,7 @@ func (n *Node) read(ctx context.Context, name string, x share, changed <-chan st
 		}
 	}()
 	for {
-		batches, err := r.Poll(pollCtx)
+		batches, err := n.poll(pollCtx, r, x.slots)
 		if pollCtx.Err() != nil && ctx.Err() == nil {
 			return nil // what was polled and not folded is read again
 		}
@@ -185,6 +187,48 @@ func (x share) there() bool {
 	return true
 }
 
+// settle is how long a reader that is behind waits for more, before what it has folded is applied.
+const settle = 50 * time.Millisecond
+
+// poll gives the next batches. While there are none at once, everything folded is applied.
+func (n *Node) poll(ctx context.Context, r *topic.Reader, slots map[int32]*slot) ([]topic.Batch, error) {
+	short, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	batches, err := r.Poll(short)
+	if err == nil || short.Err() == nil || ctx.Err() != nil {
+		return batches, err
+	}
+	if err := flush(slots); err != nil {
+		return nil, err
+	}
+	return r.Poll(ctx)
+}
+
+func flush(slots map[int32]*slot) error {
+	for _, s := range slots {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flush applies what was folded ahead.
+func (s *slot) flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.opened()
+	if p == nil || !p.Ahead() {
+		return nil
+	}
+	if err := p.Flush(); err != nil {
+		return err
+	}
+	s.next.Store(s.read)
+	s.poke(s.wake)
+	return nil
+}
+
 func (n *Node) foldAll(ctx context.Context, slots map[int32]*slot, batches []topic.Batch) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(foldersAtOnce)
@@ -205,11 +249,15 @@ func (s *slot) fold(ctx context.Context, b topic.Batch) error {
 	for i := range b.Records {
 		in = append(in, Input{b.Records[i].Offset, b.Records[i].Value})
 	}
-	err := p.Fold(ctx, in)
+	fold := p.Fold
+	if b.Next < b.End {
+		fold = p.FoldOn
+	}
+	err := fold(ctx, in)
 	clear(in)
 	s.in = in
-	if err == nil {
-		s.next.Store(b.Next)
+	if s.read = b.Next; err == nil && !p.Ahead() {
+		s.next.Store(s.read)
 	}
 	s.mu.Unlock()
 	if err != nil {

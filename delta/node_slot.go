@@ -53,6 +53,7 @@ type slot struct {
 
 	mu   sync.Mutex                // held while folding, copying, closing
 	in   []Input                   // memory of what is folded
+	read int64                     // record to be folded next; what is folded ahead is not counted in next
 	p    atomic.Pointer[Partition] // stays once it is there, until the node is closed: lookups use it without a lock
 	next atomic.Int64              // record to be read next; before the state is open about that; -1: there is no state
 }
@@ -125,11 +126,21 @@ func (s *slot) run(ctx context.Context) error {
 // memTable is the size of one memory table: the larger, the less often an entity that changes again and again
 // is written to files.
 func (o *NodeOptions) memTable() uint64 {
-	partitions := 0
+	return uint64(min(max(o.Memory*3/16/int64(o.partitions()), 2<<20), 64<<20))
+}
+
+// batch is how much a batch of a partition writes while it is behind: all of them may be ahead of what they have applied.
+func (o *NodeOptions) batch() int {
+	return int(min(max(o.Memory/2/int64(o.partitions()), 2<<20), 32<<20))
+}
+
+// partitions is how many there are, of all groups.
+func (o *NodeOptions) partitions() int {
+	n := 0
 	for _, g := range o.Catalog.Groups {
-		partitions += g.Partitions
+		n += g.Partitions
 	}
-	return uint64(min(max(o.Memory*3/16/int64(max(partitions, 1)), 2<<20), 64<<20))
+	return max(n, 1)
 }
 
 // openState opens what lies in the partition's directory, and creates it if there is nothing.
@@ -137,7 +148,7 @@ func (s *slot) openState() (*Partition, error) {
 	o := &s.n.o
 	return OpenPartition(PartitionOptions{
 		Catalog: o.Catalog, Group: s.group.Name, Partition: s.number, Dir: s.dir(), Added: o.Added,
-		State: state.Options{Cache: s.n.cache, MemTable: o.memTable(), Fatal: o.Events.Fatal}, Schemas: o.Registry, Memory: s.n.memory, Point: o.Point,
+		State: state.Options{Cache: s.n.cache, MemTable: o.memTable(), Fatal: o.Events.Fatal}, Schemas: o.Registry, Memory: s.n.memory, Point: o.Point, BatchBytes: o.batch(),
 	})
 }
 

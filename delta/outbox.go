@@ -52,7 +52,7 @@ type handed struct {
 }
 
 // put adds a delta or dead letter of a view; sequence is its own.
-func (o *outbox) put(b *state.Batch, view string, sequence uint64, avro []byte) error {
+func (o *outbox) put(b func() *state.Batch, view string, sequence uint64, avro []byte) error {
 	to := &o.deltas
 	if view == "" {
 		to = &o.letters
@@ -81,14 +81,14 @@ func (o *outbox) hand(view string, sequence uint64, key []byte, position string,
 }
 
 // end writes the blocks of a cell.
-func (o *outbox) end(b *state.Batch) error {
+func (o *outbox) end(b func() *state.Batch) error {
 	if err := o.write(b, &o.deltas); err != nil {
 		return err
 	}
 	return o.write(b, &o.letters)
 }
 
-func (o *outbox) write(b *state.Batch, k *block) error {
+func (o *outbox) write(b func() *state.Batch, k *block) error {
 	if k.count == 0 {
 		return nil
 	}
@@ -96,7 +96,7 @@ func (o *outbox) write(b *state.Batch, k *block) error {
 	k.buffer = binary.AppendUvarint(k.buffer, k.count)
 	k.buffer = append(k.buffer, k.bytes...)
 	k.count, k.bytes = 0, k.bytes[:0]
-	return b.Set(sequenceKey(k.view, k.last), k.buffer)
+	return b().Set(sequenceKey(k.view, k.last), k.buffer)
 }
 
 // eachInBlock calls fn for the deltas of a block whose sequence is in (after, through].
@@ -309,7 +309,7 @@ func (f *fold) emit(v *view, e *entity, s *Served, changed []string) error {
 	f.stats.Deltas++
 	f.buf = change.DeltaCodec{View: v.View}.Append(f.buf[:0], d)
 	f.out.hand(v.Name, d.Sequence, e.topicKey(), f.positionText(s.Position), f.buf)
-	return f.out.put(f.batch, v.Name, d.Sequence, f.buf)
+	return f.out.put(f.emits, v.Name, d.Sequence, f.buf)
 }
 
 // positionText is the text of a position, which all deltas of a cell share.
@@ -323,5 +323,5 @@ func (f *fold) positionText(p position.Position) string {
 // dead puts a dead letter in the outbox, under the empty view name.
 func (f *fold) dead(d *change.Dead) error {
 	f.meta.Sequences[""]++
-	return f.out.put(f.batch, "", f.meta.Sequences[""], change.AppendDead(nil, d))
+	return f.out.put(f.emits, "", f.meta.Sequences[""], change.AppendDead(nil, d))
 }

@@ -19,12 +19,13 @@ func TestOutboxBlockGoldenAndTruncation(t *testing.T) {
 	defer func() { _ = store.Close() }()
 	var o outbox
 	b := store.Blind(0)
+	into := func() *state.Batch { return b }
 	for i, avro := range []string{"one", "two", ""} {
-		if err := o.put(b, "v", uint64(7+i), []byte(avro)); err != nil {
+		if err := o.put(into, "v", uint64(7+i), []byte(avro)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := cmpErr(o.end(b), b.Apply()); err != nil {
+	if err := cmpErr(o.end(into), b.Apply()); err != nil {
 		t.Fatal(err)
 	}
 	got, err := store.Get(sequenceKey("v", 9))

@@ -72,6 +72,7 @@ type Partition struct {
 	cuts     map[string]*state.Snapshot
 	cutOrder []string
 	hand     handOver
+	emitted  map[string]uint64 // last delta by view that can be published: the state may not be applied so far yet
 }
 
 // pending is a change of a cell that is not whole yet. Its memory is used again for the next one.
@@ -143,6 +144,7 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 	}
 	stopped := p.meta.Stopped
 	p.stopped.Store(&stopped)
+	p.emitted = maps.Clone(p.meta.Sequences)
 	p.cache = cache{memory: o.Memory, views: p.order}
 	o.Memory.join()
 	p.work = p.newFold()
@@ -189,7 +191,7 @@ func (p *Partition) Close() error {
 	p.hand.drop(p.o.Memory)
 	p.hand.on = false
 	p.mu.Unlock()
-	p.work.batch.Close()
+	p.work.discard()
 	err := p.work.before.Renew()
 	p.cache.clear()
 	p.o.Memory.leave()
@@ -222,16 +224,52 @@ type Input struct {
 // Fold takes records in offset order. Whole cells are applied when it returns, many in one batch when
 // many come; of a cell that is not whole the values must not be written to until it is.
 func (p *Partition) Fold(ctx context.Context, in []Input) error {
+	if err := p.foldCells(ctx, in); err != nil {
+		return err
+	}
+	return p.Flush()
+}
+
+// FoldOn is Fold for who has more records at hand. What cells emit can be published when it returns; of the state is
+// applied what fills batches, and the rest by Flush or by what is folded next: an entity that changes again and again
+// is written the fewer times. Until then the partition shows itself as it was, and a process that ends before folds the
+// same cells again, from Meta's offset on, to the same bytes.
+func (p *Partition) FoldOn(ctx context.Context, in []Input) error {
+	if err := p.foldCells(ctx, in); err != nil {
+		return err
+	}
+	if err := p.work.show(); err != nil {
+		return fmt.Errorf("partition %s/%d: %w", p.o.Group, p.o.Partition, err)
+	}
+	return nil
+}
+
+func (p *Partition) foldCells(ctx context.Context, in []Input) error {
 	for _, r := range in {
 		if err := p.fold(ctx, r); err != nil {
 			return fmt.Errorf("partition %s/%d, record %d: %w", p.o.Group, p.o.Partition, r.Offset, cmpErr(err, p.work.flush()))
 		}
 	}
 	p.sparePending()
+	return nil
+}
+
+// Flush applies what FoldOn has left.
+func (p *Partition) Flush() error {
 	if err := p.work.flush(); err != nil {
 		return fmt.Errorf("partition %s/%d: %w", p.o.Group, p.o.Partition, err)
 	}
 	return nil
+}
+
+// Ahead tells whether cells are folded that are not applied yet. It is of the caller of FoldOn.
+func (p *Partition) Ahead() bool { return p.work.worked }
+
+// Emitted gives the last delta of each view that can be published.
+func (p *Partition) Emitted() map[string]uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.emitted)
 }
 
 // sparePending gives memory back that a large cell took.
@@ -323,7 +361,7 @@ func (p *Partition) cell(c *change.Control, offset int64) error {
 
 // abandon forgets what is not applied: a cell failed half-way.
 func (p *Partition) abandon() {
-	p.work.batch.Close()
+	p.work.discard()
 	_ = p.work.before.Renew() // the error that led here is told
 	p.cache.clear()
 	p.work = p.newFold()

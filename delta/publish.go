@@ -168,7 +168,7 @@ func (p *Publisher) Publish(ctx context.Context) (n int, more bool, err error) {
 	begun := false
 	size := 0
 	for _, part := range p.partitions {
-		sequences := part.Meta().Sequences
+		sequences := part.Emitted()
 		for _, view := range part.outboxes() {
 			id := outboxID{part, view}
 			through, after := sequences[view], p.published[id]

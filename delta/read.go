@@ -133,6 +133,7 @@ func (p *Partition) outbox(name string, after, through uint64, fn func(sequence 
 	err := p.store.Scan(sequenceKey(name, after+1), successor(prefix), func(k, value []byte) bool {
 		last := binary.BigEndian.Uint64(k[len(k)-8:])
 		bad = eachInBlock(last, value, after, through, fn)
+		after = max(after, last) // blocks of cells that were folded again may end elsewhere and overlap
 		return bad == nil && last < through
 	})
 	return cmpErr(err, bad)

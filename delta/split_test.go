@@ -152,7 +152,7 @@ func splitNode(t *testing.T, r *rand.Rand, before, after *feature.Catalog, old, 
 	t.Helper()
 	from := newHistoryNode(t, r, before, old, number%historyParts)
 	from.run()
-	n := &historyNode{t: t, r: r, disk: state.NewMemory(), log: log, cuts: map[string]historyServed{}, count: map[string]int{}}
+	n := &historyNode{t: t, r: r, disk: state.NewMemory(), log: log, cuts: map[string]historyServed{}, count: map[string]int{}, told: map[string]map[uint64]string{}}
 	n.o = from.o
 	n.o.Catalog, n.o.Partition, n.o.Dir, n.o.State.FS = after, number, "split", n.disk.FS()
 	at := from.p.Meta().Position

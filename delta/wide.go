@@ -78,7 +78,7 @@ func (f *fold) spill() error {
 	if err := f.keepAll(); err != nil {
 		return err
 	}
-	if err := f.out.end(f.batch); err != nil {
+	if err := f.out.end(f.emits); err != nil {
 		return err
 	}
 	f.keepHops()

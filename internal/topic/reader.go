@@ -39,15 +39,18 @@ type Batch struct {
 	Partition int32
 	Records   []Fetched
 	Next      int64 // offset after the last record of the log that was read
+	End       int64 // of what could be read when it was: from Next to there more is to come
 }
 
 // Reader reads partitions by direct assignment, from given offsets. It is not for concurrent use.
 type Reader struct {
-	kafka   *kgo.Client
-	topic   string
-	track   bool
-	bare    bool
-	batches []Batch // of the last Poll, if bare
+	kafka *kgo.Client
+	topic string
+	track bool
+	bare  bool
+
+	committed bool
+	batches   []Batch // of the last Poll, if bare
 }
 
 // NewReader makes a reader. Offsets that the topic no longer has are an error of Poll, not a jump.
@@ -79,7 +82,7 @@ func (c *Client) NewReader(o ReaderOptions) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", o.Topic, err)
 	}
-	return &Reader{kafka: k, topic: o.Topic, track: o.Track, bare: o.Bare}, nil
+	return &Reader{kafka: k, topic: o.Topic, track: o.Track, bare: o.Bare, committed: o.Committed}, nil
 }
 
 // Poll gives what has arrived, one batch per partition, and blocks while nothing has.
@@ -89,7 +92,7 @@ func (r *Reader) Poll(ctx context.Context) ([]Batch, error) {
 	}
 	for {
 		fetches := r.kafka.PollFetches(ctx)
-		if err := ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil && fetches.NumRecords() == 0 {
 			return nil, err
 		}
 		for _, e := range fetches.Errors() {
@@ -125,6 +128,9 @@ func (r *Reader) batch(out []Batch, p kgo.FetchTopicPartition) []Batch {
 		*b = Batch{}
 	}
 	b.Partition, b.Records = p.Partition, slices.Grow(b.Records[:0], len(p.Records))
+	if b.End = p.HighWatermark; r.committed && p.LastStableOffset >= 0 {
+		b.End = p.LastStableOffset
+	}
 	for _, rec := range p.Records {
 		b.Next = rec.Offset + 1
 		marker := rec.Attrs.IsControl()
