@@ -4,6 +4,7 @@ GOLANGCI := bin/golangci-lint-v2.15.0
 PYTHON ?= python3
 FUZZTIME ?= 5s
 VERSIONS ?= 14 15 16 17 18
+TIMEOUT ?= 30m
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,8 +15,8 @@ build: ## the binary, bin/freshet
 demo: build ## the whole system on a month of flights, verified, in ./demo-data
 	bin/freshet demo --once --dir demo-data
 
-test: ## all tests that need only Go
-	go test ./...
+test: ## all tests that need only Go; they wait as long as TIMEOUT lets them
+	go test -timeout $(TIMEOUT) ./...
 
 test-readers: ## DuckDB and Polars read our tables (needs Python 3.11; makes .venv)
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -24,7 +25,7 @@ test-readers: ## DuckDB and Polars read our tables (needs Python 3.11; makes .ve
 
 test-kafka: ## what speaks Kafka, on a real Apache Kafka, and KILLS of three brokers and two nodes (Java 17; Maven the first time)
 	go build -o bin/realkafka ./internal/testkit/realkafka
-	bin/realkafka -- go test -count=1 -p 1 ./internal/topic ./delta ./integration
+	bin/realkafka -- go test -count=1 -timeout $(TIMEOUT) -p 1 ./internal/topic ./delta ./integration
 	bin/realkafka -- go test -count=1 -run KafkaStreams ./internal/bench
 	bin/realkafka -brokers 3 -- go test -count=1 -timeout 0 -run TestKillsOverNodesAndBrokers -v ./integration
 
