@@ -61,17 +61,19 @@ func TestTheOthersGoOnWhileAPartitionCatchesUp(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, "shop", "p0000")); err != nil {
 		t.Fatal(err)
 	}
-	on := make(chan struct{})
-	release := sync.OnceFunc(func() { close(on) })
+	held, on := make(chan struct{}), make(chan struct{})
+	hold, release := sync.OnceFunc(func() { close(held) }), sync.OnceFunc(func() { close(on) })
 	defer release()
 	c.near = 10
 	c.folding = func(p int) {
 		if p == 0 {
+			hold()
 			<-on
 		}
 	}
 	a = c.start("", dir, NodeOptions{})
-	c.write(20)
+	<-held
+	c.write(20) // what one reader of all would have to read after this poll
 	c.until("the others have folded all", func() bool { return c.behind(a, 1, 2, 3) == 0 })
 	release()
 	c.until("all is folded", func() bool { return c.folded(a) })
@@ -96,7 +98,9 @@ func (c *cluster) behind(n *running, partitions ...int) (out int64) {
 func TestCheckpointsTakeTurns(t *testing.T) {
 	c := newCluster(t)
 	c.write(20)
-	a := c.start("", "", NodeOptions{Every: shopPartitions * 20 * time.Millisecond})
+	const apart = 100 * time.Millisecond
+	began := time.Now()
+	a := c.start("", "", NodeOptions{Every: shopPartitions * apart})
 	turns := func() (out []string) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -107,7 +111,13 @@ func TestCheckpointsTakeTurns(t *testing.T) {
 		}
 		return out
 	}
-	c.until("the first round", func() bool { return len(turns()) >= shopPartitions })
+	c.until("the first round", func() bool {
+		n := len(turns())
+		if most := int(time.Since(began) / apart); n > most {
+			t.Fatalf("%d turns where there is time for %d", n, most)
+		}
+		return n >= shopPartitions
+	})
 	if got := turns()[:shopPartitions]; !slices.IsSorted(got) || len(slices.Compact(got)) != shopPartitions {
 		t.Errorf("the first round: %v", got)
 	}
