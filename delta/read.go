@@ -161,7 +161,7 @@ func (p *Partition) Number() int { return p.o.Partition }
 // Sent calls fn for the records that a view's rows of this partition gave to its entities in others, with a sequence
 // above after, in order. Those that are published may be gone.
 func (p *Partition) Sent(viewName string, after uint64, fn func(receiver int, sequence uint64, record []byte) error) error {
-	through := p.Meta().Sequences[hopOutbox(viewName)]
+	through := p.Emitted()[hopOutbox(viewName)]
 	return p.outbox(hopOutbox(viewName), after, through, func(sequence uint64, value []byte) error {
 		to, n := binary.Uvarint(value)
 		if n <= 0 {
