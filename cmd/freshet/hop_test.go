@@ -1,14 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/fstest"
 
+	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature/definitions"
 	"github.com/freshet-io/freshet/internal/plan"
+	"github.com/freshet-io/freshet/internal/verify"
 )
 
 const makersDefinitions = `kind: PartitionGroup
@@ -52,4 +56,97 @@ func TestAGroupThatRunsGetsNoHop(t *testing.T) {
 		!strings.Contains(f.Error(), "what they have read so far is not") || !strings.Contains(f.Error(), "Give view makers a group of its own") {
 		t.Error(err)
 	}
+}
+
+const regionsDefinitions = `---
+kind: PartitionGroup
+name: region
+key: {name: region, type: string}
+partitions: 2
+---
+kind: FeatureView
+name: regions
+group: region
+via: account
+entity: [region]
+source: public.items
+key: {region: account.region}
+event_time: at
+join:
+  - {table: public.accounts, as: account, on: {account: account}, as_of: current}
+features:
+  - {name: items, agg: count}
+  - {name: total, agg: sum, of: n}
+`
+
+// A view whose rows are sent on comes with a new snapshot to what runs, and equals the source; paused it answers that it is, and
+// resumed it has what happened meanwhile.
+func TestAViewWithAHopComesAndIsPaused(t *testing.T) {
+	w := newWorld(t, itemsTable+`
+create table public.accounts (account text primary key, region text);
+insert into public.accounts select 'account ' || i, 'region ' || i % 3 from generate_series(0, 5) i;`, "")
+	t.Run("without it", func(t *testing.T) {
+		x := *w
+		x.t = t
+		x.up()
+	})
+	w.exec("alter publication p add table public.accounts")
+	w.definitions(spentDefinitions + regionsDefinitions)
+	start := roles{capture: true, node: true}
+	sys, err := open(t.Context(), w.file, start, slog.New(slog.DiscardHandler))
+	if err == nil {
+		sys.close()
+		t.Fatal("it starts without a new snapshot")
+	}
+	if fault.ClassOf(err) != fault.Held || !strings.Contains(err.Error(), "freshet up --new-snapshot") {
+		t.Fatal(err)
+	}
+	start.newSnapshot = true
+	if w.sys, err = open(t.Context(), w.file, start, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.sys.run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		w.sys.close()
+	}()
+	equal := func(items int64) {
+		t.Helper()
+		reports, err := w.sys.verify(t.Context(), nil, func(string) {})
+		if err == nil {
+			err = verify.Judge(reports)
+		}
+		if err != nil {
+			t.Fatalf("%v; %+v", err, reports)
+		}
+		if row, _ := w.served("regions", "region 1"); row.Status != freshetv1.Status_PRESENT || row.Values[0].GetInt64() != items {
+			t.Fatalf("region 1 is %v, want %d items", row, items)
+		}
+	}
+	equal(29) // of accounts 1 and 4
+	server := []string{"--server", w.sys.grpcAddr}
+	if out, code := command(t, pauseCommand(), append([]string{"regions"}, server...)...); code != 0 || !strings.Contains(out, "regions is paused") {
+		t.Fatalf("exit %d: %s", code, out)
+	}
+	w.exec(`insert into public.items values (1001, 'account 1', 5), (1002, 'account 2', 7);
+delete from public.items where id in (1, 4); update public.items set account = 'account 1' where id = 3; update public.accounts set region = 'region 2' where account = 'account 5'`)
+	reports, err := w.sys.verify(t.Context(), []string{"regions"}, func(string) {})
+	if err == nil {
+		err = verify.Judge(reports)
+	}
+	if err == nil || !strings.Contains(err.Error(), "cannot be judged") {
+		t.Errorf("verify of a paused view: %v", err)
+	}
+	if row, _ := w.served("regions", "region 1"); row.Status != freshetv1.Status_UNAVAILABLE || !strings.Contains(row.Reason, "freshet resume regions") {
+		t.Errorf("region 1 is %v", row)
+	}
+	if out, code := command(t, resumeCommand(), append([]string{"regions"}, server...)...); code != 0 || !strings.Contains(out, "regions goes on with the end of public.items#") {
+		t.Fatalf("exit %d: %s", code, out)
+	}
+	equal(29) // two went, two came
 }
