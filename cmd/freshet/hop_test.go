@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -149,4 +150,26 @@ delete from public.items where id in (1, 4); update public.items set account = '
 		t.Fatalf("exit %d: %s", code, out)
 	}
 	equal(29) // two went, two came
+}
+
+// Another group grows while the rows of one are sent on: the hop goes on where it was.
+func TestAGroupGrowsBesideAHop(t *testing.T) {
+	base := newWorld(t, itemsTable+`
+create table public.accounts (account text primary key, region text);
+insert into public.accounts select 'account ' || i, 'region ' || i % 3 from generate_series(0, 5) i;`, "")
+	defs := spentDefinitions + "---\nkind: PartitionGroup\nname: holder\nkey: {name: account, type: string}\npartitions: 2\n" +
+		strings.Replace(regionsDefinitions, "via: account", "via: holder", 1)
+	for life, partitions := range []string{"partitions: 4", "partitions: 8"} {
+		t.Run(partitions, func(t *testing.T) {
+			w := *base
+			w.t = t
+			w.definitions(strings.Replace(defs, "partitions: 4", partitions, 1))
+			w.runs(uint32(life + 1))
+			w.equals()
+			w.exec(strings.ReplaceAll("insert into public.items values (N001, 'account 1', 5), (N002, 'account 2', 7); delete from public.items where id in (N, 1N)",
+				"N", strconv.Itoa(life+2)))
+			w.exec("update public.accounts set region = 'region 2' where account = 'account 4'")
+			w.equals()
+		})
+	}
 }
