@@ -31,6 +31,8 @@ type NodeOptions struct {
 	Added map[string]bool
 	// Ended says, of groups that have grown, where the log of the generation before ends.
 	Ended map[string]position.Position
+	// Removed says through which generation states and checkpoints of a group are removed; see [Node.Forget].
+	Removed map[string]uint32
 	// Memory is what the state may use, in bytes; 0 means 512 MiB. Half is what partitions hold beside their stores,
 	// entities above all. The other half is their memory tables, two of each partition, one that is written and one
 	// that is flushed, of 2 to 64 MiB, and the block cache, which has what those leave: an eighth at least.
@@ -82,7 +84,7 @@ type Node struct {
 	memory *Memory
 	slots  map[string][]*slot
 	all    []*slot
-	grows  sync.Mutex    // held while a state is made of that of a generation before: two are made of one
+	grows  sync.Mutex    // held while a state is made of that of a generation before: two are made of one; or is removed
 	group  *topic.Member // nil: alone
 	near   int64         // records that a state may be behind to count as caught up
 

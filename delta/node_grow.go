@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
+	"github.com/freshet-io/freshet/delta/checkpoint"
 	"github.com/freshet-io/freshet/delta/state"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/topic"
@@ -18,6 +20,10 @@ func (s *slot) grown(ctx context.Context) (*Partition, error) {
 	n, g := s.n, s.group
 	n.grows.Lock()
 	defer n.grows.Unlock()
+	if n.o.Removed[g.Name] >= g.Generation-1 {
+		return nil, fault.New(fault.Held, "partition %s/%d has neither a state nor a checkpoint, and what the group grew from is removed", g.Log(), s.number).At("%s", s.dir()).
+			ToMend("freshet up --new-snapshot computes everything anew")
+	}
 	past := &Node{o: n.o, cache: n.cache, memory: n.memory}
 	past.o.Catalog = n.o.Catalog.At(g.Name, g.Generation-1, g.Partitions/2)
 	old := past.newSlot(past.o.Catalog.Group(g.Name), s.number%(g.Partitions/2))
@@ -48,6 +54,61 @@ func (s *slot) grown(ctx context.Context) (*Partition, error) {
 	}
 	n.point("grow.named")
 	return s.openState()
+}
+
+// Outlived tells whether nothing is needed any more of the states that a group grew from: each partition has checkpoints
+// enough that one may be damaged.
+func (n *Node) Outlived(ctx context.Context, group string) (bool, error) {
+	for _, s := range n.slots[group] {
+		if s.copies == nil {
+			return false, nil
+		}
+		s.copying.Lock()
+		oldest, err := s.copies.Oldest(ctx)
+		newest := oldest
+		if err == nil {
+			newest, err = s.copies.Newest(ctx)
+		}
+		s.copying.Unlock()
+		if errors.Is(err, checkpoint.ErrNone) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("%w", err)
+		}
+		if oldest.Number == newest.Number {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// Forget removes states and checkpoints of a generation that the group has grown from. What it is cut off at is removed
+// the next time.
+func (n *Node) Forget(ctx context.Context, group string, generation uint32) error {
+	g := n.o.Catalog.Group(group)
+	if g == nil || generation >= g.Generation {
+		return fault.New(fault.Usage, "group %s has not grown from generation %d", group, generation)
+	}
+	n.grows.Lock()
+	defer n.grows.Unlock()
+	if n.o.Removed == nil {
+		n.o.Removed = map[string]uint32{}
+	}
+	n.o.Removed[group] = max(n.o.Removed[group], generation)
+	was := *g
+	was.Generation = generation
+	if n.o.Checkpoints != nil {
+		if err := checkpoint.Remove(ctx, n.o.Checkpoints, was.Log()); err != nil {
+			return fmt.Errorf("%w", err)
+		}
+	}
+	n.point("grow.checkpoints-removed")
+	dir := filepath.Join(n.o.Dir, was.Log())
+	if err := os.RemoveAll(dir); err != nil {
+		return fault.Wrap(fault.Failed, err, "removing the states that %s grew from", g.Log()).At("%s", dir)
+	}
+	return nil
 }
 
 // foldRest folds what the log has that a state has not.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/freshet-io/freshet/delta/checkpoint"
 	"github.com/freshet-io/freshet/internal/demo"
 	"github.com/freshet-io/freshet/internal/testkit"
 )
@@ -80,7 +81,36 @@ func TestAGroupThatGrowsIsKilled(t *testing.T) {
 	}
 	p.grown(ctx, "airport", 8)
 	grown.Store(true)
+	p.outgrows(ctx)
 	p.compareAll(ctx, replayed)
+}
+
+// outgrows lets what the groups grew from be removed, and kills the process at every step of it. Then all states are
+// lost: what is left has to do.
+func (p *project) outgrows(ctx context.Context) {
+	p.t.Helper()
+	file := must(os.ReadFile(p.config))(p.t)
+	must(0, os.WriteFile(p.config, append(file, "state: {outgrown: 1s, checkpoint_interval: 500ms}\n"...), 0o600))(p.t)
+	for _, point := range []string{"grow.removal-noted:1", "grow.topics-removed:1", "grow.checkpoints-removed:1"} {
+		p.diesAt(ctx, point)
+	}
+	x := p.up()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for _, name := range []string{filepath.Join("state", "plane"), filepath.Join("state", "airport"), filepath.Join("storage", checkpoint.Prefix, "plane", "p0000", "manifest-*"), filepath.Join("storage", checkpoint.Prefix, "airport", "p0000", "manifest-*")} {
+		for len(must(filepath.Glob(filepath.Join(p.dir, "data", name)))(p.t)) > 0 {
+			select {
+			case <-tick.C:
+			case <-x.done:
+				p.t.Fatalf("it ended by itself: %v\n%s", x.err, x.log)
+			case <-ctx.Done():
+				p.t.Fatalf("%s stays\n%s", name, x.log)
+			}
+		}
+	}
+	_ = x.cmd.Process.Kill()
+	<-x.done
+	must(0, os.RemoveAll(filepath.Join(p.dir, "data", "state")))(p.t)
 }
 
 // diesAt runs a process until it kills itself at a point.

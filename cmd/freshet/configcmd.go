@@ -75,6 +75,7 @@ func configKeys() []configKey {
 		{"node.session_timeout", "time span", "6s", "how long the other nodes wait for a silent one"},
 		{"state.standbys", "whole number", "0", "how many warm copies of each partition other nodes keep"},
 		{"state.checkpoint_interval", "time span", "60s", "between copies of the state in storage.hot"},
+		{"state.outgrown", "time span", "24h", "how long topics of changes, states and checkpoints of before a group grew stay, once nothing needs them"},
 		{"state.memory", "size", "512MiB", "how much memory the state may use, with a unit of B KB MB GB KiB MiB GiB"},
 		{"definitions", "path", "definitions", "the directory of the feature definitions. Relative to the file"},
 	}

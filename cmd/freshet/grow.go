@@ -24,10 +24,12 @@ import (
 //  3. Nodes, still on the old one, publish and merge up to that cut, and lay the tables into 2N buckets (wind). Who is
 //     through notes it, and every process begins again.
 //  4. Nodes open the new generation: each state is made of the old one's (delta, slot.grown).
+//  5. What was is removed when nothing needs it (outgrown.go).
 
 const (
 	growLook  = time.Second     // at the registry, while there is something to do
 	growAgain = 5 * time.Second // after something went wrong
+	growRest  = time.Minute     // at most, while there is only something to remove
 )
 
 // errAgain ends a process's parts so that it opens them anew.
@@ -123,8 +125,9 @@ func (s *system) keepGenerations(ctx context.Context) error {
 	defer look.Stop()
 	again := s.cfg.Kafka.Brokers != nil // other processes may have let a group grow
 	for _, g := range s.grown {
-		again = again || g.Open || g.Next > 0
+		again = again || g.Open || g.Next > 0 || g.Number > 1
 	}
+	removes := s.removes()
 	for again {
 		select {
 		case <-look.C:
@@ -142,6 +145,11 @@ func (s *system) keepGenerations(ctx context.Context) error {
 		if err == nil {
 			err = s.goOnGrowing(ctx)
 		}
+		if err == nil {
+			if err := removes.step(ctx, now); err != nil && ctx.Err() == nil {
+				s.log.Warn("what a group grew from stays for now", "error", err)
+			}
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -150,7 +158,7 @@ func (s *system) keepGenerations(ctx context.Context) error {
 			look.Reset(growAgain)
 			continue
 		}
-		look.Reset(growLook)
+		look.Reset(s.nextLook())
 	}
 	return nil
 }
@@ -214,6 +222,9 @@ func (s *system) wind(ctx context.Context, group string, g topic.Generation) err
 			}
 		}
 		if _, err := s.merge(ctx, v.Name, cut); err != nil {
+			return err
+		}
+		if err := s.inRaw(ctx, group, cut); err != nil {
 			return err
 		}
 		if err := s.merger.Split(ctx, v.Name, g.Partitions); err != nil {

@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
@@ -16,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/delta/checkpoint"
 	"github.com/freshet-io/freshet/internal/position"
 	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/verify"
@@ -115,7 +120,8 @@ func (w *world) itemsWritten(life int) (stop func() int64) {
 // TestAGroupGrows: a group goes from 2 to 4 and on to 8 partitions while its tables are written, by nothing but the
 // definition and a start. All of it equals the source after that, deltas and tables of before included.
 func TestAGroupGrows(t *testing.T) {
-	base := newWorld(t, reshapedTables+"; insert into public.items select i, i, 'account ' || i % 40, now(), 'a' from generate_series(10, 400) i", "")
+	base := newWorld(t, reshapedTables+"; insert into public.items select i, i, 'account ' || i % 40, now(), 'a' from generate_series(10, 400) i",
+		"state: {outgrown: 1s, checkpoint_interval: 200ms}\n")
 	for life, want := range []struct {
 		generation uint32
 		partitions int
@@ -146,6 +152,81 @@ func TestAGroupGrows(t *testing.T) {
 		})
 		if t.Failed() {
 			return
+		}
+	}
+	base.outgrows()
+}
+
+// outgrows: of the generations before, topics of changes, states and checkpoints go, and deltas when readers have had their time.
+func (w *world) outgrows() {
+	for _, c := range []struct {
+		name, more string
+		topics     []string // by their ends
+	}{
+		{"without what is not needed", "", []string{"changes.account.g3", "delta.counts", "delta.counts.g2", "delta.counts.g3", "delta.sums", "delta.sums.g2", "delta.sums.g3"}},
+		{"without deltas", "kafka: {retention: 1s}\n", []string{"changes.account.g3", "delta.counts.g3", "delta.sums.g3"}},
+	} {
+		w.t.Run(c.name, func(t *testing.T) {
+			life := *w
+			life.t = t
+			file, err := os.ReadFile(life.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, life.file, string(file)+c.more)
+			life.runs(3)
+			life.left(c.topics)
+			reports, err := life.sys.verify(t.Context(), nil, func(string) {})
+			if err != nil || len(reports) < 8 {
+				t.Fatalf("%v; %+v", err, reports)
+			}
+			for _, r := range reports {
+				gone := c.more != "" && r.Place == verify.DeltaTopicPlace
+				if !gone && !r.Equal() || gone && !strings.Contains(r.Error, "of before the group's generation 3 are no longer kept") {
+					t.Errorf("%+v", r)
+				}
+			}
+		})
+		if w.t.Failed() {
+			return
+		}
+	}
+}
+
+// left waits until just these topics of changes and deltas, and states and checkpoints of one generation, are left.
+func (w *world) left(topics []string) {
+	w.t.Helper()
+	ctx, cancel := testkit.Patience(w.t)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		names, err := w.sys.topics.Names(ctx)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		var is []string
+		for _, name := range names {
+			if _, own, _ := strings.Cut(name, "."); strings.HasPrefix(own, "changes.") || strings.HasPrefix(own, "delta.") {
+				is = append(is, own)
+			}
+		}
+		states, err := filepath.Glob(filepath.Join(w.dir, "data", "state", "account*"))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		copies, err := filepath.Glob(filepath.Join(w.dir, "data", "storage", filepath.FromSlash(checkpoint.Prefix), "account*", "p*", "manifest-*"))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		old := slices.ContainsFunc(copies, func(name string) bool { return !strings.Contains(name, "account.g3") })
+		if slices.Equal(is, topics) && len(states) == 1 && len(copies) >= 16 && !old {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			w.t.Fatalf("left are %q, %q and %d checkpoints, old ones: %t", is, states, len(copies), old)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func (s *system) nodeOptions() delta.NodeOptions {
 	o := delta.NodeOptions{
 		Name: s.cfg.Name, Dir: filepath.Join(s.cfg.DataDir, "state"), Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
 		Memory: int64(s.cfg.State.Memory), Retention: time.Duration(s.cfg.Kafka.Retention), Point: crashPoint(),
-		Checkpoints: s.store, Every: time.Duration(s.cfg.State.CheckpointInterval), Events: s.nodeEvents(), Added: s.added, Ended: s.ended(),
+		Checkpoints: s.store, Every: time.Duration(s.cfg.State.CheckpointInterval), Events: s.nodeEvents(), Added: s.added, Ended: s.ended(), Removed: s.removed(),
 	}
 	if s.cfg.Kafka.Changes != "all" {
 		o.Needed = s.needed

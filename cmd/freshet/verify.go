@@ -169,7 +169,11 @@ func (s *system) verifyView(ctx context.Context, v *feature.View, t truth) ([]*v
 	if err != nil {
 		return nil, err
 	}
-	deltas, err := verify.DeltaTopic(ctx, s.topics, s.registry, v, t.cut, expected)
+	kept, err := s.deltasKept(v)
+	if err != nil {
+		return nil, err
+	}
+	deltas, err := verify.DeltaTopic(ctx, s.topics, s.registry, kept, t.cut, expected)
 	if err != nil {
 		return nil, err
 	}

@@ -85,6 +85,7 @@ type State struct {
 	Memory             Size             `yaml:"memory"`
 	Standbys           int              `yaml:"standbys"`            // warm copies of each partition on other nodes
 	CheckpointInterval feature.Duration `yaml:"checkpoint_interval"` // 0: a minute
+	Outgrown           feature.Duration `yaml:"outgrown"`            // how long what a group grew from stays; 0: a day
 }
 
 // Size is a number of bytes, written with a unit: 512MiB.

@@ -35,7 +35,7 @@ func TestWhoANodeIs(t *testing.T) {
 		{"", "machine", "127.0.0.1:7400"},
 		{"listen: {grpc: ':7500'}\n", "machine", "machine:7500"},
 		{"listen: {grpc: '0.0.0.0:7500'}\nnode: {id: n1}\n", "n1", "machine:7500"},
-		{"listen: {grpc: '0.0.0.0:7500'}\nadvertise: {grpc: 'n1:1'}\nnode: {id: n1, host: rack, class: spot, session_timeout: 10s}\nstate: {standbys: 1, checkpoint_interval: 5s}\n", "n1", "n1:1"},
+		{"listen: {grpc: '0.0.0.0:7500'}\nadvertise: {grpc: 'n1:1'}\nnode: {id: n1, host: rack, class: spot, session_timeout: 10s}\nstate: {standbys: 1, checkpoint_interval: 5s, outgrown: 2h}\n", "n1", "n1:1"},
 	} {
 		got, err := load(t, "name: x\nsource: {postgres: {url: env:U}}\n"+c.text, map[string]string{"U": "postgres://h/d"})
 		if err != nil {

@@ -91,6 +91,8 @@ type PartitionGroup struct {
 	// Generation counts the numbers of partitions that the group has had; 0 is 1. It is of what runs, not of the
 	// definition (Catalog.At).
 	Generation uint32 `json:"-" yaml:"-"`
+	// Since is the first generation whose deltas are kept; 0 is 1.
+	Since uint32 `json:"-" yaml:"-"`
 }
 
 // GroupKey is the key of a partition group.

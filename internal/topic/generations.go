@@ -15,6 +15,8 @@ const (
 	groupPrefix = "group/"
 	// grownPrefix is followed by a group's name; the value is the number of the generation that nodes work on.
 	grownPrefix = "grown/"
+	// removedPrefix is followed by a group's name; the value is a Removed.
+	removedPrefix = "removed/"
 )
 
 // Generation is which generation of a partition group is written now, and what is under way.
@@ -30,6 +32,15 @@ type Generation struct {
 	// Open tells that the nodes are still at work on the generation before: until all of it is published, and in tables.
 	// It is kept under a key of its own: who notes the one does not undo the other.
 	Open bool `json:"-"`
+	// Removed is under a key of its own too.
+	Removed Removed `json:"-"`
+}
+
+// Removed says through which generation of a group what is not needed is gone, or is about to: it is noted before
+// anything is removed.
+type Removed struct {
+	States uint32 `json:"states"` // and their checkpoints, and the topics of changes
+	Deltas uint32 `json:"deltas"`
 }
 
 // Generations gives those of the groups that have grown, or are to, as of the last refresh.
@@ -49,6 +60,11 @@ func (r *Registry) Generations() (map[string]Generation, error) {
 			}
 		}
 		g.Open = uint64(g.Number) > grown
+		if b, ok := r.Get(removedPrefix + name); ok {
+			if err := json.Unmarshal(b, &g.Removed); err != nil {
+				return nil, fmt.Errorf("registry entry %s: %w", removedPrefix+name, err)
+			}
+		}
 		out[name] = g
 	}
 	return out, nil
@@ -74,4 +90,13 @@ func (r *Registry) PutGeneration(ctx context.Context, group string, g Generation
 // CloseGeneration notes that nothing is left to do of the generations before one.
 func (r *Registry) CloseGeneration(ctx context.Context, group string, number uint32) error {
 	return r.Put(ctx, grownPrefix+group, []byte(strconv.FormatUint(uint64(number), 10)))
+}
+
+// PutRemoved notes what is about to be removed, acknowledged before it returns.
+func (r *Registry) PutRemoved(ctx context.Context, group string, is Removed) error {
+	b, err := json.Marshal(is)
+	if err != nil {
+		return fmt.Errorf("what is removed of %s: %w", group, err)
+	}
+	return r.Put(ctx, removedPrefix+group, b)
 }

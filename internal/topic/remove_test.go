@@ -37,8 +37,8 @@ func TestRemoveAllLeavesOthersAlone(t *testing.T) {
 	defer cancel()
 	for ctx.Err() == nil { // brokers say later that a topic is gone than that they will delete it
 		var err1, err2 error
-		own, err1 = dial(prefix).names(t.Context())
-		others, err2 = dial(prefix + "-2").names(t.Context())
+		own, err1 = dial(prefix).Names(t.Context())
+		others, err2 = dial(prefix + "-2").Names(t.Context())
 		if err1 != nil || err2 != nil {
 			t.Fatal(err1, err2)
 		}

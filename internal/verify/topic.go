@@ -41,7 +41,10 @@ func DeltaTopic(ctx context.Context, topics *topic.Client, schemas Schemas, v *f
 		counts: &DeltaCounts{ByOp: map[string]int64{}, Causes: map[string]int64{}},
 	}
 	group := *v.Group
-	for f.group = 1; f.group <= max(v.Group.Generation, 1); f.group++ {
+	if f.group = max(v.Group.Since, 1); f.group > 1 {
+		f.comparer.report.Error = fmt.Sprintf("deltas of before the group's generation %d are no longer kept", f.group)
+	}
+	for ; f.group <= max(v.Group.Generation, 1); f.group++ {
 		group.Generation = f.group
 		if err := f.follow(ctx, topics, topics.Delta(group.In(v.Name))); err != nil {
 			return nil, fault.Wrap(fault.ClassOf(err), err, "the deltas of view %s cannot be read", v.Name)
