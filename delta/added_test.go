@@ -32,7 +32,7 @@ func TestAnAddedViewEqualsOneThatWasThere(t *testing.T) {
 			from++
 		}
 		fold := func(to int64) {
-			if err := p.Fold(t.Context(), h.l.records[p.Meta().Offset:to]); err != nil {
+			if err := lent(t.Context(), p, p.Fold, h.l.records[p.Meta().Offset:to]); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -24,14 +24,14 @@ func foldTwice(t *testing.T, l *log) {
 	t.Helper()
 	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
 	for at, r := range l.records {
-		if err := p.Fold(t.Context(), []Input{r}); err != nil {
+		if err := lent(t.Context(), p, p.Fold, []Input{r}); err != nil {
 			t.Fatal(err)
 		}
 		if !wholeCell(l, int64(at+1)) {
 			continue
 		}
 		before := p.Meta()
-		if err := p.Fold(t.Context(), []Input{r}); err != nil {
+		if err := lent(t.Context(), p, p.Fold, []Input{r}); err != nil {
 			t.Fatal(err)
 		}
 		after := p.Meta()
@@ -86,7 +86,7 @@ func TestASnapshotReplacesOneThatWasCutOff(t *testing.T) {
 	l.put(1, change.Codec{Table: trips()}.Append(nil, streamed))
 
 	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
-	if err := p.Fold(t.Context(), l.records); err != nil {
+	if err := lent(t.Context(), p, p.Fold, l.records); err != nil {
 		t.Fatal(err)
 	}
 	for plane, want := range map[string]Status{"A": Present, "GONE": NotFound, "LATE": NotFound, "B": NotFound, "C": Present} {
@@ -103,7 +103,7 @@ func TestASnapshotReplacesOneThatWasCutOff(t *testing.T) {
 	l.last = streamed.Position
 	trunc := &change.Control{Kind: change.Truncate, ID: "t", Position: l.last.Control(1), Table: "public.trips", LogTime: 1000 * day}
 	l.put(3, change.AppendControl(nil, trunc))
-	if err := p.Fold(t.Context(), l.records[len(l.records)-1:]); err != nil {
+	if err := lent(t.Context(), p, p.Fold, l.records[len(l.records)-1:]); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := p.Lookup("delays", []feature.Value{feature.OfString("A")}); err != nil || s.Status != NotFound || s.Version == 0 {

@@ -107,7 +107,7 @@ func TestAnErrorRowIsMendedByAChangeInPart(t *testing.T) {
 	for i, ch := range []*change.Change{{Op: change.Insert, After: after}, {Op: change.Update, After: mended, Unchanged: []byte{1 << 4}}} {
 		ch.Position.LSN, ch.Position.Seq, ch.LastInCell = 1, uint32(i+1), true
 		in := Input{int64(i), change.Codec{Table: table}.Append(change.AppendFrame(nil, 1), ch)}
-		if err := p.Fold(t.Context(), []Input{in}); err != nil {
+		if err := lent(t.Context(), p, p.Fold, []Input{in}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -47,7 +47,7 @@ func foldInBatches(t *testing.T, r *rand.Rand, c *feature.Catalog, registry Sche
 	p := reopen()
 	for at := int64(0); at < int64(len(l.records)); {
 		n := min(1+r.Int64N(int64(longest)), int64(len(l.records))-at)
-		if err := p.Fold(t.Context(), l.records[at:at+n]); err != nil {
+		if err := lent(t.Context(), p, p.Fold, l.records[at:at+n]); err != nil {
 			t.Fatal(err)
 		}
 		at += n

@@ -320,7 +320,7 @@ func (c *cluster) reference(i int) *Partition {
 			c.t.Fatal(err)
 		}
 		for _, rec := range batches[0].Records {
-			if err := p.Fold(c.t.Context(), []Input{{rec.Offset, rec.Value}}); err != nil {
+			if err := lent(c.t.Context(), p, p.Fold, []Input{{rec.Offset, rec.Value}}); err != nil {
 				c.t.Fatal(err)
 			}
 			read++
@@ -584,7 +584,7 @@ func TestAStateFromACheckpointIsTheSame(t *testing.T) {
 		l, _ := history(r, 120)
 		dir := t.TempDir()
 		once, pieces := open(t, c, filepath.Join(dir, "once")), open(t, c, filepath.Join(dir, "pieces"))
-		if err := once.Fold(t.Context(), l.records); err != nil {
+		if err := lent(t.Context(), once, once.Fold, l.records); err != nil {
 			t.Fatal(err)
 		}
 		s, err := store.OpenDir(t.TempDir())
@@ -599,7 +599,7 @@ func TestAStateFromACheckpointIsTheSame(t *testing.T) {
 			if at < copyAt && at+n >= copyAt {
 				n = copyAt - at
 			}
-			if err := pieces.Fold(t.Context(), l.records[at:at+n]); err != nil {
+			if err := lent(t.Context(), pieces, pieces.Fold, l.records[at:at+n]); err != nil {
 				t.Fatal(err)
 			}
 			if at += n; at != copyAt {
@@ -620,7 +620,7 @@ func TestAStateFromACheckpointIsTheSame(t *testing.T) {
 		if restored.Meta().Offset != m.Offset {
 			t.Errorf("the manifest says %d, the state is at %d", m.Offset, restored.Meta().Offset)
 		}
-		if err := restored.Fold(t.Context(), l.records[m.Offset:]); err != nil {
+		if err := lent(t.Context(), restored, restored.Fold, l.records[m.Offset:]); err != nil {
 			t.Fatal(err)
 		}
 		want := dump(t, once)

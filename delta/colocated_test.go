@@ -102,7 +102,7 @@ func (w *cityWorld) commit(schema uint32, ch *change.Change) {
 	for p := range to {
 		in := Input{w.sent[p], append(change.AppendFrame(nil, schema), change.Codec{Table: table}.Append(nil, ch)...)}
 		w.sent[p]++
-		if err := w.parts[p].Fold(w.t.Context(), []Input{in}); err != nil {
+		if err := lent(w.t.Context(), w.parts[p], w.parts[p].Fold, []Input{in}); err != nil {
 			w.t.Fatal(err)
 		}
 	}

@@ -74,7 +74,7 @@ func TestDecimalsAreNumbers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = p.Close() }()
-	if err := p.Fold(t.Context(), l.records); err != nil {
+	if err := lent(t.Context(), p, p.Fold, l.records); err != nil {
 		t.Fatal(err)
 	}
 	ten := feature.Value{Kind: feature.Decimal, Scale: 2, I: 1000}

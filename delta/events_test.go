@@ -274,7 +274,7 @@ func TestEventsAndSnapshots(t *testing.T) {
 	control(change.SnapshotBegin, "s2", "")
 	snapshot("s2", row(1, "A", 1), row(9, "C", 3))
 	control(change.SnapshotEnd, "s2", "")
-	if err := p.Fold(t.Context(), l.records[from:]); err != nil {
+	if err := lent(t.Context(), p, p.Fold, l.records[from:]); err != nil {
 		t.Fatal(err)
 	}
 	served("A", 1, 1)

@@ -190,23 +190,29 @@ func (f *fold) apply() error {
 // tell applies what cells emitted, which may be ahead of the state: whoever folds the same cells again emits the same
 // deltas under the same sequences.
 func (f *fold) tell() error {
-	if f.told == nil {
+	if f.told == nil || f.told.Empty() {
 		return nil
 	}
 	err := f.told.Apply()
-	f.toldSize = f.told.Size()
-	f.told.Close()
-	f.told = nil
+	if f.toldSize = f.told.Size(); f.toldSize <= f.keeps() {
+		f.told.Reset()
+	} else {
+		f.told.Close()
+		f.told = nil
+	}
 	return err
 }
 
 // emits is the batch that what is emitted goes into.
 func (f *fold) emits() *state.Batch {
 	if f.told == nil {
-		f.told = f.store.Blind(f.toldSize + f.toldSize/8)
+		f.told = f.store.Blind(f.toldSize+f.toldSize/8, f.keeps())
 	}
 	return f.told
 }
+
+// keeps is how much memory a batch keeps for the next one, in bytes.
+func (f *fold) keeps() int { return f.o.BatchBytes / 8 }
 
 // size is about how many bytes will be written.
 func (f *fold) size() int {
@@ -259,9 +265,13 @@ func (f *fold) publishMeta() {
 
 // cleared makes ready for the next batch.
 func (f *fold) cleared() {
-	size := f.batch.Size()
-	f.batch.Close()
-	f.batch, f.indexed, f.worked, f.full, f.cut = f.store.Blind(size+size/8), false, false, false, ""
+	if size := f.batch.Size(); size <= f.keeps() && !f.indexed {
+		f.batch.Reset()
+	} else {
+		f.batch.Close()
+		f.batch = f.store.Blind(size+size/8, f.keeps())
+	}
+	f.indexed, f.worked, f.full, f.cut = false, false, false, ""
 	clear(f.over)
 	clear(f.uses)
 	f.overBytes, f.dirtyness = 0, 0

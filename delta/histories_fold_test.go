@@ -93,7 +93,7 @@ func (n *historyNode) fold(at int64, most int) int64 {
 	if n.r.IntN(3) > 0 {
 		fold = n.p.FoldOn
 	}
-	if err := fold(n.t.Context(), n.log.records[at:to]); err != nil {
+	if err := lent(n.t.Context(), n.p, fold, n.log.records[at:to]); err != nil {
 		n.t.Fatal(err)
 	}
 	if n.p.Ahead() {

@@ -77,7 +77,7 @@ func (f *hopFolder) fold(records []Input) {
 	if f.r.IntN(2) == 0 {
 		fold = f.p.FoldOn
 	}
-	if err := fold(f.t.Context(), records); err != nil {
+	if err := lent(f.t.Context(), f.p, fold, records); err != nil {
 		f.t.Fatal(err)
 	}
 	if f.p.Ahead() {

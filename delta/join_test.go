@@ -357,7 +357,7 @@ func TestJoinsEqualAPlainModel(t *testing.T) {
 		}
 		for _, r := range m.l.records {
 			cut := p.Meta().LastCut
-			if err := p.Fold(t.Context(), []Input{r}); err != nil {
+			if err := lent(t.Context(), p, p.Fold, []Input{r}); err != nil {
 				t.Fatal(err)
 			}
 			if now := p.Meta().LastCut; now != cut {
@@ -406,7 +406,7 @@ func TestTheIndexOfJoinsIsWhatRowsSay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Fold(t.Context(), m.l.records); err != nil {
+	if err := lent(t.Context(), p, p.Fold, m.l.records); err != nil {
 		t.Fatal(err)
 	}
 	want, got := map[string]bool{}, map[string]bool{}
@@ -466,13 +466,13 @@ func TestAMendedViewJoinsWhatChangedMeanwhile(t *testing.T) {
 	}))
 	m.control(&change.Control{Kind: change.SnapshotEnd, ID: "s", Table: "public.rides"})
 	p := openWith(t, PartitionOptions{Catalog: ridesCatalog(t), Group: "city", Dir: filepath.Join(t.TempDir(), "p"), Schemas: rideSchemas{}})
-	if err := p.Fold(t.Context(), m.l.records[:3]); err != nil {
+	if err := lent(t.Context(), p, p.Fold, m.l.records[:3]); err != nil {
 		t.Fatal(err)
 	}
 	if _, stopped := p.Stopped("current"); !stopped {
 		t.Fatal("the view does not stand still")
 	}
-	if err := p.Fold(t.Context(), m.l.records[3:]); err != nil {
+	if err := lent(t.Context(), p, p.Fold, m.l.records[3:]); err != nil {
 		t.Fatal(err)
 	}
 	for view, want := range map[string]int64{"change": 10, "current": 20, "mixed": 10} {

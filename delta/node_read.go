@@ -19,7 +19,7 @@ import (
 // foldersAtOnce bounds how many partitions of one poll are folded beside each other.
 const foldersAtOnce = 4
 
-const pollBytes = 16 << 20 // of a group's readers together
+const pollBytes = 4 << 20 // of a group's readers together
 
 // reread makes the groups' readers look anew at what there is to read.
 func (n *Node) reread() {
@@ -232,22 +232,23 @@ func (s *slot) flush() error {
 func (n *Node) foldAll(ctx context.Context, slots map[int32]*slot, batches []topic.Batch) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(foldersAtOnce)
-	for _, b := range batches {
+	for i := range batches {
+		b := &batches[i]
 		g.Go(func() error { return slots[b.Partition].fold(ctx, b) })
 	}
 	return g.Wait()
 }
 
-func (s *slot) fold(ctx context.Context, b topic.Batch) error {
+func (s *slot) fold(ctx context.Context, b *topic.Batch) error {
 	s.mu.Lock()
 	p := s.opened()
 	if p == nil { // it is being renewed, and this reader replaced
 		s.mu.Unlock()
 		return nil
 	}
-	in := slices.Grow(s.in[:0], len(b.Records))
-	for i := range b.Records {
-		in = append(in, Input{b.Records[i].Offset, b.Records[i].Value})
+	in := slices.Grow(s.in[:0], len(b.Raw))
+	for _, r := range b.Raw {
+		in = append(in, Input(r))
 	}
 	fold := p.Fold
 	if b.Next < b.End {
@@ -256,6 +257,7 @@ func (s *slot) fold(ctx context.Context, b topic.Batch) error {
 	err := fold(ctx, in)
 	clear(in)
 	s.in = in
+	b.Held = p.Holds()
 	if s.read = b.Next; err == nil && !p.Ahead() {
 		s.next.Store(s.read)
 	}

@@ -73,7 +73,7 @@ func TestASumBeyond38Digits(t *testing.T) {
 			ch.Op = change.Delete
 		}
 		in := Input{int64(n), change.Codec{Table: sales()}.Append(change.AppendFrame(nil, 1), ch)}
-		if err := p.Fold(t.Context(), []Input{in}); err != nil {
+		if err := lent(t.Context(), p, p.Fold, []Input{in}); err != nil {
 			t.Fatal(err)
 		}
 		s, err := p.Lookup("takings", []feature.Value{feature.OfString("A")})

@@ -40,7 +40,7 @@ func TestANullInAnyKeyColumnIsNoEntity(t *testing.T) {
 	}, trip)
 	l.cut("moved", 1000*day)
 	p := open(t, c, filepath.Join(t.TempDir(), "p"))
-	if err := p.Fold(t.Context(), l.records); err != nil {
+	if err := lent(t.Context(), p, p.Fold, l.records); err != nil {
 		t.Fatal(err)
 	}
 	for cut, want := range map[string]map[int64]int64{"inserted": {7: 2}, "moved": {7: 1, 8: 1}} {

@@ -136,38 +136,79 @@ type handOver struct {
 	bytes int64
 }
 
-// handQueue is what is handed over of one view: the records from head on.
+// handQueue is what is handed over of one view, in chunks: the records from head of the first one on.
 type handQueue struct {
-	records []handed
-	head    int
+	chunks [][]handed
+	head   int
+	spare  [][]handed // empty ones of full size
 }
 
 const (
 	handOverhead = 120   // what a handed record takes besides its bytes
-	keptHanded   = 8_192 // records whose place in an empty queue is kept for the next ones
+	handChunk    = 1_024 // records of a chunk, where many wait
+	keptChunks   = 4     // that are kept for the next ones
 )
 
 func (h *handed) size() int64 { return int64(len(h.framed) + handOverhead) }
 
 // push adds a record. What take gave stays as it is: places are used again only after taken.
 func (q *handQueue) push(h handed) {
-	if len(q.records) == cap(q.records) && q.head > 0 {
-		waiting := q.records[q.head:]
-		q.records = append(make([]handed, 0, max(cap(q.records), 2*len(waiting))), waiting...)
-		q.head = 0
+	n := len(q.chunks)
+	if n == 0 || len(q.chunks[n-1]) == cap(q.chunks[n-1]) {
+		q.chunks = append(q.chunks, q.chunk())
+		n = len(q.chunks)
 	}
-	q.records = append(q.records, h)
+	q.chunks[n-1] = append(q.chunks[n-1], h)
+}
+
+// chunk gives an empty one: small where few records wait.
+func (q *handQueue) chunk() []handed {
+	if n := len(q.spare); n > 0 {
+		c := q.spare[n-1]
+		q.spare = q.spare[:n-1]
+		return c
+	}
+	size := 16
+	if n := len(q.chunks); n > 0 {
+		size = min(2*cap(q.chunks[n-1]), handChunk)
+	}
+	return make([]handed, 0, size)
+}
+
+// each calls fn for the records in order until it returns false.
+func (q *handQueue) each(fn func(h *handed) bool) {
+	for i, c := range q.chunks {
+		from := 0
+		if i == 0 {
+			from = q.head
+		}
+		for k := range c[from:] {
+			if !fn(&c[from+k]) {
+				return
+			}
+		}
+	}
 }
 
 // pop forgets the first n records.
 func (q *handQueue) pop(n int) {
-	clear(q.records[q.head : q.head+n]) // the array stays, what it referred to need not
-	if q.head += n; q.head < len(q.records) {
-		return
-	}
-	q.records, q.head = q.records[:0], 0
-	if cap(q.records) > keptHanded {
-		q.records = nil
+	for n > 0 {
+		c := q.chunks[0]
+		here := min(n, len(c)-q.head)
+		clear(c[q.head : q.head+here])
+		n -= here
+		if q.head += here; q.head < len(c) {
+			return
+		}
+		if len(q.chunks) == 1 {
+			q.chunks[0], q.head = c[:0], 0
+			return
+		}
+		if cap(c) == handChunk && len(q.spare) < keptChunks {
+			q.spare = append(q.spare, c[:0])
+		}
+		q.chunks[0] = nil
+		q.chunks, q.head = q.chunks[1:], 0
 	}
 }
 
@@ -214,7 +255,7 @@ func (h *handOver) drop(m *Memory) {
 	clear(h.views)
 }
 
-// take gives the records of a view from after+1 on, or none when they are not there. They are there until
+// take gives some of the records of a view from after+1 on, or none when they are not there. They are there until
 // the publisher calls taken.
 func (p *Partition) take(view string, after uint64) []handed {
 	p.mu.Lock()
@@ -223,11 +264,19 @@ func (p *Partition) take(view string, after uint64) []handed {
 	if q == nil {
 		return nil
 	}
-	all := q.records[q.head:]
-	if len(all) == 0 || all[0].sequence > after+1 || all[len(all)-1].sequence <= after {
-		return nil
+	from := q.head
+	for _, c := range q.chunks {
+		here := c[from:]
+		from = 0
+		switch {
+		case len(here) == 0 || here[len(here)-1].sequence <= after:
+			continue
+		case here[0].sequence > after+1:
+			return nil
+		}
+		return slices.Clip(here[after+1-here[0].sequence:])
 	}
-	return slices.Clip(all[after+1-all[0].sequence:])
+	return nil
 }
 
 // taken forgets what was published of a view.
@@ -239,13 +288,14 @@ func (p *Partition) taken(view string, through uint64) {
 		return
 	}
 	n, size := 0, int64(0)
-	for _, r := range q.records[q.head:] {
-		if r.sequence > through {
-			break
+	q.each(func(h *handed) bool {
+		if h.sequence > through {
+			return false
 		}
-		size += r.size()
+		size += h.size()
 		n++
-	}
+		return true
+	})
 	p.hand.bytes -= size
 	p.o.Memory.handed.Add(-size)
 	q.pop(n)

@@ -18,7 +18,7 @@ func TestOutboxBlockGoldenAndTruncation(t *testing.T) {
 	}
 	defer func() { _ = store.Close() }()
 	var o outbox
-	b := store.Blind(0)
+	b := store.Blind(0, 0)
 	into := func() *state.Batch { return b }
 	for i, avro := range []string{"one", "two", ""} {
 		if err := o.put(into, "v", uint64(7+i), []byte(avro)); err != nil {

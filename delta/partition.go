@@ -222,7 +222,7 @@ type Input struct {
 }
 
 // Fold takes records in offset order. Whole cells are applied when it returns, many in one batch when
-// many come; of a cell that is not whole the values must not be written to until it is.
+// many come; while Holds the values must not be written to.
 func (p *Partition) Fold(ctx context.Context, in []Input) error {
 	if err := p.foldCells(ctx, in); err != nil {
 		return err
@@ -261,6 +261,10 @@ func (p *Partition) Flush() error {
 	}
 	return nil
 }
+
+// Holds tells of how many of the last records that were folded the values are still needed: the cell they are of is not
+// whole. It is of the caller of Fold.
+func (p *Partition) Holds() int { return len(p.pending) }
 
 // Ahead tells whether cells are folded that are not applied yet. It is of the caller of FoldOn.
 func (p *Partition) Ahead() bool { return p.work.worked }
@@ -369,7 +373,7 @@ func (p *Partition) abandon() {
 
 func (p *Partition) newFold() *fold {
 	f := &fold{
-		Partition: p, partition: p.o.Partition, batch: p.store.Blind(0), before: p.store.Cursor(), meta: p.Meta(),
+		Partition: p, partition: p.o.Partition, batch: p.store.Blind(0, p.o.BatchBytes/8), before: p.store.Cursor(), meta: p.Meta(),
 		over: map[string][]byte{}, uses: map[string]map[string]bool{}, nextTimer: math.MinInt64,
 	}
 	if p.wide != nil {

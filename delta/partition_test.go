@@ -281,7 +281,7 @@ func feed(t *testing.T, r *rand.Rand, c *feature.Catalog, l *log, check func(p *
 		n := min(int64(1+r.IntN(7)), int64(len(l.records))-at)
 		cut := p.Meta().LastCut
 		for i := range n {
-			if err := p.Fold(t.Context(), l.records[at+i:at+i+1]); err != nil {
+			if err := lent(t.Context(), p, p.Fold, l.records[at+i:at+i+1]); err != nil {
 				t.Fatal(err)
 			}
 			if now := p.Meta().LastCut; now != cut {

@@ -27,7 +27,7 @@ func TestRestartsOverChangedTables(t *testing.T) {
 		kept := []*feature.Table{c.Tables["public.trips"], c.Tables["public.planes"]}
 		for i, rec := range h.l.records {
 			for _, x := range []*Partition{straight, p} {
-				if err := x.Fold(t.Context(), []Input{rec}); err != nil {
+				if err := lent(t.Context(), x, x.Fold, []Input{rec}); err != nil {
 					t.Fatalf("record %d: %v", i, err)
 				}
 			}
@@ -54,7 +54,7 @@ func TestRestartsOverChangedTables(t *testing.T) {
 			}
 			p = open(t, next, dir)
 			// The cell that was not whole is read again.
-			if err := p.Fold(t.Context(), h.l.records[p.Meta().Offset:i+1]); err != nil {
+			if err := lent(t.Context(), p, p.Fold, h.l.records[p.Meta().Offset:i+1]); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -233,17 +233,20 @@ func (p *Publisher) settle(done map[outboxID]uint64) error {
 // put adds the outbox of one view of one partition to the open transaction, up to a size.
 func (p *Publisher) put(ctx context.Context, part *Partition, view string, after, through uint64, room int) (last uint64, n, size int, err error) {
 	last = after
-	for _, h := range part.take(view, after) {
-		if h.sequence > through || (size > 0 && size >= room) {
-			return last, n, size, nil
+	for records := part.take(view, last); len(records) > 0; records = part.take(view, last) {
+		for i := range records {
+			h := &records[i]
+			if h.sequence > through || (size > 0 && size >= room) {
+				return last, n, size, nil
+			}
+			copy(h.framed, p.frames[view])
+			p.writer.Put(ctx, topic.Record{
+				Topic: p.topics[view], Partition: int32(part.o.Partition), Key: h.key, Value: h.framed, Position: h.position,
+			})
+			size += len(h.framed) + len(h.key)
+			last = h.sequence
+			n++
 		}
-		copy(h.framed, p.frames[view])
-		p.writer.Put(ctx, topic.Record{
-			Topic: p.topics[view], Partition: int32(part.o.Partition), Key: h.key, Value: h.framed, Position: h.position,
-		})
-		size += len(h.framed) + len(h.key)
-		last = h.sequence
-		n++
 	}
 	if last == through {
 		return last, n, size, nil

@@ -142,7 +142,7 @@ func TestAColumnThatIsNotUsedMayChange(t *testing.T) {
 		}
 		ch := &change.Change{Op: change.Insert, Position: position.Position{LSN: 1, Seq: uint32(i + 1)}, After: row, LastInCell: true}
 		in := Input{int64(i), change.Codec{Table: shapes[i]}.Append(change.AppendFrame(nil, uint32(i)), ch)}
-		if err := p.Fold(t.Context(), []Input{in}); err != nil {
+		if err := lent(t.Context(), p, p.Fold, []Input{in}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -52,7 +52,7 @@ func TestAHotKey(t *testing.T) {
 		}
 		l.commit(now, all, func(int) uint32 { return 1 })
 		before := p.Meta().Sequences["delays"]
-		if err := p.Fold(t.Context(), l.records[folded:]); err != nil {
+		if err := lent(t.Context(), p, p.Fold, l.records[folded:]); err != nil {
 			t.Fatal(err)
 		}
 		folded = len(l.records)

@@ -478,7 +478,7 @@ func TestWhatASnapshotBesideTheStreamTells(t *testing.T) {
 	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
 	tell := func(records []Input) map[string]change.Cause {
 		after := p.Meta().Sequences["delays"]
-		if err := p.Fold(t.Context(), records); err != nil {
+		if err := lent(t.Context(), p, p.Fold, records); err != nil {
 			t.Fatal(err)
 		}
 		told := map[string]change.Cause{}
@@ -527,7 +527,7 @@ func TestUnseenRowsAmongMany(t *testing.T) {
 	}
 	h.control(change.SnapshotEnd, "s", "public.trips", "")
 	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
-	if err := p.Fold(t.Context(), l.records); err != nil {
+	if err := lent(t.Context(), p, p.Fold, l.records); err != nil {
 		t.Fatal(err)
 	}
 	for id := range int64(n) {
@@ -556,7 +556,7 @@ func TestANewEpochEndsSnapshotsBesideTheStream(t *testing.T) {
 	l.last, l.ordinal = position.Position{Epoch: 2, LSN: 999}, 1
 	l.snapshotOf(tripsNow, "beside", 1, 2, row, true, 1000*day)
 	p := open(t, catalog(t), filepath.Join(t.TempDir(), "p"))
-	if err := p.Fold(t.Context(), l.records); err != nil {
+	if err := lent(t.Context(), p, p.Fold, l.records); err != nil {
 		t.Fatal(err)
 	}
 	s, err := p.Lookup("delays", []feature.Value{feature.OfString("A")})

@@ -55,7 +55,7 @@ func (p *Partition) Split(ctx context.Context, o PartitionOptions) error {
 	if err != nil {
 		return fmt.Errorf("partition %s/%d: %w", g.Log(), o.Partition, err)
 	}
-	s := &splitter{old: p, o: o, partitions: g.Partitions, from: p.store.Snapshot(), to: to, batch: to.Blind(0)}
+	s := &splitter{old: p, o: o, partitions: g.Partitions, from: p.store.Snapshot(), to: to, batch: to.Blind(0, splitBytes)}
 	err = s.split(ctx)
 	s.batch.Close()
 	s.from.Close()
@@ -89,7 +89,7 @@ func (s *splitter) split(ctx context.Context) error {
 func (s *splitter) apply() error {
 	err := s.batch.Apply()
 	s.batch.Close()
-	s.batch = s.to.Blind(0)
+	s.batch = s.to.Blind(0, splitBytes)
 	return err
 }
 

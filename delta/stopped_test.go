@@ -266,7 +266,7 @@ func TestASchemaControlStopsAView(t *testing.T) {
 		l := &log{last: position.Position{Epoch: 1, LSN: 100}}
 		h := &reread{l: l, now: 1000 * day}
 		h.control(change.SchemaChange, "s", tripsTable, detail)
-		if err := p.Fold(t.Context(), l.records); err != nil {
+		if err := lent(t.Context(), p, p.Fold, l.records); err != nil {
 			t.Fatal(err)
 		}
 		if got, _ := p.Stopped("delays"); got.Reason != want {

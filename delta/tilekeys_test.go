@@ -50,7 +50,7 @@ func TestKeysOfTilesGolden(t *testing.T) {
 	l.cut("end", 1000*day)
 	dir := filepath.Join(t.TempDir(), "p")
 	p := open(t, pausesCatalog(t), dir)
-	if err := p.Fold(t.Context(), l.records); err != nil {
+	if err := lent(t.Context(), p, p.Fold, l.records); err != nil {
 		t.Fatal(err)
 	}
 	v := p.views["pauses"]

@@ -69,7 +69,7 @@ func TestAWideCellIsOneCell(t *testing.T) {
 		for _, r := range m.l.records {
 			cut := p.Meta().LastCut
 			for _, x := range []*Partition{p, whole} {
-				if err := x.Fold(t.Context(), []Input{r}); err != nil {
+				if err := lent(t.Context(), x, x.Fold, []Input{r}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -101,7 +101,7 @@ func TestALossBetweenPiecesLeavesNoTrace(t *testing.T) {
 	s := seed(t)
 	m := rideHistory(rand.New(rand.NewPCG(s, 800)), 60)
 	first := openWith(t, piecewise(t, filepath.Join(t.TempDir(), "p")))
-	if err := first.Fold(t.Context(), m.l.records); err != nil {
+	if err := lent(t.Context(), first, first.Fold, m.l.records); err != nil {
 		t.Fatal(err)
 	}
 	want, wantStats := contents(t, first), first.Meta().Stats
@@ -127,7 +127,7 @@ func TestALossBetweenPiecesLeavesNoTrace(t *testing.T) {
 		p = openWith(t, o)
 		for at := int64(0); at < int64(len(m.l.records)); {
 			n := min(1+r.Int64N(30), int64(len(m.l.records))-at)
-			if err := p.Fold(t.Context(), m.l.records[at:at+n]); err != nil {
+			if err := lent(t.Context(), p, p.Fold, m.l.records[at:at+n]); err != nil {
 				t.Fatal(err)
 			}
 			at += n

@@ -23,7 +23,7 @@ func TestCursor(t *testing.T) {
 		return binary.BigEndian.AppendUint32([]byte{byte(1 + r.IntN(9))}, uint32(r.IntN(2_000)))
 	}
 	write := func(n int) {
-		b := s.Blind(0)
+		b := s.Blind(0, 0)
 		defer b.Close()
 		for range n {
 			k := key()

@@ -205,16 +205,22 @@ type Batch struct{ b *pebble.Batch }
 func (s *Store) Batch() *Batch { return &Batch{s.db.NewIndexedBatch()} }
 
 // Blind starts an empty batch that cannot be read through: that makes writes cheaper. It will have about so many bytes;
-// 0: not known.
-func (s *Store) Blind(size int) *Batch {
+// 0: not known. Of its memory it keeps so much when it is reset.
+func (s *Store) Blind(size, keep int) *Batch {
 	if size < largeBatch {
-		return &Batch{s.db.NewBatch()}
+		return &Batch{s.db.NewBatch(pebble.WithMaxRetainedSizeBytes(keep))}
 	}
-	return &Batch{s.db.NewBatch(pebble.WithInitialSizeBytes(size))}
+	return &Batch{s.db.NewBatch(pebble.WithInitialSizeBytes(size), pebble.WithMaxRetainedSizeBytes(keep))}
 }
 
 // largeBatch is the size from which memory for a batch is taken at once: below it is used again anyway.
 const largeBatch = 1 << 20
+
+// Empty tells whether nothing was written.
+func (b *Batch) Empty() bool { return b.b.Empty() }
+
+// Reset makes an applied batch an empty one.
+func (b *Batch) Reset() { b.b.Reset() }
 
 // Size gives the bytes written so far.
 func (b *Batch) Size() int { return b.b.Len() }

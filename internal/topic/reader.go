@@ -22,8 +22,8 @@ type ReaderOptions struct {
 	// Track makes Poll tell also of what has no records for us, as transactions' ends: then batches without
 	// records come, whose Next moves on.
 	Track bool
-	// Bare is for those who want values and offsets only: records come without Position, and the next Poll uses the
-	// memory of batches again, but not that of values.
+	// Bare is for those who want offsets and values only: batches have Raw and no Records, and the next Poll uses their
+	// memory again, that of values too but for the last Held ones.
 	Bare    bool
 	markers bool
 }
@@ -34,12 +34,21 @@ type Fetched struct {
 	marker bool // a transaction marker, seen only by Tails
 }
 
+// Raw is a record of which only the value is wanted.
+type Raw struct {
+	Offset int64
+	Value  []byte
+}
+
 // Batch is the records of one partition, in offset order.
 type Batch struct {
 	Partition int32
 	Records   []Fetched
+	Raw       []Raw // instead of Records, if bare
+	Held      int   // to be set: how many of the last values of Raw are needed after the next Poll
 	Next      int64 // offset after the last record of the log that was read
 	End       int64 // of what could be read when it was: from Next to there more is to come
+	from      []*kgo.Record
 }
 
 // Reader reads partitions by direct assignment, from given offsets. It is not for concurrent use.
@@ -75,6 +84,9 @@ func (c *Client) NewReader(o ReaderOptions) (*Reader, error) {
 		kgo.MaxConcurrentFetches(1),
 		kgo.FetchMaxWait(fetchWait),
 	)
+	if o.Bare {
+		opts = append(opts, kgo.WithPools(newMemory(keptPolls*o.MaxBytes)))
+	}
 	if o.markers || o.Track {
 		opts = append(opts, kgo.KeepControlRecords())
 	}
@@ -85,11 +97,12 @@ func (c *Client) NewReader(o ReaderOptions) (*Reader, error) {
 	return &Reader{kafka: k, topic: o.Topic, track: o.Track, bare: o.Bare, committed: o.Committed}, nil
 }
 
+// keptPolls is how many times the bytes of a poll a bare reader keeps for the next ones, twice: of values and of records.
+const keptPolls = 8
+
 // Poll gives what has arrived, one batch per partition, and blocks while nothing has.
 func (r *Reader) Poll(ctx context.Context) ([]Batch, error) {
-	for i := range r.batches { // while nothing comes their values need not stay
-		clear(r.batches[i].Records)
-	}
+	r.recycle()
 	for {
 		fetches := r.kafka.PollFetches(ctx)
 		if err := ctx.Err(); err != nil && fetches.NumRecords() == 0 {
@@ -119,15 +132,40 @@ func (r *Reader) Poll(ctx context.Context) ([]Batch, error) {
 	}
 }
 
+// recycle gives back what the last Poll gave.
+func (r *Reader) recycle() {
+	for i := range r.batches {
+		b := &r.batches[i]
+		held := b.Next
+		if b.Held > 0 && b.Held < len(b.Raw) {
+			held = b.Raw[len(b.Raw)-b.Held].Offset
+		} else if b.Held > 0 {
+			held = 0
+		}
+		for _, rec := range b.from {
+			if rec.Offset < held {
+				rec.Recycle()
+			}
+		}
+		clear(b.Raw)
+		clear(b.from)
+		b.Raw, b.from = b.Raw[:0], b.from[:0]
+	}
+	r.batches = r.batches[:0]
+}
+
 // batch adds what came of a partition.
 func (r *Reader) batch(out []Batch, p kgo.FetchTopicPartition) []Batch {
 	n := len(out)
 	out = slices.Grow(out, 1)[:n+1]
 	b := &out[n]
-	if !r.bare {
-		*b = Batch{}
+	*b = Batch{Partition: p.Partition, Raw: b.Raw, from: b.from}
+	if r.bare {
+		b.from = append(b.from, p.Records...)
+		b.Raw = slices.Grow(b.Raw, len(p.Records))
+	} else {
+		b.Records = make([]Fetched, 0, len(p.Records))
 	}
-	b.Partition, b.Records = p.Partition, slices.Grow(b.Records[:0], len(p.Records))
 	if b.End = p.HighWatermark; r.committed && p.LastStableOffset >= 0 {
 		b.End = p.LastStableOffset
 	}
@@ -138,7 +176,7 @@ func (r *Reader) batch(out []Batch, p kgo.FetchTopicPartition) []Batch {
 			continue
 		}
 		if r.bare {
-			b.Records = append(b.Records, Fetched{Record{Partition: rec.Partition, Offset: rec.Offset, Key: rec.Key, Value: rec.Value}, marker})
+			b.Raw = append(b.Raw, Raw{rec.Offset, rec.Value})
 			continue
 		}
 		b.Records = append(b.Records, Fetched{fromKafka(rec), marker})

@@ -34,6 +34,7 @@ const MaxValue = maxRecordBytes - recordOverhead
 type Writer struct {
 	kafka   *kgo.Client
 	id      string
+	began   time.Time // of the open transaction
 	mu      sync.Mutex
 	err     error
 	records sync.Pool // *kgo.Record, with the headers it had
@@ -81,6 +82,7 @@ func (w *Writer) Begin() error {
 	if err := w.failed(); err != nil {
 		return err
 	}
+	w.began = time.Now() //nolint:forbidigo // Kafka's own clock of records, for its retention; in no value
 	return w.fail(w.kafka.BeginTransaction())
 }
 
@@ -91,7 +93,7 @@ func (w *Writer) Put(ctx context.Context, r Record) {
 		rec = &kgo.Record{}
 	}
 	headers := rec.Headers[:0]
-	*rec = kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
+	*rec = kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: w.began}
 	if r.Position != "" {
 		headers = appendHeader(headers, change.Header, r.Position)
 	}
