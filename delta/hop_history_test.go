@@ -338,7 +338,7 @@ func hopPartition(t *testing.T, row []feature.Value) int {
 	return p
 }
 
-// makers is what lookups give.
+// makers is what lookups give, and at the end of each the newest event time.
 func (h *hopHistory) makers() map[string][]feature.Value {
 	by := map[string][]historyRow{}
 	for i := range h.known {
@@ -363,6 +363,7 @@ func (h *hopHistory) makers() map[string][]feature.Value {
 		for i := range h.c.Views[0].Features {
 			out[maker] = append(out[maker], s.feature(&h.c.Views[0].Features[i], rows))
 		}
+		out[maker] = append(out[maker], rows[len(rows)-1].row[2])
 	}
 	return out
 }

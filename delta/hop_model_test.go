@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -196,7 +197,7 @@ func (h *hopHistory) compare(p *Partition, receiver int, cut string) {
 	h.t.Helper()
 	got := map[string][]feature.Value{}
 	err := p.ScanServed("makers", cut, func(key []feature.Value, s *Served) error {
-		got[key[0].S] = s.Values
+		got[key[0].S] = append(slices.Clone(s.Values), s.EventTime)
 		return nil
 	})
 	if err != nil {
@@ -208,6 +209,11 @@ func (h *hopHistory) compare(p *Partition, receiver int, cut string) {
 		return err != nil || n != receiver
 	})
 	compareHistory(h.t, cut, h.c.Views[0], got, want)
+	for maker, values := range got {
+		if is := want[maker]; is != nil && values[len(values)-1] != is[len(is)-1] {
+			h.t.Errorf("cut %s: the newest row of %s is of %v, served is %v", cut, maker, is[len(is)-1], values[len(values)-1])
+		}
+	}
 }
 
 // contiguous holds that sequences are, that versions count up, and that the last delta is what is served.
