@@ -2,6 +2,7 @@ package delta
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 // written once per batch.
 type entity struct {
 	view   *view
+	order  [2]uint64       // the first bytes of id, to be put in order without looking at it
 	id     string          // ordered entity key
 	key    []feature.Value // the same, as values
 	text   []byte          // the same, as key of a delta's record
@@ -67,7 +69,7 @@ type ref struct {
 }
 
 const (
-	entitySize = 480 // about, with its place in the cache and without what grows
+	entitySize = 496 // about, with its place in the cache and without what grows
 	refSize    = 32
 	valueSize  = 40
 )
@@ -105,7 +107,7 @@ func (f *fold) entity(v *view, id []byte) (*entity, error) {
 		e.used = true
 		return e, nil
 	}
-	e := &entity{view: v, id: string(id), used: true, timer: never}
+	e := &entity{view: v, order: orderOf(id), id: string(id), used: true, timer: never}
 	rest := []byte(e.id)
 	for range v.Key {
 		k, more, err := feature.DecodeKey(rest)
@@ -117,6 +119,24 @@ func (f *fold) entity(v *view, id []byte) (*entity, error) {
 	f.cache.add(e)
 	f.resize(e, entitySize+2*len(id)+(len(v.Key)+len(v.names))*valueSize+v.levels[0].weight)
 	return e, nil
+}
+
+// orderOf gives the first 16 bytes of a key as numbers that compare as they do.
+func orderOf(id []byte) (r [2]uint64) {
+	var b [16]byte
+	copy(b[:], id)
+	return [2]uint64{binary.BigEndian.Uint64(b[:]), binary.BigEndian.Uint64(b[8:])}
+}
+
+// compare orders entities of one view by their keys.
+func (e *entity) compare(o *entity) int {
+	if c := cmp.Compare(e.order[0], o.order[0]); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(e.order[1], o.order[1]); c != 0 {
+		return c
+	}
+	return strings.Compare(e.id, o.id)
 }
 
 func (f *fold) resize(e *entity, by int) {
@@ -346,7 +366,7 @@ func (f *fold) keepAll() error {
 		if a.view != b.view {
 			return bytes.Compare(a.view.servedPrefix, b.view.servedPrefix)
 		}
-		return strings.Compare(a.id, b.id)
+		return a.compare(b)
 	})
 	for _, write := range f.keepers() {
 		for _, e := range f.dirty {

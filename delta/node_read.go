@@ -188,7 +188,7 @@ func (x share) there() bool {
 }
 
 // settle is how long a reader that is behind waits for more, before what it has folded is applied.
-const settle = 50 * time.Millisecond
+const settle = 250 * time.Millisecond
 
 // poll gives the next batches. While there are none at once, everything folded is applied.
 func (n *Node) poll(ctx context.Context, r *topic.Reader, slots map[int32]*slot) ([]topic.Batch, error) {

@@ -292,7 +292,7 @@ func (f *fold) serve() error {
 		if a.view != b.view {
 			return strings.Compare(a.view.Name, b.view.Name)
 		}
-		return strings.Compare(a.id, b.id)
+		return a.compare(b)
 	})
 	for _, e := range f.touched {
 		if err := f.serveEntity(e); err != nil {
@@ -322,7 +322,7 @@ func (f *fold) unload(e *entity) error {
 	}
 	f.full = true
 	f.resize(e, entitySize-e.size)
-	*e = entity{view: e.view, id: e.id, key: e.key, timer: never, cell: e.cell, cause: e.cause, size: e.size}
+	*e = entity{view: e.view, order: e.order, id: e.id, key: e.key, timer: never, cell: e.cell, cause: e.cause, size: e.size}
 	return nil
 }
 
