@@ -84,7 +84,7 @@ func (r *Runner) activate(ctx context.Context, d change.ActivationDetail) error 
 }
 
 func (r *Runner) resumeView(ctx context.Context, v *feature.View) (Job, error) {
-	if err := r.activate(ctx, change.ActivationDetail{View: v.Name, Action: change.Resume}); err != nil {
+	if err := r.activate(ctx, change.ActivationDetail{View: v.Name, Action: change.Resume, Generation: v.Generation}); err != nil {
 		return Job{}, err
 	}
 	var tables []string

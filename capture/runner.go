@@ -189,7 +189,22 @@ type Gap struct {
 	To   position.LSN `json:"to"`
 }
 
-func (r *Runner) key() string { return "source/" + r.o.Source.Slot }
+func (r *Runner) key() string { return sourceKey(r.o.Source.Slot) }
+
+func sourceKey(slot string) string { return "source/" + slot }
+
+// Epoch gives the epoch of a slot, as the registry has it; 0 before the first.
+func Epoch(r *topic.Registry, slot string) (uint32, error) {
+	b, ok := (&ledger{registry: r}).get(sourceKey(slot))
+	if !ok {
+		return 0, nil
+	}
+	var h history
+	if err := json.Unmarshal(b, &h); err != nil {
+		return 0, fmt.Errorf("registry entry %s: %w", sourceKey(slot), err)
+	}
+	return h.Epoch, nil
+}
 
 func (r *Runner) load() (h history, found bool, err error) {
 	b, ok := r.ledger.get(r.key())

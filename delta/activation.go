@@ -13,36 +13,51 @@ import (
 // so. Resumed it waits for its source to be read whole, like any other that stands still; dimensions
 // were folded all the while.
 
-// activation folds one, unless it concerns a view of another group or of other definitions.
+// activation folds one, unless it concerns a view of another group or of other definitions. It is of all
+// generations of the view.
 func (f *fold) activation(c *change.Control) error {
 	d, err := c.Activates()
 	if err != nil {
 		return err
 	}
-	v := f.views[d.View]
-	if v == nil || v.Events {
-		return nil
-	}
-	s, stands := f.meta.Stopped[v.Name]
-	switch {
-	case d.Action == change.Pause && !s.Paused:
+	for _, v := range f.lines[d.View] {
+		s, stands := f.meta.Stopped[v.Name]
+		if v.Events || s.Replaced {
+			continue
+		}
 		if !stands {
 			s = Stopped{Position: c.Position, LogTime: f.meta.LogTime, Generation: v.Generation, Tables: []string{v.Source.FullName()}}
 		}
-		s.Paused, s.Mending, s.Reason = true, false, "it was paused"
-		s.Mend = "freshet resume " + v.Name
-	case d.Action == change.Resume && s.Paused:
-		s.Paused, s.Reason = false, "it was paused, and goes on when "+v.Source.FullName()+" has been read again"
-		s.Mend = "wait for it: freshet snapshot list " + v.Source.FullName() + "; if there is none that runs: freshet resume " + v.Name
-	default:
-		return nil
+		if !turn(&s, v, &d) {
+			continue
+		}
+		if f.meta.Stopped == nil {
+			f.meta.Stopped = map[string]Stopped{}
+		}
+		s.Tables = slices.Clone(s.Tables)
+		f.meta.Stopped[v.Name] = s
 	}
-	if f.meta.Stopped == nil {
-		f.meta.Stopped = map[string]Stopped{}
-	}
-	s.Tables = slices.Clone(s.Tables)
-	f.meta.Stopped[v.Name] = s
 	return nil
+}
+
+// turn does what an activation says; false: there is nothing to do.
+func turn(s *Stopped, v *view, d *change.ActivationDetail) bool {
+	waiting := "wait for it: freshet snapshot list " + v.Source.FullName() + "; if there is none that runs: freshet resume " + v.public
+	if d.Action == change.Pause {
+		if s.Paused {
+			return false
+		}
+		s.Paused, s.Mending, s.Reason, s.Mend = true, false, "it was paused", "freshet resume "+v.public
+		return true
+	}
+	if !s.Paused && !(s.Awaits && d.Generation == v.Generation) {
+		return false
+	}
+	if s.Paused {
+		s.Paused, s.Reason, s.Mend = false, "it was paused, and goes on when "+v.Source.FullName()+" has been read again", waiting
+	}
+	s.Awaits = s.Awaits && d.Generation != v.Generation
+	return true
 }
 
 // added lets views stand still that this state has never seen: of what came before there is nothing in it.
@@ -50,10 +65,10 @@ func (f *fold) activation(c *change.Control) error {
 // the end of the snapshots that bring their rows.
 func (p *Partition) added(m *Meta) {
 	for _, v := range p.order {
-		if !p.o.Added[v.Name] || m.Added[v.Name] {
+		if !p.o.Added[v.Name] && v.Generation == 1 || m.Added[v.Name] {
 			continue
 		}
-		s := Stopped{Position: m.Position, LogTime: m.LogTime, Generation: v.Generation, Added: true}
+		s := Stopped{Position: m.Position, LogTime: m.LogTime, Generation: v.Generation, Added: true, Awaits: v.Generation > 1}
 		for _, j := range v.Joins {
 			if t := j.Table.FullName(); !slices.Contains(s.Tables, t) && t != v.Source.FullName() {
 				s.Tables = append(s.Tables, t)
@@ -61,7 +76,7 @@ func (p *Partition) added(m *Meta) {
 		}
 		s.Tables = append(s.Tables, v.Source.FullName())
 		s.Reason = "it is new, and the tables it uses have not been read yet"
-		s.Mend = "wait for it: freshet snapshot list; if none of " + strings.Join(s.Tables, ", ") + " runs: freshet resume " + v.Name
+		s.Mend = "wait for it: freshet snapshot list; if none of " + strings.Join(s.Tables, ", ") + " runs: freshet resume " + v.public
 		m.Added, m.Stopped = maps.Clone(m.Added), maps.Clone(m.Stopped)
 		if m.Added == nil {
 			m.Added = map[string]bool{}

@@ -30,6 +30,7 @@ type fold struct {
 	overBytes int
 	uses      map[string]map[string]bool // what the batch notes or forgets under 0A, by place and primary key
 	fans      []fan                      // of this cell, to be done at its end
+	shows     []show                     // of this cell, to be done at its end
 	fanned    int                        // bytes of rows joined anew in this piece of the cell
 	pieces    bool                       // the cell is wide: see wide.go
 	meta      Meta
@@ -87,6 +88,9 @@ func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
 			return err
 		}
 	}
+	if err := f.showAll(); err != nil {
+		return err
+	}
 	if err := f.fanOut(); err != nil {
 		return err
 	}
@@ -102,6 +106,9 @@ func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
 		}
 	}
 	if err := f.out.end(f.emits); err != nil {
+		return err
+	}
+	if err := f.dropReplaced(); err != nil {
 		return err
 	}
 	f.meta.Offset = offset + 1
@@ -150,7 +157,7 @@ func (f *fold) flush() error {
 		return err
 	}
 	if f.cut != "" {
-		b, err := encodeJSON(CutInfo{f.cut, f.meta.Position, f.meta.LogTime, f.meta.Offset, f.meta.Sequences, f.meta.Stopped})
+		b, err := encodeJSON(f.cutInfo())
 		if err != nil {
 			return err
 		}
@@ -341,7 +348,9 @@ func (f *fold) change(r *pending) error {
 	f.misfits(r.shape, ch.Op, ch.Position)
 	for _, v := range r.shape.sources {
 		if !f.folds(v) {
-			f.stats.Skipped++
+			if s := f.meta.Stopped[v.Name]; !s.Replaced && !s.Awaits {
+				f.stats.Skipped++
+			}
 			continue
 		}
 		if err := f.rowChange(v, ch); err != nil {

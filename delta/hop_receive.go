@@ -93,6 +93,9 @@ func (f *fold) heardCell() error {
 	if err := f.hearControl(c, stands); err != nil {
 		return err
 	}
+	if err := f.showAll(); err != nil {
+		return err
+	}
 	if err := f.due(f.meta.LogTime); err != nil {
 		return err
 	}
@@ -169,7 +172,8 @@ func (f *fold) hearStands(stands []byte, stood bool, shown int64) error {
 			return nil
 		}
 		delete(f.meta.Stopped, v.Name)
-		return f.touchAll(v)
+		f.touchAll(v, v, change.CauseSnapshot)
+		return nil
 	}
 	var s Stopped
 	if err := json.Unmarshal(stands, &s); err != nil {

@@ -20,7 +20,7 @@ import (
 // setHop makes it the view of one of its two groups.
 func (v *view) setHop(sends bool) {
 	l := &hop.Layout{
-		Generation: v.Generation, Senders: v.Hop.Group.Partitions, Receivers: v.Group.Partitions, Keys: len(v.Entity), Inputs: len(v.inputs),
+		Generation: v.Generation + max(v.Group.Generation, 1) - 1, Senders: v.Hop.Group.Partitions, Receivers: v.Group.Partitions, Keys: len(v.Entity), Inputs: len(v.inputs),
 	}
 	for i := range v.levels {
 		l.Levels = append(l.Levels, hop.Level{Hop: v.levels[i].hop, Ops: v.levels[i].ops})

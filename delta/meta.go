@@ -20,9 +20,9 @@ type Meta struct {
 	Offset     int64              `json:"offset"` // next record of the changes topic
 	LogTime    int64              `json:"log_time"`
 	CommitTime int64              `json:"commit_time"`
-	Resume     position.LSN       `json:"resume"` // everything committed below it is folded
-	Sequences  map[string]uint64  `json:"sequences"`
-	Moves      map[string]uint64  `json:"moves"` // rows that went to another entity, by view
+	Resume     position.LSN       `json:"resume"`    // everything committed below it is folded
+	Sequences  map[string]uint64  `json:"sequences"` // by view, over all its generations
+	Moves      map[string]uint64  `json:"moves"`     // rows that went to another entity, by view
 	Snapshot   string             `json:"snapshot"`
 	Chunk      uint32             `json:"chunk"`
 	N          uint64             `json:"n"`
@@ -68,6 +68,19 @@ type CutInfo struct {
 	Sequences map[string]uint64 `json:"sequences"` // last delta of each view at the cut
 	// Stopped views' rows and deltas are not those of the cut but of where they stand still.
 	Stopped map[string]Stopped `json:"stopped,omitempty"`
+	// Generations of the views whose rows at the cut are of another one than the first.
+	Generations map[string]uint32 `json:"generations,omitempty"`
+}
+
+// StandStill counts the views that stand still, without what is built beside the view it follows, or was replaced.
+func (m *Meta) StandStill() int {
+	n := 0
+	for _, s := range m.Stopped {
+		if !s.Replaced && !(s.Added && s.Generation > 1) {
+			n++
+		}
+	}
+	return n
 }
 
 // clone gives a copy that shares nothing that changes.

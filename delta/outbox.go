@@ -338,10 +338,10 @@ func (p *Partition) firstKept(sequences map[string]uint64) (map[string]uint64, e
 
 // emit puts what changed of an entity in the outbox.
 func (f *fold) emit(v *view, e *entity, s *Served, changed []string) error {
-	f.meta.Sequences[v.Name]++
+	f.meta.Sequences[v.public]++
 	d := &f.delta
 	*d = change.Delta{
-		Key: e.key, Generation: v.Generation, Sequence: f.meta.Sequences[v.Name], Version: s.Version,
+		Key: e.key, Generation: v.Generation, Sequence: f.meta.Sequences[v.public], Version: s.Version,
 		Op: change.Upsert, Cause: e.cause, Position: s.Position, CommitTime: s.CommitTime,
 		LogTime: s.LogTime, EventTime: s.EventTime, Changed: changed, Features: s.Values,
 	}
@@ -358,8 +358,8 @@ func (f *fold) emit(v *view, e *entity, s *Served, changed []string) error {
 	}
 	f.stats.Deltas++
 	f.buf = change.DeltaCodec{View: v.View}.Append(f.buf[:0], d)
-	f.out.hand(v.Name, d.Sequence, e.topicKey(), f.positionText(s.Position), f.buf)
-	return f.out.put(f.emits, v.Name, d.Sequence, f.buf)
+	f.out.hand(v.public, d.Sequence, e.topicKey(), f.positionText(s.Position), f.buf)
+	return f.out.put(f.emits, v.public, d.Sequence, f.buf)
 }
 
 // positionText is the text of a position, which all deltas of a cell share.

@@ -52,7 +52,8 @@ const defaultBatch = 8 << 20
 type Partition struct {
 	o        PartitionOptions
 	store    *state.Store
-	views    map[string]*view
+	views    map[string]*view   // by the name of their state
+	lines    map[string][]*view // the generations of each view, by its name
 	order    []*view
 	sends    []*view // of order, those whose entities are elsewhere
 	receives *view   // the one whose rows are elsewhere; nil: the group has changes
@@ -103,7 +104,7 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 		o.Memory = NewMemory(0)
 	}
 	p := &Partition{
-		o: o, views: map[string]*view{}, dims: map[string]*feature.Table{},
+		o: o, views: map[string]*view{}, lines: map[string][]*view{}, dims: map[string]*feature.Table{},
 		shapes: map[uint32]*shape{}, moved: make(chan struct{}), cuts: map[string]*state.Snapshot{},
 	}
 	for _, fv := range o.Catalog.Views {
@@ -111,18 +112,8 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 		if fv.Group.Name != o.Group && rows.Name != o.Group {
 			continue
 		}
-		v, err := compile(fv)
-		if err != nil {
+		if err := p.addView(fv); err != nil {
 			return nil, err
-		}
-		if fv.Hop != nil {
-			p.hops(v)
-		}
-		v.prepare()
-		p.views[fv.Name] = v
-		p.order = append(p.order, v)
-		for _, j := range fv.Joins {
-			p.dims[j.Table.FullName()] = j.Table
 		}
 	}
 	o.State.Apart = []byte{spaceOutbox}
@@ -138,6 +129,9 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, closing(err, store.Close))
 	}
 	maps.DeleteFunc(p.meta.Stopped, p.outdated)
+	if err := p.dropGone(); err != nil {
+		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, closing(err, store.Close))
+	}
 	p.added(&p.meta)
 	if p.wide != nil {
 		p.added(&p.wide.Meta)
@@ -166,9 +160,11 @@ func (p *Partition) outdated(name string, s Stopped) bool {
 	return p.views[name] == nil || p.views[name].Generation != s.Generation
 }
 
-func (p *Partition) loadMeta() (Meta, error) {
+func (p *Partition) loadMeta() (Meta, error) { return readMeta(p.store) }
+
+func readMeta(r state.Reader) (Meta, error) {
 	m := Meta{Version: metaVersion, Sequences: map[string]uint64{}, Moves: map[string]uint64{}}
-	b, err := p.store.Get(metaKey("meta"))
+	b, err := r.Get(metaKey("meta"))
 	if err != nil || b == nil {
 		return m, err
 	}
@@ -378,7 +374,7 @@ func (p *Partition) newFold() *fold {
 	}
 	if p.wide != nil {
 		w := p.wide.clone()
-		f.meta, f.fans, f.pieces = w.Meta, w.Fans, true
+		f.meta, f.fans, f.shows, f.pieces = w.Meta, w.Fans, w.Show, true
 	}
 	f.openSenders()
 	return f

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/freshet-io/freshet/delta/hop"
 	"github.com/freshet-io/freshet/internal/change"
@@ -19,8 +20,8 @@ import (
 type Publisher struct {
 	o          PublisherOptions
 	writer     *topic.Writer
-	frames     map[string][]byte // view: Confluent frame of its deltas
-	topics     map[string]string // of views' deltas
+	frames     map[frameID][]byte // Confluent frame of deltas
+	topics     map[string]string  // of views' deltas
 	published  map[outboxID]uint64
 	partitions []*Partition
 }
@@ -47,7 +48,7 @@ func NewPublisher(ctx context.Context, o PublisherOptions, partitions []*Partiti
 	if o.MaxBytes == 0 {
 		o.MaxBytes = 4 << 20
 	}
-	p := &Publisher{o: o, frames: map[string][]byte{}, topics: map[string]string{}, published: map[outboxID]uint64{}, partitions: partitions}
+	p := &Publisher{o: o, frames: map[frameID][]byte{}, topics: map[string]string{}, published: map[outboxID]uint64{}, partitions: partitions}
 	for _, part := range partitions {
 		part.handsOver()
 	}
@@ -70,20 +71,17 @@ func (p *Publisher) recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w", err)
 	}
-	p.frames[""] = change.AppendFrame(nil, id)
+	p.frames[frameID{}] = change.AppendFrame(nil, id)
 	for _, v := range p.o.Catalog.Views {
 		numbers := p.numbers(v.Group.Name)
 		if len(numbers) == 0 {
 			continue
 		}
-		codec := change.DeltaCodec{View: v}
 		name := p.o.Topics.Delta(v.Deltas())
 		p.topics[v.Name] = name
-		id, err := p.o.Registry.SchemaID(ctx, codec.Subject(name), codec.Schema())
-		if err != nil {
-			return fmt.Errorf("%w", err)
+		if err := p.makeFrames(ctx, name, v); err != nil {
+			return err
 		}
-		p.frames[v.Name] = change.AppendFrame(nil, id)
 		tails, err := p.o.Topics.Tails(ctx, name, numbers...)
 		if err != nil {
 			return fmt.Errorf("%w", err)
@@ -97,12 +95,37 @@ func (p *Publisher) recover(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if d.Generation == v.Generation { // else nothing of this one is there
-				p.published[outboxID{part, v.Name}] = d.Sequence
-			}
+			p.published[outboxID{part, v.Name}] = d.Sequence // whatever generation it is of: they count on
 		}
 	}
 	return p.recoverShared()
+}
+
+// frameID is a generation of a view; the zero value is dead letters.
+type frameID struct {
+	view       string
+	generation uint32
+}
+
+// makeFrames learns the schema of each generation of a view, whose deltas may be in outboxes.
+func (p *Publisher) makeFrames(ctx context.Context, topic string, v *feature.View) error {
+	for _, g := range append(slices.Clone(v.Before), v) {
+		codec := change.DeltaCodec{View: g}
+		id, err := p.o.Registry.SchemaID(ctx, codec.Subject(topic), codec.Schema())
+		if err != nil {
+			return fmt.Errorf("%w", err)
+		}
+		p.frames[frameID{v.Name, g.Generation}] = change.AppendFrame(nil, id)
+	}
+	return nil
+}
+
+// frame gives that of one delta, or of a dead letter.
+func (p *Publisher) frame(part *Partition, view string, sequence uint64) []byte {
+	if view == "" {
+		return p.frames[frameID{}]
+	}
+	return p.frames[frameID{view, part.writer(view, sequence).Generation}]
 }
 
 // numbers gives the publisher's partitions of a group.
@@ -239,7 +262,7 @@ func (p *Publisher) put(ctx context.Context, part *Partition, view string, after
 			if h.sequence > through || (size > 0 && size >= room) {
 				return last, n, size, nil
 			}
-			copy(h.framed, p.frames[view])
+			copy(h.framed, p.frame(part, view, h.sequence))
 			p.writer.Put(ctx, topic.Record{
 				Topic: p.topics[view], Partition: int32(part.o.Partition), Key: h.key, Value: h.framed, Position: h.position,
 			})
@@ -255,7 +278,7 @@ func (p *Publisher) put(ctx context.Context, part *Partition, view string, after
 		if size > 0 && size >= room {
 			return errFull
 		}
-		rec, err := p.record(part, view, value)
+		rec, err := p.record(part, view, sequence, value)
 		if err != nil {
 			return err
 		}
@@ -273,7 +296,7 @@ func (p *Publisher) put(ctx context.Context, part *Partition, view string, after
 
 var errFull = fmt.Errorf("transaction is full")
 
-func (p *Publisher) record(part *Partition, view string, value []byte) (topic.Record, error) {
+func (p *Publisher) record(part *Partition, view string, sequence uint64, value []byte) (topic.Record, error) {
 	if part.sent(view) != nil {
 		to, n := binary.Uvarint(value)
 		h, err := hop.ReadHead(value[max(n, 0):])
@@ -282,7 +305,7 @@ func (p *Publisher) record(part *Partition, view string, value []byte) (topic.Re
 		}
 		return topic.Record{Topic: p.topics[view], Partition: int32(to), Value: bytes.Clone(value[n:]), Position: h.Position.String()}, nil
 	}
-	framed := append(append(make([]byte, 0, len(value)+5), p.frames[view]...), value...)
+	framed := append(append(make([]byte, 0, len(value)+5), p.frame(part, view, sequence)...), value...)
 	if view == "" {
 		d, err := change.DecodeDead(value)
 		if err != nil {
@@ -290,7 +313,7 @@ func (p *Publisher) record(part *Partition, view string, value []byte) (topic.Re
 		}
 		return topic.Record{Topic: p.o.Topics.Dead("delta"), Key: d.Key, Value: framed, Position: d.From}, nil
 	}
-	key, at, err := change.DeltaCodec{View: part.views[view].View}.Head(value)
+	key, at, err := change.DeltaCodec{View: part.writer(view, sequence).View}.Head(value)
 	if err != nil {
 		return topic.Record{}, fmt.Errorf("outbox: %w", err)
 	}
@@ -304,8 +327,8 @@ func (p *Publisher) record(part *Partition, view string, value []byte) (topic.Re
 func (p *Partition) viewNames() []string {
 	out := make([]string, 0, len(p.order))
 	for _, v := range p.order {
-		if !v.sends {
-			out = append(out, v.Name)
+		if v.last && !v.sends {
+			out = append(out, v.public)
 		}
 	}
 	return out

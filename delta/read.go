@@ -13,35 +13,49 @@ import (
 	"github.com/freshet-io/freshet/internal/position"
 )
 
-// Lookup gives the served row of one entity as of now: one Get.
+// Lookup gives the served row of one entity as of now: one Get. Its values are by the outputs of the newest
+// generation, NULL where the one that is shown has none.
 func (p *Partition) Lookup(viewName string, key []feature.Value) (*Served, error) {
-	v := p.views[viewName]
-	if v == nil {
-		return nil, fault.New(fault.NotFound, "there is no view %q in group %s", viewName, p.o.Group)
+	for {
+		v := p.shown(viewName)
+		if v == nil {
+			return nil, fault.New(fault.NotFound, "there is no view %q in group %s", viewName, p.o.Group)
+		}
+		b, err := p.store.Get(keyOf(spaceServed, v.Name, entityKey(key)))
+		if err != nil {
+			return nil, err
+		}
+		if b == nil && p.shown(viewName) != v { // its rows went meanwhile
+			continue
+		}
+		s, err := decodeServed(b, len(v.names))
+		if err == nil {
+			s.Values = p.newest(v, s.Values)
+		}
+		return s, err
 	}
-	b, err := p.store.Get(keyOf(spaceServed, v.Name, entityKey(key)))
-	if err != nil {
-		return nil, err
-	}
-	return decodeServed(b, len(v.names))
 }
 
 // ScanServed calls fn for every entity of a view that is present at a cut, in key order. The cut
 // must be one of the last few, taken since this process started.
 func (p *Partition) ScanServed(viewName, cut string, fn func(key []feature.Value, s *Served) error) error {
-	v := p.views[viewName]
-	if v == nil {
-		return fault.New(fault.NotFound, "there is no view %q in group %s", viewName, p.o.Group)
-	}
 	p.mu.Lock()
 	snap := p.cuts[cut]
 	p.mu.Unlock()
 	if snap == nil {
 		return fault.New(fault.NotFound, "the state at cut %s is no longer held", cut).ToMend("run the command again: it puts a new cut")
 	}
+	meta, err := readMeta(snap)
+	if err != nil {
+		return err
+	}
+	v := shownOf(p.lines[viewName], meta.Stopped)
+	if v == nil {
+		return fault.New(fault.NotFound, "there is no view %q in group %s", viewName, p.o.Group)
+	}
 	prefix := keyOf(spaceServed, v.Name)
 	var bad error
-	err := snap.Scan(prefix, successor(prefix), func(k, b []byte) bool {
+	err = snap.Scan(prefix, successor(prefix), func(k, b []byte) bool {
 		var s *Served
 		if s, bad = decodeServed(b, len(v.names)); bad != nil || s.Status != Present {
 			return bad == nil
@@ -53,6 +67,7 @@ func (p *Partition) ScanServed(viewName, cut string, fn func(key []feature.Value
 				return false
 			}
 		}
+		s.Values = p.newest(v, s.Values)
 		bad = fn(key, s)
 		return bad == nil
 	})
@@ -111,18 +126,19 @@ func (p *Partition) Cut(id string) (CutInfo, bool, error) {
 	return info, true, nil
 }
 
-// Outbox calls fn for the deltas of a view with sequence in (after, through], in order.
+// Outbox calls fn for the deltas of a view with sequence in (after, through], in order. Those of an earlier
+// generation have the features of the newest, as far as they had them.
 func (p *Partition) Outbox(viewName string, after, through uint64, fn func(d *change.Delta) error) error {
-	v := p.views[viewName]
-	if v == nil {
+	if p.lines[viewName] == nil {
 		return fault.New(fault.NotFound, "there is no view %q in group %s", viewName, p.o.Group)
 	}
-	codec := change.DeltaCodec{View: v.View}
-	return p.outbox(viewName, after, through, func(_ uint64, value []byte) error {
-		d, err := codec.Decode(value)
+	return p.outbox(viewName, after, through, func(sequence uint64, value []byte) error {
+		v := p.writer(viewName, sequence)
+		d, err := change.DeltaCodec{View: v.View}.Decode(value)
 		if err != nil {
 			return fmt.Errorf("outbox: %w", err)
 		}
+		d.Features, d.Changed = p.newest(v, d.Features), p.stillThere(v, d.Changed)
 		return fn(d)
 	})
 }

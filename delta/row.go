@@ -275,7 +275,7 @@ func (f *fold) takeBack(v *view, ch *change.Change, o, n *contribution) error {
 	if n != nil && bytes.Equal(o.entity, n.entity) {
 		cause = change.CauseChange
 	} else if n != nil || ch.After != nil && !v.sameEntity(o, ch) {
-		f.meta.Moves[v.Name]++
+		f.meta.Moves[v.public]++
 	}
 	f.touch(e, causeOf(ch, cause))
 	return nil
@@ -481,7 +481,7 @@ func (f *fold) deadRow(v *view, ch *change.Change, oldPK, newPK []byte, old, fre
 		return err
 	}
 	f.stats.DeadRows++
-	what := fmt.Sprintf("a row of %s in view %s", v.Source.FullName(), v.Name)
+	what := fmt.Sprintf("a row of %s in view %s", v.Source.FullName(), v.public)
 	return f.dead(f.letter(ch, what, bad.Error(), newPK))
 }
 

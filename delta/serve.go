@@ -238,7 +238,7 @@ func (f *fold) due(now int64) error {
 // dueStored notes those whose timer is in the store, and finds the next one there.
 func (f *fold) dueStored(now int64) error {
 	var bad error
-	var late [][]byte // of views that stand still: they go on with fresh ones
+	var late [][]byte // of views that stand still: they go on with fresh ones; or are no more
 	f.nextTimer = never
 	err := f.reader().Scan([]byte{spaceTimer}, []byte{spaceTimer + 1}, func(key, _ []byte) bool {
 		wake := unsigned(key[1:9])
@@ -252,11 +252,7 @@ func (f *fold) dueStored(now int64) error {
 			return false
 		}
 		v := f.views[name.S]
-		if v == nil {
-			bad = fmt.Errorf("a timer is of view %q, which is not defined", name.S)
-			return false
-		}
-		if f.asleep(v) {
+		if v == nil || f.asleep(v) {
 			late = append(late, bytes.Clone(key))
 			return true
 		}
@@ -332,6 +328,9 @@ func (f *fold) serveOne(e *entity) error {
 		return f.mend(e)
 	}
 	if err := f.load(e); err != nil {
+		return err
+	}
+	if err := f.follow(e); err != nil {
 		return err
 	}
 	s, err := f.compute(e, f.meta.LogTime)

@@ -38,6 +38,9 @@ func (p *Partition) newShape(from *feature.Table) *shape {
 		}
 	}
 	for _, v := range p.order {
+		if v.Past {
+			continue
+		}
 		if v.Source.FullName() == s.name {
 			s.sources = append(s.sources, v)
 			s.judge(v, v.needs, -1)

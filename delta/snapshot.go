@@ -88,17 +88,16 @@ func (f *fold) snapshotBegin(c *change.Control) error {
 		}
 	}
 	f.meta.Beside = nil
-	for name, s := range f.meta.Stopped {
-		if s.Added && f.meta.Snapshot == "" { // the log is folded from its beginning: there the view was not yet
-			continue
+	for _, v := range f.order {
+		if s, stands := f.meta.Stopped[v.Name]; stands && !s.Replaced && !(s.Added && f.notYet(v, c)) {
+			f.goOn(v, s)
 		}
-		if err := f.touchAll(f.views[name]); err != nil {
-			return err
-		}
-		delete(f.meta.Stopped, name)
 	}
 	if f.meta.Snapshot != "" {
 		for _, v := range f.order {
+			if f.meta.Stopped[v.Name].Replaced {
+				continue
+			}
 			if err := f.truncateView(v); err != nil {
 				return err
 			}
@@ -155,9 +154,7 @@ func (f *fold) snapshotEnd(c *change.Control) error {
 			return err
 		}
 		if !b.Unfit {
-			if err := f.mendEnd(c.Table); err != nil {
-				return err
-			}
+			f.mendEnd(c.Table)
 		}
 	}
 	return f.forgetSeen(c.Table)
@@ -184,7 +181,7 @@ func (f *fold) forgetSeen(table string) error {
 // retractUnseen takes back the rows of a table that have no mark, here and as a dimension.
 func (f *fold) retractUnseen(table string) error {
 	for _, v := range f.order {
-		if v.Source.FullName() != table {
+		if v.Source.FullName() != table || f.meta.Stopped[v.Name].Replaced {
 			continue
 		}
 		prefix := keyOf(spaceRow, v.Name)
@@ -280,7 +277,7 @@ func (f *fold) eachUnseen(prefix []byte, table string, fn func(pk, value []byte)
 // truncate takes back every row of a table, here and as a dimension.
 func (f *fold) truncate(table string, at position.Position) error {
 	for _, v := range f.order {
-		if v.Source.FullName() != table {
+		if v.Source.FullName() != table || f.meta.Stopped[v.Name].Replaced {
 			continue
 		}
 		if v.Events {

@@ -54,20 +54,24 @@ func rereadHistory(r *rand.Rand, steps int, reshape bool) *reread {
 		known:  &model{trips: map[int64]trip{}, seats: map[string]feature.Value{}, now: 1000 * day},
 	}
 	for range steps {
-		if reshape {
-			h.reshape()
-			h.turn()
-		}
-		h.transaction(nil)
-		for _, table := range []string{"public.trips", "public.planes"} {
-			h.snapshot(table)
-		}
-		if r.IntN(3) == 0 {
-			h.cut()
-		}
+		h.step(reshape)
 	}
 	h.cut()
 	return h
+}
+
+func (h *reread) step(reshape bool) {
+	if reshape {
+		h.reshape()
+		h.turn()
+	}
+	h.transaction(nil)
+	for _, table := range []string{"public.trips", "public.planes"} {
+		h.snapshot(table)
+	}
+	if h.r.IntN(3) == 0 {
+		h.cut()
+	}
 }
 
 func (h *reread) cut() {

@@ -225,13 +225,11 @@ func (s *splitter) meta() error {
 	}
 	m.Stopped = maps.Clone(m.Stopped)
 	for name, stopped := range m.Stopped {
-		if v := s.o.Catalog.View(name); v != nil {
-			stopped.Generation = v.Generation
-			m.Stopped[name] = stopped
-		}
+		stopped.Through = 0 // of deltas that are emitted from here on
+		m.Stopped[name] = stopped
 	}
 	if there {
-		cut.Offset, cut.Sequences, cut.Stopped = 1, m.Sequences, m.Stopped
+		cut.Offset, cut.Sequences = 1, m.Sequences
 		if err := s.set("cut/"+cut.ID, cut); err != nil {
 			return err
 		}

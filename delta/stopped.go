@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -31,6 +32,13 @@ type Stopped struct {
 	Mending    bool              `json:"mending,omitempty"`
 	Added      bool              `json:"added,omitempty"`  // it is new, and has no rows yet
 	Paused     bool              `json:"paused,omitempty"` // somebody wants it so: no snapshot mends it
+	// Of generations: Awaits tells that no snapshot mends it before its activation is in the log; Replaced that another
+	// one is shown from Position on, the view's deltas through a sequence being of those before that; Dropped that
+	// nothing is left of it.
+	Awaits   bool   `json:"awaits,omitempty"`
+	Replaced bool   `json:"replaced,omitempty"`
+	Through  uint64 `json:"through,omitempty"`
+	Dropped  bool   `json:"dropped,omitempty"`
 }
 
 // Fault gives what to tell whoever asks for the view.
@@ -52,8 +60,12 @@ type SchemaDetail struct {
 
 // Stopped tells whether a view stands still, and why.
 func (p *Partition) Stopped(view string) (Stopped, bool) {
-	s, ok := (*p.stopped.Load())[view]
-	return s, ok
+	v := p.shown(view)
+	if v == nil {
+		return Stopped{}, false
+	}
+	s, ok := (*p.stopped.Load())[v.Name]
+	return s, ok && !s.Replaced
 }
 
 // folds tells whether changes are folded into a view.
@@ -65,13 +77,14 @@ func (f *fold) folds(v *view) bool {
 	return !ok || s.Mending
 }
 
-// asleep tells whether a view stood still before this cell, and still does: nothing of it is shown.
+// asleep tells whether a view stood still before this cell, and still does, or is replaced: nothing of it is shown.
 func (f *fold) asleep(v *view) bool {
-	if _, was := f.was[v.Name]; !was {
-		return false
+	s, is := f.meta.Stopped[v.Name]
+	if !is || s.Replaced {
+		return is
 	}
-	_, is := f.meta.Stopped[v.Name]
-	return is
+	_, was := f.was[v.Name]
+	return was
 }
 
 // misfits stops the views that a change cannot be folded into.
@@ -87,6 +100,9 @@ func (f *fold) misfits(s *shape, op change.Op, at position.Position) {
 }
 
 func (f *fold) stop(v *view, table string, at position.Position, why string) {
+	if f.meta.Stopped[v.Name].Replaced {
+		return
+	}
 	if b, ok := f.meta.Beside[table]; ok {
 		b.Unfit = true
 		f.meta.Beside[table] = b
@@ -105,9 +121,9 @@ func (f *fold) stop(v *view, table string, at position.Position, why string) {
 	if s.Paused {
 		s.Reason = "it was paused; and " + why
 	}
-	s.Mend = "change the definition of " + v.Name + " to what the table is now and apply it; or take the change of the table back, then: "
+	s.Mend = "change the definition of " + v.public + " to what the table is now and apply it; or take the change of the table back, then: "
 	if v.Events { // what was missed cannot be told from what was folded
-		s.Mend = "change the definition of " + v.Name + " to what the table is now, then: freshet up --new-snapshot -c FILE"
+		s.Mend = "change the definition of " + v.public + " to what the table is now, then: freshet up --new-snapshot -c FILE"
 	}
 	for i, t := range s.Tables {
 		if v.Events {
@@ -119,7 +135,7 @@ func (f *fold) stop(v *view, table string, at position.Position, why string) {
 		s.Mend += "freshet snapshot run " + t
 	}
 	if s.Paused {
-		s.Mend += "; and freshet resume " + v.Name
+		s.Mend += "; and freshet resume " + v.public
 	}
 	if f.meta.Stopped == nil {
 		f.meta.Stopped = map[string]Stopped{}
@@ -157,7 +173,7 @@ func (f *fold) schemaChange(c *change.Control) error {
 // mendBegin notes that a table is being read whole again, or (whole is false) not any more.
 func (f *fold) mendBegin(table string, whole bool) {
 	for name, s := range f.meta.Stopped {
-		if v := f.views[name]; v.Source.FullName() == table && !v.Events && !s.Paused {
+		if v := f.views[name]; v.Source.FullName() == table && !v.Events && !s.Paused && !s.Awaits && !s.Replaced {
 			s.Mending = whole && len(s.Tables) == 1
 			f.meta.Stopped[name] = s
 		}
@@ -165,40 +181,72 @@ func (f *fold) mendBegin(table string, whole bool) {
 }
 
 // mendEnd notes that a table has been read whole: views that waited for nothing else go on.
-func (f *fold) mendEnd(table string) error {
+func (f *fold) mendEnd(table string) {
 	for _, v := range f.order {
 		s, ok := f.meta.Stopped[v.Name]
 		switch {
-		case !ok:
+		case !ok || s.Awaits || s.Replaced:
 		case v.Source.FullName() == table && s.Mending:
-			delete(f.meta.Stopped, v.Name)
-			if err := f.touchAll(v); err != nil {
-				return err
-			}
+			f.goOn(v, s)
 		case v.Source.FullName() != table:
 			s.Tables = slices.DeleteFunc(slices.Clone(s.Tables), func(t string) bool { return t == table })
 			f.meta.Stopped[v.Name] = s
 		}
 	}
-	return nil
 }
 
-// touchAll notes every entity of a view. It is of a control record: nothing of the view is in the cache. Those that
+// show is entities that are to be served anew, from a key on.
+type show struct {
+	View string `json:"view"`
+	// Of has their served rows: the view, or the generation whose place it takes.
+	Of    string       `json:"of"`
+	From  []byte       `json:"from"`
+	Cause change.Cause `json:"cause"`
+}
+
+// touchAll notes that every entity of a view, as the view or its generation before has them, is served anew. Those that
 // are elsewhere have been sent all that their rows give.
-func (f *fold) touchAll(v *view) error {
+func (f *fold) touchAll(v, of *view, cause change.Cause) {
 	if v.sends {
-		return nil
+		return
 	}
-	var bad error
-	err := f.batch.Scan(v.servedPrefix, successor(v.servedPrefix), func(key, _ []byte) bool {
-		var e *entity
-		if e, bad = f.entity(v, key[len(v.servedPrefix):]); bad == nil {
-			f.touch(e, change.CauseSnapshot)
+	f.shows = append(f.shows, show{v.Name, of.Name, of.servedPrefix, cause})
+}
+
+// showAll does what touchAll noted, in pieces if they are many.
+func (f *fold) showAll() error {
+	for len(f.shows) > 0 {
+		x := &f.shows[0]
+		v, of := f.views[x.View], f.views[x.Of]
+		if v == nil || of == nil {
+			f.shows = f.shows[1:]
+			continue
 		}
-		return bad == nil
-	})
-	if err := cmpErr(err, bad); err != nil {
-		return fmt.Errorf("entities of %s: %w", v.Name, err)
+		var next []byte
+		var bad error
+		n, prefix := 0, len(of.servedPrefix)
+		err := f.reader().Scan(x.From, successor(of.servedPrefix), func(key, _ []byte) bool {
+			if n++; n > f.o.fanServed {
+				next = bytes.Clone(key)
+				return false
+			}
+			var e *entity
+			if e, bad = f.entity(v, key[prefix:]); bad == nil {
+				f.touch(e, x.Cause)
+			}
+			return bad == nil
+		})
+		if err := cmpErr(err, bad); err != nil {
+			return fmt.Errorf("entities of %s: %w", of.Name, err)
+		}
+		if next == nil {
+			f.shows = f.shows[1:]
+			continue
+		}
+		x.From = next
+		if err := f.spill(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -16,16 +16,19 @@ import (
 // view is a feature view, compiled: which columns it reads, how a row is judged, which
 // accumulators its tiles hold.
 type view struct {
-	*feature.View
-	where   *expression.Program
-	derived []*expression.Program
-	inputs  []input        // what the aggregates read, evaluated once per row
-	needs   []int          // source columns the view reads
-	joined  [][]int        // per join, columns of the dimension the view reads
-	levels  []level        // one per hop used, lifetime (hop 0) first
-	plan    []output       // one per aggregate feature
-	names   []string       // of all outputs
-	types   []feature.Type // of all outputs
+	*feature.View                  // its name is that of its state: see generation.go
+	public        string           // the name that readers know
+	onto          map[string][]int // by later generation, where its outputs are among ours; -1: nowhere
+	last          bool             // there is no later generation
+	where         *expression.Program
+	derived       []*expression.Program
+	inputs        []input        // what the aggregates read, evaluated once per row
+	needs         []int          // source columns the view reads
+	joined        [][]int        // per join, columns of the dimension the view reads
+	levels        []level        // one per hop used, lifetime (hop 0) first
+	plan          []output       // one per aggregate feature
+	names         []string       // of all outputs
+	types         []feature.Type // of all outputs
 	// joinDecides tells that where reads a dimension: then a row may have become one of the view, or
 	// none, by a join alone.
 	joinDecides bool

@@ -13,7 +13,7 @@ import (
 )
 
 // A row of a joined table may be joined by any number of rows, and they are all joined anew in the cell of
-// its change. Such a cell is wide: it is applied in pieces, each of about fanBytes of rows, then each of
+// its change; and a view that stood still serves all its entities in the cell in which it goes on. Such a cell is wide: it is applied in pieces, each of about fanBytes of rows, then each of
 // fanServed entities. Until the last piece is applied the partition shows itself as it was before the cell:
 // 06|meta and what is served stay. How far the cell is lies under 06|wide, and the entities that it has
 // touched are marked, to be served once, at its end:
@@ -31,11 +31,12 @@ const (
 type wide struct {
 	Meta Meta               `json:"meta"` // as the pieces leave it; its offset is that of the cell's begin
 	Fans []fan              `json:"fans,omitempty"`
+	Show []show             `json:"show,omitempty"`
 	Was  map[string]Stopped `json:"was,omitempty"` // views that stood still before the cell
 }
 
 func (w *wide) clone() *wide {
-	return &wide{Meta: w.Meta.clone(), Fans: slices.Clone(w.Fans), Was: maps.Clone(w.Was)}
+	return &wide{Meta: w.Meta.clone(), Fans: slices.Clone(w.Fans), Show: slices.Clone(w.Show), Was: maps.Clone(w.Was)}
 }
 
 func (p *Partition) loadWide() (*wide, error) {
@@ -82,7 +83,7 @@ func (f *fold) spill() error {
 		return err
 	}
 	f.keepHops()
-	w := &wide{Meta: f.meta, Fans: f.fans, Was: f.was}
+	w := &wide{Meta: f.meta, Fans: f.fans, Show: f.shows, Was: f.was}
 	b, err := encodeJSON(w)
 	if err != nil {
 		return err

@@ -99,7 +99,7 @@ func gauges() []gauge {
 			return 0
 		}},
 		{"stopped_views", "Views that stand still: a change of a table does not fit them.", prometheus.GaugeValue,
-			func(m *delta.Meta, _ time.Time) float64 { return float64(len(m.Stopped)) }},
+			func(m *delta.Meta, _ time.Time) float64 { return float64(m.StandStill()) }},
 		{"hop_waiting_bytes", "What some senders of a hop have brought and waits for the others.", prometheus.GaugeValue,
 			func(m *delta.Meta, _ time.Time) float64 {
 				if m.Hop == nil {

@@ -25,7 +25,7 @@ func applyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "apply [-f DIR] -c FILE", Short: "Check definitions and keep them as those that the next start runs",
 		Long: "Check definitions, show the plan, and keep them in the registry topic as those that the next start of up, capture or node runs.\n" +
-			"This version makes changes at a start: one that needs more is refused, with the way. A view more is read beside the stream.",
+			"This version makes changes at a start: one that needs more is refused, with the way. A view more is read beside the stream, and one that is defined anew is built there, while it is shown as it was.",
 		Example: "  freshet apply -c freshet.yaml --dry-run\n  freshet apply -f next/definitions -c freshet.yaml --allow-drop", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := config.Load(o.file, os.LookupEnv)
@@ -47,7 +47,7 @@ func applyCommand() *cobra.Command {
 				return err
 			}
 			there, err := withRegistry(c.Context(), cfg, func(_ string, r *topic.Registry) error {
-				return keepDefinitions(c.Context(), r, p.catalog.Definitions, p.steps, wanted.parts)
+				return keepDefinitions(c.Context(), r, p.catalog.Definitions, p.steps, wanted.parts, nil)
 			})
 			if err != nil {
 				return err
@@ -85,9 +85,8 @@ func (s *system) admit(ctx context.Context, tables []*feature.Table) error {
 		if err := s.forgetAdded(ctx); err != nil {
 			return err
 		}
-		steps = nil
 	}
-	if err := keepDefinitions(ctx, s.registry, s.defs, steps, s.wanted.parts); err != nil {
+	if err := keepDefinitions(ctx, s.registry, s.defs, steps, s.wanted.parts, s.begins); err != nil {
 		return err
 	}
 	s.added = s.registry.Added()
@@ -109,8 +108,8 @@ func admissible(steps []plan.Step, newSnapshot, allowDrop bool) error {
 			continue
 		}
 		of = ""
-		drop := s.Effect == plan.Destructive && s.Way == plan.AtStart && !allowDrop
-		if !drop && (s.Way == "" || s.Way == plan.AtStart || s.Way == plan.Backfill || s.Way == plan.Grow && !newSnapshot || s.Way == plan.NewSnapshot && newSnapshot) {
+		drop := s.Effect == plan.Destructive && (s.Way == plan.AtStart || s.Way == plan.NextGeneration) && !allowDrop
+		if !drop && (s.Way == "" || s.Way == plan.AtStart || s.Way == plan.Backfill || s.Way == plan.NextGeneration || s.Way == plan.Grow && !newSnapshot || s.Way == plan.NewSnapshot && newSnapshot) {
 			continue
 		}
 		dropped = dropped || drop

@@ -103,8 +103,15 @@ func (w *world) exec(sql string) {
 // up starts the process, as freshet up does.
 func (w *world) up() {
 	w.t.Helper()
+	w.start(roles{})
+}
+
+// start is up with roles of both kinds, and what else they say.
+func (w *world) start(r roles) {
+	w.t.Helper()
+	r.capture, r.node = true, true
 	var err error
-	w.sys, err = open(w.t.Context(), w.file, roles{capture: true, node: true}, slog.New(slog.DiscardHandler))
+	w.sys, err = open(w.t.Context(), w.file, r, slog.New(slog.DiscardHandler))
 	if err != nil {
 		w.t.Fatal(err)
 	}

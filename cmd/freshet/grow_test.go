@@ -70,7 +70,7 @@ func (w *world) equals() {
 	if err == nil {
 		err = verify.Judge(reports)
 	}
-	if err != nil || len(reports) < 8 {
+	if err != nil || len(reports) != 4*len(w.sys.catalog.Views) {
 		w.t.Fatalf("%v; %+v", err, reports)
 	}
 }

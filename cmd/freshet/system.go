@@ -406,6 +406,11 @@ func (s *system) openCatalog(ctx context.Context) error {
 	if err := s.admit(ctx, pinned); err != nil {
 		return err
 	}
+	if len(s.defs.Earlier) > 0 { // which the registry knows
+		if catalog, err = feature.Resolve(s.defs, pinned); err != nil {
+			return err
+		}
+	}
 	if err := s.inGenerations(catalog); err != nil {
 		return err
 	}

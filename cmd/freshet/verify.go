@@ -206,6 +206,9 @@ func standsStill(v *feature.View, reached []peers.Reached) string {
 		if at, stands := r.Stopped[v.Name]; stands {
 			return at.Fault(v.Name).Error()
 		}
+		if g := max(r.Generations[v.Name], 1); g != v.Generation {
+			return fmt.Sprintf("its generation %d is built beside generation %d, which is shown until then", v.Generation, g)
+		}
 		late, others = late+r.Late, others+r.NotEvents
 	}
 	if !v.Events || late+others == 0 {

@@ -19,6 +19,9 @@ const (
 type ActivationDetail struct {
 	View   string `json:"view"`
 	Action string `json:"action"` // Pause or Resume
+	// Generation of the view, as whoever wrote this knows it. A generation that is built beside the one before reads
+	// what is read after its first Resume; 0 is of none.
+	Generation uint32 `json:"generation,omitempty"`
 }
 
 // NewActivation gives an activation without its place, which whoever publishes it knows.

@@ -3,7 +3,7 @@ package change
 import "testing"
 
 func TestActivations(t *testing.T) {
-	c, err := NewActivation(ActivationDetail{"orders", Pause})
+	c, err := NewActivation(ActivationDetail{View: "orders", Action: Pause})
 	if err != nil || c.Kind != Activation || c.Detail != `{"view":"orders","action":"pause"}` {
 		t.Fatalf("%+v, %v", c, err)
 	}

@@ -235,6 +235,17 @@ type Definitions struct {
 	Sets      []FeatureSet     `json:"sets,omitempty"`
 	Models    []ModelDef       `json:"models,omitempty"`
 	Pipelines []PipelineDef    `json:"pipelines,omitempty"`
+	// Earlier are the generations before the one in Views, by view, the first one first. No file has them: they are
+	// kept with definitions that run, as what was computed by them may still be shown, or computed again.
+	Earlier map[string][]Earlier `json:"earlier,omitempty"`
+}
+
+// Earlier is a generation of a view that another one follows.
+type Earlier struct {
+	View  FeatureView `json:"view"`
+	Epoch uint32      `json:"epoch"` // in which the next one was defined
+	// Tables it was resolved against: a later epoch is of tables as they are then, which it may not fit.
+	Tables []*Table `json:"tables,omitempty"`
 }
 
 // Tables gives every source table that a definition names, in order of first use.

@@ -20,24 +20,31 @@ func (g *PartitionGroup) Log() string { return g.In(g.Name) }
 // Deltas is the name of the view's deltas in the generation of its group.
 func (v *View) Deltas() string { return v.Group.In(v.Name) }
 
-// At gives the catalogue with a group in another generation, which has so many partitions. Its views' generations go
-// with it: what they emit is numbered anew. The catalogue itself stays as it is.
+// At gives the catalogue with a group in another generation, which has so many partitions. What its views emit there is
+// numbered anew, in topics of its own; their own generations go on. The catalogue itself stays as it is.
 func (c *Catalog) At(group string, generation uint32, partitions int) *Catalog {
 	at := slices.IndexFunc(c.Groups, func(g *PartitionGroup) bool { return g.Name == group })
 	if at < 0 {
 		return c
 	}
 	out, g := *c, *c.Groups[at]
-	was := max(g.Generation, 1)
 	g.Generation, g.Partitions = generation, partitions
 	out.Groups, out.Views = slices.Clone(c.Groups), slices.Clone(c.Views)
 	out.Groups[at] = &g
 	for i, v := range out.Views {
 		if v.Group.Name == group {
-			grown := *v
-			grown.Group, grown.Generation = &g, v.Generation-was+generation
-			out.Views[i] = &grown
+			out.Views[i] = v.in(&g)
 		}
+	}
+	return &out
+}
+
+// in gives the view, and those before it, with its group as it is in another generation.
+func (v *View) in(g *PartitionGroup) *View {
+	out := *v
+	out.Group, out.Before = g, slices.Clone(v.Before)
+	for i, old := range out.Before {
+		out.Before[i] = old.in(g)
 	}
 	return &out
 }

@@ -149,3 +149,40 @@ func TestDefinitionsStayResolvedOverChanges(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestEarlierGenerations are resolved against the tables as they are, in which they are still folded, or against what those
+// were, if they lost something of it.
+func TestEarlierGenerations(t *testing.T) {
+	d, table := pinned()
+	was := *d
+	was.Views = slices.Clone(d.Views)
+	was.Views[1].Features = []FeatureDef{{Name: "x", Agg: "sum", Of: "x"}}
+	text := integer("x")
+	text.Source, text.Type = "text", Type{Kind: String}
+	now := *d
+	now.Views = d.Views[1:]
+	now.Earlier = map[string][]Earlier{"other": {{View: was.Views[1], Epoch: 3, Tables: []*Table{table(integer("x"), integer("y"))}}}}
+	for what, c := range map[string]struct {
+		is   *Table
+		past bool
+	}{
+		"the same": {table(integer("x"), integer("y")), false},
+		"grown":    {table(integer("new"), integer("y"), integer("x")), false},
+		"dropped":  {table(integer("y")), true},
+		"retyped":  {table(text, integer("y")), true},
+	} {
+		got, err := Resolve(&now, []*Table{c.is})
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		v := got.Views[0]
+		old := v.Before[0]
+		if v.Generation != 2 || v.Epoch != 3 || v.Past || old.Generation != 1 || old.Past != c.past || (old.Source == c.is) == c.past || v.Source != c.is {
+			t.Errorf("%s: %+v after %+v", what, v, old)
+		}
+		if of := old.Features[0].Of; old.Source.Columns[of.Column].Name != "x" || old.Features[0].Type.Kind != Int64 {
+			t.Errorf("%s: %+v", what, old.Features[0])
+		}
+	}
+}

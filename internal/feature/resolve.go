@@ -50,12 +50,47 @@ func Resolve(d *Definitions, tables []*Table) (*Catalog, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := c.resolveEarlier(v, d.Earlier[def.Name]); err != nil {
+			return nil, err
+		}
 		c.Views = append(c.Views, v)
 	}
 	if err := c.checkHops(); err != nil {
 		return nil, err
 	}
 	return c, c.checkUses(unique)
+}
+
+// resolveEarlier gives a view the generations before it. One whose tables have lost a column since, or have another type
+// there, is resolved against what they were, for what was computed by it.
+func (c *Catalog) resolveEarlier(v *View, all []Earlier) error {
+	for i := range all {
+		of, past := c, false
+		for _, t := range all[i].Tables {
+			past = past || !grew(t, c.Tables[t.FullName()])
+		}
+		if past {
+			of = &Catalog{Definitions: c.Definitions, Groups: c.Groups, Tables: maps.Clone(c.Tables)}
+			for _, t := range all[i].Tables {
+				of.Tables[t.FullName()] = t
+			}
+		}
+		old, err := of.resolveView(&all[i].View)
+		if err != nil {
+			return fault.Wrap(fault.Failed, err, "view %s, as it was in generation %d", v.Name, i+1)
+		}
+		old.Generation, old.Past = uint32(i+1), past
+		v.Before, v.Generation, v.Epoch = append(v.Before, old), uint32(i+2), all[i].Epoch
+	}
+	return nil
+}
+
+// grew tells whether a table has all that it had.
+func grew(was, is *Table) bool {
+	return is != nil && !slices.ContainsFunc(was.Columns, func(old Column) bool {
+		at := is.Index(old.Name)
+		return at < 0 || is.Columns[at].Type != old.Type || is.Columns[at].Key != old.Key
+	})
 }
 
 func validName(s string) bool {

@@ -61,6 +61,13 @@ type View struct {
 	Lateness   time.Duration // of events
 	Features   []Feature
 	Derived    []Derived
+	// Before are the generations before this one, the first one first, and Epoch is the one in which this one was
+	// defined: it is built beside the one before, until it has read what that has.
+	Before []*View
+	Epoch  uint32
+	// Past tells of a generation that does not fit the tables any more: no rows are folded into it, and what was
+	// computed by it is read as it was.
+	Past bool
 }
 
 // Rekey says where the rows of a view are whose entity key is a column of a join: they are joined there, and what they

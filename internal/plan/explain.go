@@ -317,10 +317,14 @@ func Readers(s Step) string {
 		return "lookups by the set have its new features from the start on"
 	case s.Way == AtStart && s.Effect == Replaced:
 		return "runs from the start on are of the new definition; what was published stays"
+	case s.Kind == "view" && s.Way == AtStart && s.Effect == Destructive:
+		return "from the start on lookups do not find it and no deltas come; its delta topic and its tables stay, and its name is not free"
 	case s.Way == AtStart && s.Effect == Destructive:
 		return "it does not run from the start on; what was published stays"
 	case s.Way == Backfill:
-		return "from the next start on its lookups are UNAVAILABLE, or REBUILDING while its source is read, and say why, until its tables have been read beside the stream; then all its rows are there at one place, and its deltas begin, with the cause snapshot. Nothing changes for other views"
+		return "from the next start on its lookups are UNAVAILABLE, or REBUILDING while its source is read, and say why, until its tables have been read beside the stream; then all its rows are there at one place, and its deltas begin, with the cause backfill. Nothing changes for other views"
+	case s.Way == NextGeneration:
+		return "from the next start on lookups have the new columns, NULL, and not those that are gone; else they see what they saw, until its tables have been read beside the stream. Then, at one place in every partition, its rows are those of the new definition, and a delta comes of each that is another, with the cause backfill; sequences and versions count on"
 	case s.Way == Grow:
 		return "after the next start the group goes over at a cut, to which its views are merged: meanwhile, some seconds and more with much to merge, lookups answer with the rows as of that cut, and then no rows are gone, and none is computed anew. Deltas come in topics of their own from the cut on, their sequences from 1, with twice the partitions; those before it end"
 	case s.Way == NewSnapshot:

@@ -66,6 +66,9 @@ const (
 	AtStart Way = "at start"
 	// Backfill: the process that starts next reads the tables concerned beside the stream, which goes on.
 	Backfill Way = "backfill"
+	// NextGeneration: the process that starts next builds the view by its new definition beside the one that is shown, from
+	// its tables, while the stream goes on, and changes over at one place in it.
+	NextGeneration Way = "next generation"
 	// Grow: the processes that start next have the group go over to twice the partitions, beside the stream.
 	Grow Way = "grow"
 	// NewSnapshot: a new epoch begins, and everything is computed anew from the tables as they are.
@@ -76,7 +79,7 @@ const (
 
 // Hardest gives the way by which all steps can be made; "" where there is nothing to make.
 func Hardest(steps []Step) Way {
-	ways := []Way{"", AtStart, Backfill, Grow, NewSnapshot, Beside}
+	ways := []Way{"", AtStart, Backfill, NextGeneration, Grow, NewSnapshot, Beside}
 	worst := 0
 	for _, s := range steps {
 		worst = max(worst, slices.Index(ways, s.Way))

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,10 +32,16 @@ func (c *comparison) views() {
 			if why, mend := c.otherInput(fresh); why != "" {
 				s.Way, s.Reasons, s.ToMend = Beside, append(s.Reasons, why), mend
 			}
+			if c.runs.Definitions.Earlier[p.name] != nil {
+				s.Way, s.Reasons, s.ToMend = Beside, []string{"a view of this name was dropped, and its deltas and tables are there"}, "Give view "+p.name+" another name"
+			}
 		case p.fresh == nil:
 			c.add("view", p.name, Destructive, p.meta, nil, "gone, with its "+strconv.Itoa(len(c.columns(c.runs, p.old.(feature.FeatureView))))+" features")
+			if p.old.(feature.FeatureView).Via == "" { // else its group would have nothing to read
+				c.steps[len(c.steps)-1].Way = AtStart
+			}
 		default:
-			c.view(p.old.(feature.FeatureView), p.fresh.(feature.FeatureView))
+			c.view(p)
 		}
 	}
 }
@@ -48,8 +55,8 @@ func (c *comparison) fillable(v feature.FeatureView) bool {
 }
 
 // view compares one view, then its features.
-func (c *comparison) view(old, fresh feature.FeatureView) {
-	old, fresh = spelled(old), spelled(fresh)
+func (c *comparison) view(p pair) {
+	old, fresh := spelled(p.old.(feature.FeatureView)), spelled(p.fresh.(feature.FeatureView))
 	reasons := differences(old, fresh, apart...)
 	effect := None
 	if reasons != nil {
@@ -64,7 +71,7 @@ func (c *comparison) view(old, fresh feature.FeatureView) {
 	features := c.features(fresh, was, is)
 	if old.TTL != fresh.TTL {
 		effect = effect.Stronger(Additive)
-		reasons = append(reasons, "ttl: "+old.TTL.String()+" → "+fresh.TTL.String()+": rows are shown or hidden anew, nothing is read")
+		reasons = append(reasons, "ttl: "+old.TTL.String()+" → "+fresh.TTL.String()+": rows are shown or hidden anew")
 	}
 	if effect != Generation && features == nil && !slices.EqualFunc(was, is, func(a, b column) bool { return a.name == b.name }) {
 		effect, reasons = Generation, append(reasons, "the order of its features")
@@ -84,17 +91,66 @@ func (c *comparison) view(old, fresh feature.FeatureView) {
 		}
 	}
 	c.add("view", fresh.Name, whole, fresh.Meta, price, reasons...)
+	step := &c.steps[len(c.steps)-1]
 	if whole != None {
-		c.steps[len(c.steps)-1].Way = Beside
+		step.Way = Beside
 	}
 	// Which rows count and when does not change how they are laid out.
 	if old.Where != fresh.Where || old.EventTime != fresh.EventTime || old.TTL != fresh.TTL {
 		old.Where, old.EventTime, old.TTL = fresh.Where, fresh.EventTime, fresh.TTL
 		if features == nil && differences(old, fresh, idle...) == nil && !c.moved[fresh.Group] && !c.moved[fresh.Via] {
-			c.steps[len(c.steps)-1].Way = NewSnapshot
+			step.Way = NewSnapshot
 		}
 	}
+	switch {
+	case whole != None && c.follows(p.old.(feature.FeatureView), p.fresh.(feature.FeatureView)):
+		step.Way, step.Price = NextGeneration, c.price(fresh)
+	case step.Way == Beside && c.grows[fresh.Group]:
+		step.ToMend = "Let group " + fresh.Group + " grow first, and change view " + fresh.Name + " when it has"
+	}
 	c.steps = append(c.steps, features...)
+}
+
+// follows tells whether a view can be built as a generation beside the one before: the same rows of the same group are about
+// the same entities, what the one before joins comes the same way still, and what keeps its name keeps its type, as tables and
+// readers know it by both.
+func (c *comparison) follows(old, fresh feature.FeatureView) bool {
+	old, fresh = spelled(old), spelled(fresh)
+	if !c.fillable(fresh) || old.Mode != "rows" || old.Via != "" || old.Group != fresh.Group || old.Source != fresh.Source ||
+		!slices.Equal(old.Entity, fresh.Entity) || !maps.Equal(old.Key, fresh.Key) {
+		return false
+	}
+	for _, j := range old.Join {
+		if !slices.ContainsFunc(fresh.Join, func(k feature.JoinDef) bool {
+			return k.Table == j.Table && k.Colocated == j.Colocated && (!j.Colocated || maps.Equal(k.On, j.On))
+		}) {
+			return false
+		}
+	}
+	was, err := c.outputs(c.runs, old)
+	is, errNow := c.outputs(c.wanted, fresh)
+	if err != nil || errNow != nil {
+		return false
+	}
+	for name, t := range is {
+		if before, kept := was[name]; kept && before != t {
+			return false
+		}
+	}
+	return true
+}
+
+// outputs gives the types of a view's outputs.
+func (c *comparison) outputs(in Set, v feature.FeatureView) (map[string]string, error) {
+	r, err := feature.Resolve(&feature.Definitions{Groups: in.Definitions.Groups, Views: []feature.FeatureView{v}}, in.Tables)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, o := range r.Views[0].Outputs() {
+		out[o.Name] = o.Type.String()
+	}
+	return out, nil
 }
 
 // spelled writes out what a view has by default.
@@ -160,7 +216,7 @@ func (c *comparison) features(v feature.FeatureView, was, is []column) []Step {
 		at := find(was, col.name)
 		switch {
 		case at < 0 && col.derived:
-			add(col, Additive, nil, "new, computed from the row: nothing is read")
+			add(col, Additive, nil, "new, computed from the row")
 		case at < 0:
 			add(col, Additive, c.price(v), "new")
 		default:

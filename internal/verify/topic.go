@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -32,12 +31,12 @@ type Schemas interface {
 // DeltaTopic reads a view's delta topic as any subscriber may, read_committed, from its start to its
 // present end, and compares what a subscriber who stops at the cut knows: the last delta of each
 // entity, where a deletion, or an expiry, is no row. Along the way sequence must be contiguous, from 1,
-// in each partition and generation, and version count up by one for each entity. Of a group that has grown the topics
-// of the generations before come first: who has read all of them knows every entity.
+// in each partition, and version count up by one for each entity, through all generations of the view. Of a group that has
+// grown the topics of the generations before come first: who has read all of them knows every entity.
 func DeltaTopic(ctx context.Context, topics *topic.Client, schemas Schemas, v *feature.View, cut change.CutRecord, expected *Expected) (*Report, error) {
 	f := &follower{
-		view: v, codec: change.DeltaCodec{View: v}, schemas: schemas, known: map[uint32]bool{}, cut: cut.Position,
-		sequences: map[stream]uint64{}, entities: map[entity]*followed{}, comparer: NewComparer(v, DeltaTopicPlace, cut, expected),
+		view: v, schemas: schemas, known: map[uint32]*feature.View{}, cut: cut.Position,
+		sequences: map[stream]uint64{}, entities: map[string]*followed{}, comparer: NewComparer(v, DeltaTopicPlace, cut, expected),
 		counts: &DeltaCounts{ByOp: map[string]int64{}, Causes: map[string]int64{}},
 	}
 	group := *v.Group
@@ -50,8 +49,8 @@ func DeltaTopic(ctx context.Context, topics *topic.Client, schemas Schemas, v *f
 			return nil, fault.Wrap(fault.ClassOf(err), err, "the deltas of view %s cannot be read", v.Name)
 		}
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(f.entities), func(a, b entity) int { return strings.Compare(a.key, b.key) }) {
-		if e := f.entities[id]; e.values != nil && id.generation == v.Generation {
+	for _, id := range slices.Sorted(maps.Keys(f.entities)) {
+		if e := f.entities[id]; e.values != nil {
 			f.comparer.Row(e.key, e.values)
 		}
 	}
@@ -61,14 +60,8 @@ func DeltaTopic(ctx context.Context, topics *topic.Client, schemas Schemas, v *f
 }
 
 type stream struct {
-	group      uint32 // its generation
-	partition  int32
-	generation uint32
-}
-
-type entity struct {
-	generation uint32
-	key        string
+	group     uint32 // its generation
+	partition int32
 }
 
 type followed struct {
@@ -80,13 +73,12 @@ type followed struct {
 // follower is what a subscriber knows.
 type follower struct {
 	view      *feature.View
-	codec     change.DeltaCodec
 	schemas   Schemas
-	group     uint32 // generation of the group that is read
-	known     map[uint32]bool
+	group     uint32                   // generation of the group that is read
+	known     map[uint32]*feature.View // the generation that writes a schema
 	cut       position.Position
 	sequences map[stream]uint64
-	entities  map[entity]*followed
+	entities  map[string]*followed
 	comparer  *Comparer
 	counts    *DeltaCounts
 }
@@ -137,28 +129,48 @@ func (f *follower) record(ctx context.Context, r *topic.Record) error {
 	if err != nil {
 		return fmt.Errorf("%w", err)
 	}
-	if !f.known[id] {
+	if f.known[id] == nil {
 		_, schema, err := f.schemas.Schema(ctx, id)
 		if err != nil {
 			return fmt.Errorf("%w", err)
 		}
-		if schema != f.codec.Schema() {
+		all := append(slices.Clone(f.view.Before), f.view)
+		at := slices.IndexFunc(all, func(v *feature.View) bool { return change.DeltaCodec{View: v}.Schema() == schema })
+		if at < 0 {
 			return fault.New(fault.Failed, "it has schema %d, which is of another definition of the view", id)
 		}
-		f.known[id] = true
+		f.known[id] = all[at]
 	}
-	d, err := f.codec.Decode(payload)
+	d, err := change.DeltaCodec{View: f.known[id]}.Decode(payload)
 	if err != nil {
 		return fmt.Errorf("%w", err)
 	}
+	d.Features = f.now(f.known[id], d.Features)
 	f.delta(r.Partition, d)
 	return nil
+}
+
+// now gives features of a generation as a reader knows them by the columns of the newest.
+func (f *follower) now(of *feature.View, features []feature.Value) []feature.Value {
+	if of == f.view || features == nil {
+		return features
+	}
+	var out []feature.Value
+	for _, o := range f.view.Outputs() {
+		at := of.Output(o.Name)
+		if at < 0 {
+			out = append(out, feature.Value{})
+			continue
+		}
+		out = append(out, features[at])
+	}
+	return out
 }
 
 // delta takes the next delta of a partition.
 func (f *follower) delta(partition int32, d *change.Delta) {
 	report := f.comparer.report
-	s := stream{f.group, partition, d.Generation}
+	s := stream{f.group, partition}
 	last, began := f.sequences[s]
 	if !began && d.Sequence > 1 && report.Error == "" {
 		report.Error = fmt.Sprintf("partition %d of the topic begins at sequence %d: what came before is no longer kept, or was never written", partition, d.Sequence)
@@ -167,7 +179,7 @@ func (f *follower) delta(partition int32, d *change.Delta) {
 		report.differ("partition "+strconv.Itoa(int(partition)), "_sequence", strconv.FormatUint(last+1, 10), strconv.FormatUint(d.Sequence, 10))
 	}
 	f.sequences[s] = d.Sequence
-	id := entity{d.Generation + max(f.view.Group.Generation, 1) - f.group, keyBytes(d.Key)} // versions count on when the group grows
+	id := keyBytes(d.Key)
 	e := f.entities[id]
 	if e == nil {
 		e = &followed{key: d.Key}

@@ -103,7 +103,11 @@ func (m *Merger) Stage(ctx context.Context, o Order) ([]byte, error) {
 	if b.info, err = m.o.Deltas.WaitCut(ctx, o.View, o.Partition, o.Cut.ID); err != nil {
 		return nil, err
 	}
-	if err := m.stageHere(ctx, formOf(v), t, parent, checked, b); err != nil {
+	history, err := t.history.Snapshot(ctx, -1)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.stageHere(ctx, formOf(v, history.Schema, parent.Schema), t, parent, checked, b); err != nil {
 		return nil, err
 	}
 	return b.encode(t.remote() - before)

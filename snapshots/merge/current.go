@@ -117,7 +117,7 @@ func (s *stager) settle(c *slice) {
 	}
 	c.order = order
 	for i, o := range s.checked {
-		column := &c.rows.Columns[len(s.keys)+o]
+		column := &c.rows.Columns[s.inCurrent[len(s.keys)+o]]
 		for _, row := range order {
 			if column.IsNull(int(row)) {
 				s.b.nulls[i]++

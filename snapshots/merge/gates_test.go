@@ -82,7 +82,7 @@ func foreignRow(t *testing.T, st store.Store, v *feature.View, key string, versi
 	s := must(tab.Snapshot(t.Context(), -1))(t)
 	rows := table.NewBatch(s.Schema.Columns)
 	d := &change.Delta{Key: []feature.Value{feature.OfString(key), feature.OfInt(1)}, Version: version, Features: make([]feature.Value, 5)}
-	if err := formOf(v).appendRow(rows, d, false); err != nil {
+	if err := formOf(v, table.Schema{}, table.Schema{}).appendRow(rows, d, false); err != nil {
 		t.Fatal(err)
 	}
 	f := must(tab.WriteFile(t.Context(), s.Schema, table.Partition{}, func(yield func(*table.Batch, error) bool) { yield(rows, nil) }))(t)

@@ -139,7 +139,7 @@ func (m *Merger) begin(ctx context.Context, view string, cut change.CutRecord) (
 }
 
 func (m *Merger) run(v *feature.View, t *tables, checked []int, cut change.CutRecord) *run {
-	return &run{m: m, view: v, form: formOf(v), tables: t, checked: checked, cut: cut, id: RunID(v.Name, cut.Ordinal), remote: t.remote()}
+	return &run{m: m, view: v, tables: t, checked: checked, cut: cut, id: RunID(v.Name, cut.Ordinal), remote: t.remote()}
 }
 
 // Recover finishes what a process that ended left half done: of every view it commits current where

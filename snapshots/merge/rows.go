@@ -3,6 +3,7 @@ package merge
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/freshet-io/freshet/internal/change"
@@ -23,14 +24,55 @@ type form struct {
 	keys    []string
 	history table.Schema
 	current table.Schema
+	// Where each column of the layout is in the tables: they have columns of earlier generations too, and those
+	// that came later at their end.
+	inHistory, inCurrent []int
 }
 
-func formOf(v *feature.View) *form {
-	f := &form{view: v, outputs: v.Outputs(), history: layout.History(v), current: layout.Current(v)}
+func formOf(v *feature.View, history, current table.Schema) *form {
+	f := &form{view: v, outputs: v.Outputs()}
+	f.history, f.inHistory = follow(history, v, layout.History)
+	f.current, f.inCurrent = follow(current, v, layout.Current)
 	for _, k := range v.Entity {
 		f.keys = append(f.keys, k.Name)
 	}
 	return f
+}
+
+// follow gives the schema that a table must have for a view to be merged into it, by the one it has: the columns of
+// earlier generations stay, new ones come at the end. For a table that fits no generation it is the view's own layout.
+func follow(has table.Schema, v *feature.View, of func(*feature.View) table.Schema) (want table.Schema, places []int) {
+	wanted := of(v)
+	want = wanted
+	if len(v.Before) > 0 {
+		want = widened(has, wanted, v.Before, of)
+	}
+	for _, c := range wanted.Columns {
+		places = append(places, slices.IndexFunc(want.Columns, func(x table.Column) bool { return x.Name == c.Name }))
+	}
+	return want, places
+}
+
+func widened(has, wanted table.Schema, before []*feature.View, of func(*feature.View) table.Schema) table.Schema {
+	known := func(c table.Column) bool {
+		return slices.Contains(wanted.Columns, c) || slices.ContainsFunc(before, func(v *feature.View) bool { return slices.Contains(of(v).Columns, c) })
+	}
+	out := table.Schema{Columns: slices.Clone(has.Columns), PartitionBy: has.PartitionBy}
+	for _, c := range has.Columns {
+		if !known(c) {
+			return wanted
+		}
+	}
+	for _, c := range wanted.Columns {
+		if slices.Contains(out.Columns, c) {
+			continue
+		}
+		if _, other := out.Column(c.Name); other || !c.Nullable { // of another type
+			return wanted
+		}
+		out.Columns = append(out.Columns, c)
+	}
+	return out
 }
 
 // dayOf gives the day of a log time.
@@ -65,8 +107,11 @@ func (f *form) appendRow(b *table.Batch, d *change.Delta, history bool) error {
 		return fmt.Errorf("delta %d has %d key values and %d features, view %s has %d and %d",
 			d.Sequence, len(d.Key), len(d.Features), f.view.Name, len(f.keys), len(f.outputs))
 	}
-	at := 0
-	next := func() *table.Vector { at++; return &b.Columns[at-1] }
+	at, places := 0, f.inCurrent
+	if history {
+		places = f.inHistory
+	}
+	next := func() *table.Vector { at++; return &b.Columns[places[at-1]] }
 	for i := range d.Key {
 		if err := layout.Append(next(), d.Key[i]); err != nil {
 			return fmt.Errorf("delta %d: key %s: %w", d.Sequence, f.keys[i], err)
@@ -95,6 +140,13 @@ func (f *form) appendRow(b *table.Batch, d *change.Delta, history bool) error {
 	next().AppendInt64(d.CommitTime)
 	next().AppendInt64(d.LogTime)
 	next().AppendString(d.Position.String())
+	if len(places) < len(b.Columns) {
+		for i := range b.Columns {
+			if !slices.Contains(places, i) {
+				b.Columns[i].AppendNull()
+			}
+		}
+	}
 	b.Rows++
 	return nil
 }

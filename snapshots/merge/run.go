@@ -46,6 +46,7 @@ func (r *run) do(ctx context.Context) (*gate.Run, error) {
 		if err != nil {
 			return nil, err
 		}
+		r.form = formOf(r.view, history.snap.Schema, current.snap.Schema)
 		switch {
 		case current.ordinal() >= r.cut.Ordinal:
 			return r.done(ctx, history, current)
@@ -58,15 +59,43 @@ func (r *run) do(ctx context.Context) (*gate.Run, error) {
 			err = other.complete(ctx, history, current, ready)
 			ready = nil
 		default:
-			if err = r.before(ctx, history, current); err == nil {
-				ready, err = r.attempt(ctx, history, current)
+			if err = r.before(ctx, history, current); err != nil {
+				break
 			}
+			if more, wider := r.widen(ctx, history, current); more || wider != nil {
+				err = wider
+				break
+			}
+			ready, err = r.attempt(ctx, history, current)
 		}
 		if err != nil {
 			return r.rec, err
 		}
 	}
 	return r.rec, r.failed(ctx, fault.New(fault.Failed, "other writers were first %d times", tries))
+}
+
+// widen adds the columns of a new generation to the tables that lack them, as a version of its own; true: look at the
+// tables again.
+func (r *run) widen(ctx context.Context, history, current *head) (bool, error) {
+	more := false
+	for _, t := range []struct {
+		table *table.Table
+		head  *head
+		want  table.Schema
+	}{{r.tables.history, history, r.form.history}, {r.tables.current, current, r.form.current}} {
+		have := t.head.snap.Schema.Columns
+		if len(t.want.Columns) <= len(have) || !slices.Equal(t.want.Columns[:len(have)], have) {
+			continue // it has them, or is refused by the gate
+		}
+		_, err := t.table.Commit(ctx, t.head.snap.Version, table.Changes{Schema: &t.want, SameRows: true, Time: r.cut.LogTime / 1000, Operation: "ADD COLUMNS",
+			Info: map[string]any{"generation": r.view.Generation}})
+		if err != nil && !errors.Is(err, table.ErrConflict) {
+			return false, fmt.Errorf("run %s: %w", r.id, err)
+		}
+		more = true
+	}
+	return more, nil
 }
 
 // before finishes the record of the newest merge, where its process ended between commit and record.
@@ -290,6 +319,7 @@ func (r *run) stage(ctx context.Context, current *head, through []uint64) ([]*bu
 // stands in history's commit. Ready is nil, or what the run has staged before.
 func (r *run) complete(ctx context.Context, history, current *head, ready *staged) error {
 	h := history.merged
+	r.form = formOf(r.view, history.snap.Schema, current.snap.Schema)
 	if r.rec == nil {
 		if err := r.load(ctx); err != nil {
 			return err

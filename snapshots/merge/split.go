@@ -52,6 +52,7 @@ func (m *Merger) Split(ctx context.Context, view string, partitions int) error {
 		case 2*partitionsOf(current, view) != partitions:
 			return fault.New(fault.Failed, "current has %d buckets, which cannot become %d at once", partitionsOf(current, view), partitions).At("view %s", view)
 		}
+		r.form = formOf(v, history.snap.Schema, current.snap.Schema)
 		err = r.split(ctx, current, partitions)
 		if !errors.Is(err, table.ErrConflict) {
 			return err

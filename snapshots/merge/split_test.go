@@ -19,12 +19,12 @@ import (
 )
 
 // place changes one of some entities, in the partition of its key.
-func (w *world) place(t *testing.T, entities int, generation uint32) {
+func (w *world) place(t *testing.T, entities int) {
 	t.Helper()
-	w.placeOf(t, w.r.IntN(entities), generation)
+	w.placeOf(t, w.r.IntN(entities))
 }
 
-func (w *world) placeOf(t *testing.T, n int, generation uint32) {
+func (w *world) placeOf(t *testing.T, n int) {
 	t.Helper()
 	key := []feature.Value{feature.OfString(fmt.Sprintf("N%d", n/3)), feature.OfInt(int64(n%3 - 1))}
 	at, err := partition.Of(key[0], len(w.parts))
@@ -32,7 +32,7 @@ func (w *world) placeOf(t *testing.T, n int, generation uint32) {
 		t.Fatal(err)
 	}
 	_, present := w.rows[feature.KeyText(key)]
-	w.put(at, key, present && w.r.IntN(4) == 0, w.values()).Generation = generation
+	w.put(at, key, present && w.r.IntN(4) == 0, w.values())
 }
 
 // buckets holds that each row of current lies in the bucket of its key.
@@ -69,14 +69,14 @@ func TestAGroupGrows(t *testing.T) {
 	m := merger(t, Options{Deltas: w, Catalog: before, Store: openDir(t, dir)})
 	for range 4 {
 		for range 150 {
-			w.place(t, 120, 1)
+			w.place(t, 120)
 		}
 		must(m.Run(t.Context(), "v", w.cut()))(t)
 	}
 	grown := w.clone()
 	grown.parts = newWorld(w.r, 4).parts
 	for range 90 {
-		grown.place(t, 120, 2)
+		grown.place(t, 120)
 	}
 	cut := grown.cut()
 
@@ -127,7 +127,7 @@ func TestAGroupGrows(t *testing.T) {
 	for n := range 3 {
 		if n > 0 {
 			for range 150 {
-				grown.place(t, 120, 2)
+				grown.place(t, 120)
 			}
 			cut = grown.cut()
 		}
@@ -161,8 +161,8 @@ func TestBucketsThatGoWhole(t *testing.T) {
 	for n := range 8 {
 		w, st := newWorld(r, 2), openDir(t, t.TempDir())
 		before := catalog(2, feature.Checks{})
-		w.placeOf(t, 3*n, 1)
-		w.placeOf(t, 3*n+1, 1)
+		w.placeOf(t, 3*n)
+		w.placeOf(t, 3*n+1)
 		m := merger(t, Options{Deltas: w, Catalog: before, Store: st})
 		must(m.Run(t.Context(), "v", w.cut()))(t)
 		was := paths(t, st)

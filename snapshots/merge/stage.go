@@ -202,7 +202,7 @@ func (s *stager) admit(d *change.Delta) bool {
 	case (d.Op == change.Upsert) != (d.Features != nil):
 		b.problem(checkKeys, "delta %d is of op %s, and its features say otherwise", d.Sequence, d.Op)
 		return false
-	case d.Generation != s.view.Generation:
+	case d.Generation > s.view.Generation:
 		b.problem(checkGeneration, "delta %d is of generation %d, the view of %d", d.Sequence, d.Generation, s.view.Generation)
 	case d.Position.After(b.info.Position) || d.LogTime > b.info.LogTime:
 		b.problem(checkWatermark, "delta %d is of %s, after the cut at %s", d.Sequence, d.Position, b.info.Position)

@@ -142,9 +142,9 @@ type merged struct {
 	sequences     []uint64 // by partition: the last delta
 }
 
-// continues tells whether the deltas of a view go on with those that were merged; else they are of another
-// generation, and begin anew.
-func (m *merged) continues(v *feature.View) bool { return m.generation == v.Generation }
+// continues tells whether the deltas of a view go on with those that were merged; else its group has grown since, and
+// they begin anew.
+func (m *merged) continues(v *feature.View) bool { return len(m.sequences) == v.Group.Partitions }
 
 // shared names the members of commitInfo that are the same in both tables.
 func shared() []string {
