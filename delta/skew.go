@@ -32,10 +32,13 @@ type hot struct {
 	last   uint64 // change that was counted, or passed over
 	mu     sync.Mutex
 	seen   uint64 // counted
-	keys   map[string]*hotCount
+	keys   []hotCount // at most hotKeys: to look through them all is faster than a map
 }
 
-type hotCount struct{ n, over uint64 }
+type hotCount struct {
+	key     string
+	n, over uint64
+}
 
 // note counts the key of a change, of which n is the number. Of a change that touches several the first counts.
 func (h *hot) note(n uint64, key feature.Value, cause change.Cause) {
@@ -53,38 +56,38 @@ func (h *hot) note(n uint64, key feature.Value, cause change.Cause) {
 func (h *hot) add(key string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.keys == nil {
-		h.keys = make(map[string]*hotCount, hotKeys)
-	}
 	if h.seen++; h.seen >= hotWindow {
 		h.halve()
 	}
-	if c := h.keys[key]; c != nil {
-		c.n++
-		return
-	}
-	if len(h.keys) < hotKeys {
-		h.keys[key] = &hotCount{n: 1}
-		return
-	}
-	least, of := "", (*hotCount)(nil)
-	for k, c := range h.keys {
-		if of == nil || c.n < of.n || c.n == of.n && k < least {
-			least, of = k, c
+	least := 0
+	for i := range h.keys {
+		c, of := &h.keys[i], &h.keys[least]
+		if c.key == key {
+			c.n++
+			return
+		}
+		if c.n < of.n || c.n == of.n && c.key < of.key {
+			least = i
 		}
 	}
-	delete(h.keys, least)
-	h.keys[key] = &hotCount{n: of.n + 1, over: of.n}
+	if len(h.keys) < hotKeys {
+		h.keys = append(h.keys, hotCount{key: key, n: 1})
+		return
+	}
+	of := h.keys[least].n
+	h.keys[least] = hotCount{key: key, n: of + 1, over: of}
 }
 
 // halve lets what was before count half.
 func (h *hot) halve() {
 	h.seen /= 2
-	for k, c := range h.keys {
-		if c.n, c.over = c.n/2, c.over/2; c.n == 0 {
-			delete(h.keys, k)
+	kept := h.keys[:0]
+	for _, c := range h.keys {
+		if c.n, c.over = c.n/2, c.over/2; c.n > 0 {
+			kept = append(kept, c)
 		}
 	}
+	h.keys = kept
 }
 
 // HotKeys gives the keys of the group that this partition saw most often of late, the most frequent first: those
@@ -94,9 +97,9 @@ func (p *Partition) HotKeys() []HotKey {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var out []HotKey
-	for k, c := range h.keys {
+	for _, c := range h.keys {
 		if (c.n-c.over)*hotKeys > h.seen {
-			out = append(out, HotKey{k, float64(c.n) / float64(h.seen), float64(c.over) / float64(h.seen)})
+			out = append(out, HotKey{c.key, float64(c.n) / float64(h.seen), float64(c.over) / float64(h.seen)})
 		}
 	}
 	slices.SortFunc(out, func(a, b HotKey) int {
