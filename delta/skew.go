@@ -31,7 +31,7 @@ type hot struct {
 	random uint64
 	last   uint64 // change that was counted, or passed over
 	mu     sync.Mutex
-	seen   uint64 // counted
+	seen   uint64     // counted
 	keys   []hotCount // at most hotKeys: to look through them all is faster than a map
 }
 
