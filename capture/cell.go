@@ -31,7 +31,8 @@ type publisher struct {
 	others    []string // topics beside those of changes
 	dead      string   // among them, of dead letters
 	controlID []uint32
-	begins    []place // topics that begin with the next control
+	begins    []place           // topics that begin with the next control
+	turned    position.Position // of the last control after which a view may stand still
 	events    Events
 	point     func(string)
 	before    func(context.Context) error // a commit; nil: nothing
@@ -264,6 +265,9 @@ func (p *publisher) write(ctx context.Context, c change.Control) error {
 	}
 	for _, at := range p.begins {
 		p.everywhere(ctx, at, &c)
+	}
+	if c.Kind == change.SchemaChange || c.Kind == change.Activation {
+		p.turned = c.Position
 	}
 	p.last = c.Position
 	p.logTime, p.commitTime = max(p.logTime, c.LogTime), max(p.commitTime, c.CommitTime)

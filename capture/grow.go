@@ -9,6 +9,7 @@ import (
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
+	"github.com/freshet-io/freshet/internal/position"
 	"github.com/freshet-io/freshet/internal/topic"
 )
 
@@ -21,8 +22,9 @@ import (
 var ErrGrown = errors.New("a group has grown")
 
 // Grow ends the generation of a group that is written, and begins one with twice the partitions, at the next commit boundary.
-// Run ends with ErrGrown then.
-func (r *Runner) Grow(ctx context.Context, group string) error {
+// Run ends with ErrGrown then. A view that stands still where the generation ends could not be merged there, nor be resumed any
+// more: so nothing may have come since, a cut at which all views are merged, after which one may stand still.
+func (r *Runner) Grow(ctx context.Context, group string, since position.Position) error {
 	g := r.o.Catalog.Group(group)
 	switch {
 	case g == nil:
@@ -42,7 +44,12 @@ func (r *Runner) Grow(ctx context.Context, group string) error {
 		return fmt.Errorf("schema of controls: %w", err)
 	}
 	var done atomic.Bool
+	var refused error // read when the boundary is over, or not at all
 	err = r.atBoundary(ctx, 0, func(ctx context.Context, l *loop) error {
+		if l.p.turned.After(since) {
+			refused = fault.New(fault.Unreachable, "a table has another shape, or a view was paused or resumed, since %s", since).ToMend("it is tried again from a new cut on")
+			return nil
+		}
 		if err := l.grow(ctx, change.Growth{Group: group, Generation: next.Generation, Partitions: next.Partitions}, to); err != nil {
 			return err
 		}
@@ -52,7 +59,10 @@ func (r *Runner) Grow(ctx context.Context, group string) error {
 	if done.Load() {
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return refused
 }
 
 // grow puts the cut; all that came before it is committed.

@@ -199,13 +199,25 @@ func (s *system) grow(ctx context.Context, group string) error {
 	if err != nil {
 		return err
 	}
-	for _, v := range s.catalog.Part([]string{group}).Views {
+	views := s.catalog.Part([]string{group}).Views
+	for _, v := range views { // a merge that is held for it would open the table's breaker
+		reached, err := s.peers.WaitCuts(ctx, v, cut.ID)
+		if err != nil {
+			return err
+		}
+		for _, r := range reached {
+			if at, stands := r.Stopped[v.Name]; stands {
+				return fault.Wrap(fault.Held, at.Fault(v.Name), "group %s does not grow while a view stands still", group)
+			}
+		}
+	}
+	for _, v := range views {
 		if _, err := s.merge(ctx, v.Name, cut); err != nil {
 			return err
 		}
 	}
 	s.log.Info("a group grows", "group", group)
-	return s.runner.Runners()[0].Grow(ctx, group)
+	return s.runner.Runners()[0].Grow(ctx, group, cut.Position)
 }
 
 // wind brings the generation that ended to its end: everything is published, in tables and in raw.

@@ -21,16 +21,18 @@ import (
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/delta/checkpoint"
+	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/position"
 	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/verify"
 )
 
-// runs starts the process as freshet up does, which begins again when a group has grown, and waits until its groups are in a generation that nodes work on.
-func (w *world) runs(generation uint32) {
+// runs starts the process as freshet up does, which begins again when a group has grown, and waits until its groups are in a
+// generation that nodes work on. What it gives waits for a later one.
+func (w *world) runs(generation uint32) (until func(uint32)) {
 	w.t.Helper()
 	ctx, stop := context.WithCancel(w.t.Context())
-	done, began := make(chan error, 1), make(chan *system)
+	done, began := make(chan error, 1), make(chan *system, 16)
 	go func() {
 		for {
 			s, err := open(ctx, w.file, roles{capture: true, node: true}, slog.New(slog.DiscardHandler))
@@ -38,9 +40,7 @@ func (w *world) runs(generation uint32) {
 				done <- err
 				return
 			}
-			if g := s.catalog.Group("account"); max(g.Generation, 1) == generation {
-				began <- s
-			}
+			began <- s
 			err = s.run(ctx)
 			s.close()
 			if !errors.Is(err, errAgain) {
@@ -55,12 +55,19 @@ func (w *world) runs(generation uint32) {
 			w.t.Error(err)
 		}
 	})
-	select {
-	case w.sys = <-began:
-	case err := <-done:
-		done <- nil
-		w.t.Fatalf("it ended: %v", err)
+	until = func(generation uint32) {
+		w.t.Helper()
+		for w.sys == nil || max(w.sys.catalog.Group("account").Generation, 1) != generation {
+			select {
+			case w.sys = <-began:
+			case err := <-done:
+				done <- nil
+				w.t.Fatalf("it ended: %v", err)
+			}
+		}
 	}
+	until(generation)
+	return until
 }
 
 // equals verifies everything at a new cut.
@@ -155,6 +162,68 @@ func TestAGroupGrows(t *testing.T) {
 		}
 	}
 	base.outgrows()
+}
+
+// TestAViewStandsStillWhileAGroupGrows: the group waits until the view goes on; and a view that comes to stand still between the
+// merge of all and the end of the generation keeps it from ending, as it could not be resumed there.
+func TestAViewStandsStillWhileAGroupGrows(t *testing.T) {
+	base := newWorld(t, reshapedTables, "")
+	life := func(name string, f func(w *world)) {
+		t.Run(name, func(t *testing.T) {
+			w := *base
+			w.t = t
+			f(&w)
+		})
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	life("it comes to stand still", func(w *world) {
+		w.definitions(reshapedDefinitions)
+		w.runs(1)
+		ctx := w.t.Context()
+		capturing := w.sys.runner.Runners()[0]
+		for _, turn := range []func() error{
+			func() error { return capturing.ViewPause(ctx, "sums") },
+			func() error {
+				if out, code := command(w.t, resumeCommand(), "sums", "--server", w.sys.grpcAddr); code != 0 {
+					return errors.New(out)
+				}
+				return nil
+			},
+			func() error {
+				w.exec("alter table public.items add column more int; insert into public.items values (3, 1, 'A', now(), 'a')")
+				w.want("counts", "A", int64(2), "first")
+				return nil
+			},
+			func() error { return capturing.ViewPause(ctx, "sums") },
+		} {
+			cut, err := w.sys.cut(ctx)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			if err := turn(); err != nil {
+				w.t.Fatal(err)
+			}
+			if err := capturing.Grow(ctx, "account", cut.Position); fault.ClassOf(err) != fault.Unreachable {
+				w.t.Fatalf("it grows: %v", err)
+			}
+		}
+	})
+	life("it waits, and grows", func(w *world) {
+		w.definitions(strings.Replace(reshapedDefinitions, "partitions: 2", "partitions: 4", 1))
+		until := w.runs(1)
+		ctx := w.t.Context()
+		if err := w.sys.grow(ctx, "account"); fault.ClassOf(err) != fault.Held || !strings.Contains(err.Error(), "it was paused") {
+			w.t.Fatalf("it grows: %v", err)
+		}
+		if _, err := w.sys.runner.OfView("sums").ViewResume(ctx, "sums"); err != nil {
+			w.t.Fatal(err)
+		}
+		until(2)
+		w.equals()
+		w.want("sums", "A", int64(6))
+	})
 }
 
 // outgrows: of the generations before, topics of changes, states and checkpoints go, and deltas when readers have had their time.
