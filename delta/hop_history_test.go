@@ -271,6 +271,9 @@ func (h *hopHistory) trip() {
 		if h.r.IntN(4) == 0 {
 			fresh[3] = old[3]
 		}
+		if name := string(rune('A' + h.r.IntN(6))); h.r.IntN(2) == 0 && h.builds[name].maker == h.builds[old[1].S].maker {
+			fresh[1], fresh[2], fresh[3] = feature.OfString(name), old[2], old[3] // of the same maker, by another sender
+		}
 		h.change(pk, &change.Change{Op: change.Update, Before: old, After: fresh})
 		if hopPartition(h.t, old) != hopPartition(h.t, fresh) {
 			h.count["moved"]++
