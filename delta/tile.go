@@ -93,6 +93,7 @@ func (f *fold) putSpan(e *entity, i int, c *contribution, row aggregate.Row) err
 	}
 	f.soilTile(r, l)
 	if r.rebuild {
+		s.valid = false // it may be that of no rows: see renew
 		return nil
 	}
 	if err := r.tile.Add(l.ops, row); err != nil {
