@@ -412,10 +412,11 @@ func (f *fold) keepTimer(e *entity) error { return f.setTimer(e, e.row.wake) }
 
 func (f *fold) keepServed(e *entity) error {
 	v := e.view
-	if !e.known && e.row.Status == NotFound && e.row.Version == 0 && e.life.Rows == 0 {
-		return nil
-	}
-	if v.sends && e.life.Rows == 0 { // its versions are counted elsewhere
+	never := e.row.Status == NotFound && e.row.Version == 0 // nobody was ever told of it
+	if e.life.Rows == 0 && (never || v.sends) {             // versions of what is sent are counted elsewhere
+		if !e.known {
+			return nil
+		}
 		e.known = false
 		f.key = append(append(f.key[:0], v.servedPrefix...), e.id...)
 		return f.batch.Delete(f.key)

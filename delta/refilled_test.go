@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"maps"
 	"math/rand/v2"
 	"testing"
 
@@ -8,11 +9,8 @@ import (
 	"github.com/freshet-io/freshet/internal/feature"
 )
 
-// An entity that loses all its rows and gets one again, in one cell, has a tile that is to be rebuilt where an
-// aggregate of it could not take a row back; its windows, which are those of no rows for a moment, get the row too.
-// Found by history 635 of TestRandomHistories.
-func TestAnEntityIsEmptiedAndFilledInOneCell(t *testing.T) {
-	seed := seed(t)
+func emptyHistory(t *testing.T, seed uint64) *historySource {
+	t.Helper()
 	s := &historySource{
 		t: t, r: rand.New(rand.NewPCG(seed, 0)), c: historyCatalog(t), rows: map[int64]historyRow{}, seats: map[string]feature.Value{},
 		now: 1000 * day, cuts: map[string]historyServed{}, count: map[string]int{},
@@ -20,6 +18,15 @@ func TestAnEntityIsEmptiedAndFilledInOneCell(t *testing.T) {
 	for i := range s.logs {
 		s.logs[i].begins = map[int64]bool{0: true}
 	}
+	return s
+}
+
+// An entity that loses all its rows and gets one again, in one cell, has a tile that is to be rebuilt where an
+// aggregate of it could not take a row back; its windows, which are those of no rows for a moment, get the row too.
+// Found by history 635 of TestRandomHistories.
+func TestAnEntityIsEmptiedAndFilledInOneCell(t *testing.T) {
+	seed := seed(t)
+	s := emptyHistory(t, seed)
 	row := func(id, delay int64) []feature.Value {
 		return []feature.Value{feature.OfInt(id), feature.OfString("D"), feature.OfMicros(1000*day + id), feature.OfInt(delay)}
 	}
@@ -38,5 +45,34 @@ func TestAnEntityIsEmptiedAndFilledInOneCell(t *testing.T) {
 	s.cut()
 	for n := range uint64(10) { // with little memory and much, in batches of any size
 		foldHistory(t, rand.New(rand.NewPCG(seed, n)), s, map[string]int{})
+	}
+}
+
+// What is stored of an entity that expires, or is there too late, and then loses its rows does not depend on where batches
+// end. Found by history 8740 of TestRandomHistories.
+func TestAnEntityThatExpiredAndWent(t *testing.T) {
+	seed := seed(t)
+	for _, age := range []int64{0, 100 * day} { // of the row when it comes: served first, or expired from the beginning
+		s := emptyHistory(t, seed)
+		row := []feature.Value{feature.OfInt(5), feature.OfString("D"), feature.OfMicros(1000*day - age), feature.OfInt(8)}
+		s.lsn = 100
+		s.send(historyTrips, &change.Change{Op: change.Insert, After: row})
+		s.flush()
+		s.now += 50 * day
+		s.control(&change.Control{Kind: change.Heartbeat, ID: "h1"})
+		s.lsn, s.seq, s.ordinal = 200, 0, 0
+		s.send(historyTrips, &change.Change{Op: change.Delete, Before: row})
+		s.flush()
+		s.cut()
+		var first [historyParts]map[string]string
+		for n := range uint64(20) {
+			states := foldHistory(t, rand.New(rand.NewPCG(seed, n)), s, map[string]int{})
+			for i := range states {
+				if n > 0 && !maps.Equal(first[i], states[i]) {
+					t.Fatalf("age %d: partition %d is folded to other bytes: %s", age, i, firstDifference(first[i], states[i]))
+				}
+			}
+			first = states
+		}
 	}
 }

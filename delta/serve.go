@@ -343,7 +343,7 @@ func (f *fold) serveOne(e *entity) error {
 	}
 	changed := f.differences(v, old, s)
 	e.unserved = false
-	if changed == nil && !e.known && s.Status == NotFound {
+	if changed == nil && !e.known && s.Status == NotFound && old.Status == NotFound {
 		return nil
 	}
 	f.soil(e)
