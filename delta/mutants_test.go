@@ -43,12 +43,15 @@ var mutants = [][4]string{
 	{"what is late yet cannot lengthen a session", "session.go", "	old := floor(f.meta.LogTime-e.view.Lateness.Microseconds(), l.hop)", "	old := floor(f.meta.LogTime, l.hop)"},
 	{"tiles are lost that a session may need", "session.go", "done[newest]+l.gap >= old {", "false {"},
 	{"united tiles are of one alone", "session.go", "		if err := one.Merge(l.ops, t); err != nil {", "		if start != starts[0] {\n			continue\n		}\n		if err := one.Merge(l.ops, t); err != nil {"},
+	{"windows of an entity that was emptied stay those of no rows", "tile.go", "		s.valid = false // it may be that of no rows: see renew\n", ""},
+	{"an entity that expired stays when its rows go", "serve.go", " && s.Status == NotFound && old.Status == NotFound {", " && s.Status == NotFound {"},
+	{"what is told ahead of the state is not there", "fold.go", "	err := f.told.Apply()\n", "	var err error\n"},
 	{"tiles are united over a pause", "session.go", "done[first]-done[first-1] <= l.gap; first-- {", "true; first-- {"},
 }
 
 // With any one rule broken some test fails.
 func TestMutantsAreFound(t *testing.T) {
-	testkit.Mutants(t, mutants, "RandomHistories", "HISTORIES=120")
+	testkit.Mutants(t, mutants, "RandomHistories$|TestAnEntity", "HISTORIES=120")
 }
 
 // hopMutants break one rule each of how a view gets what its rows give in other partitions.
