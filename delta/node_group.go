@@ -120,6 +120,9 @@ func (n *Node) join() error {
 func (n *Node) describe() ([]byte, error) {
 	m := assign.NewMember(n.o.Member.ID, n.o.Member.Address)
 	m.Host, m.Weight = n.o.Member.Host, n.o.Member.Weight
+	n.mu.Lock()
+	m.Asks = n.asked
+	n.mu.Unlock()
 	for _, s := range n.all {
 		m.Groups[s.group.Log()] = s.group.Partitions
 		at := s.position()
@@ -173,12 +176,28 @@ func (n *Node) assigned(generation int32, b []byte) error {
 			s.serving = false
 		}
 	}
+	// Kafka gives who comes back under its id the plan of before, without asking anybody. Once is enough: the plan
+	// that comes is made of what this process has said.
+	ask := !n.asked && !p.Fits(id, n.partitions())
+	n.asked = n.asked || ask
 	n.mu.Unlock()
+	if ask {
+		n.group.Rejoin()
+	}
 	n.stir()
 	if n.o.Events.Planned != nil {
 		n.o.Events.Planned(generation, p)
 	}
 	return nil
+}
+
+// partitions gives how many partitions each group has that the node knows.
+func (n *Node) partitions() map[string]int {
+	out := map[string]int{}
+	for _, s := range n.all {
+		out[s.group.Log()] = s.group.Partitions
+	}
+	return out
 }
 
 // lost says that others have what this node had.

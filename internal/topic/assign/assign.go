@@ -51,6 +51,9 @@ type Member struct {
 	Groups  map[string]int `json:"groups"`           // partitions of each group it knows
 	Owns    Positions      `json:"owns,omitempty"`   // it answers and publishes for, or did and has not ended yet
 	Has     Positions      `json:"has,omitempty"`    // other states on its disk
+	// Asks tells that the plan which the member found does not fit it. Kafka makes a new plan only for a member that says
+	// something new.
+	Asks bool `json:"asks,omitempty"`
 }
 
 // Plan is what is decided. Owners and Standbys are by group, and by partition number.
@@ -99,6 +102,27 @@ func DecodePlan(b []byte) (*Plan, error) {
 		return nil, fmt.Errorf("assignment has version %d, this freshet knows %d", p.Version, version)
 	}
 	return p, nil
+}
+
+// Fits tells whether a node has its part of every group it knows. Who comes back under its id is given the plan of
+// before, which may be of other groups, as when one has grown.
+func (p *Plan) Fits(id string, groups map[string]int) bool {
+	for group, partitions := range groups {
+		if len(p.Owners[group]) != partitions || !p.shares(id, group) {
+			return false
+		}
+	}
+	return true
+}
+
+// shares tells whether a node has, or is to have, a partition of a group.
+func (p *Plan) shares(id, group string) bool {
+	for n := range p.Owners[group] {
+		if p.Owner(group, n) == id || p.Holds(id, group, n) {
+			return true
+		}
+	}
+	return false
 }
 
 // Owner gives who owns a partition; "" is nobody.
