@@ -91,7 +91,7 @@ type Node struct {
 	mu        sync.Mutex
 	plan      *assign.Plan
 	asked     bool // for a new plan, because the one that was there did not fit
-	version   int // of which partitions are read
+	version   int  // of which partitions are read
 	changed   chan struct{}
 	published map[outboxID]uint64
 	moved     chan struct{}
