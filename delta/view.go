@@ -10,7 +10,6 @@ import (
 	"github.com/freshet-io/freshet/delta/hop"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
-	"github.com/freshet-io/freshet/internal/strict"
 )
 
 // view is a feature view, compiled: which columns it reads, how a row is judged, which
@@ -90,13 +89,6 @@ type output struct {
 	level  int
 	window int64 // microseconds; 0: lifetime
 	read   aggregate.Read
-}
-
-// Check compiles every expression of a view and gives the first error with its place: what plan
-// needs to know.
-func Check(v *feature.View) error {
-	_, err := compile(v)
-	return err
 }
 
 func compile(fv *feature.View) (*view, error) {
@@ -300,7 +292,7 @@ func (v *view) condition(source string, need func(int)) (*expression.Program, er
 		return expression.Column{Index: v.flat(ref), Type: col.Type}, ok
 	}))
 	if err != nil {
-		return nil, n.refuse(v, "where", place, err)
+		return nil, n.refuse(v.View, "where", place, err)
 	}
 	if p.Type.Kind != feature.Bool {
 		return nil, fault.New(fault.Usage, "view %s: where is %s, expected bool", v.Name, p.Type).At("%s", v.Def.Place(place)).ToMend("write a condition, as in %s != nil", source)
@@ -345,7 +337,7 @@ func (v *view) compileExpressions(need func(int)) error {
 		}))
 		place := fmt.Sprintf("derived.%d", i)
 		if err != nil {
-			return n.refuse(v, "derived "+d.Name, place, err)
+			return n.refuse(v.View, "derived "+d.Name, place, err)
 		}
 		if p.Type.Kind != d.Type.Kind && p.Type.Kind != feature.Null {
 			return fault.New(fault.Usage, "view %s: derived %s is %s but the expression gives %s", v.Name, d.Name, d.Type, p.Type).
@@ -354,39 +346,6 @@ func (v *view) compileExpressions(need func(int)) error {
 		v.derived = append(v.derived, p)
 	}
 	return nil
-}
-
-// names notes the names that an expression uses, to say what would be accepted.
-type names struct {
-	known, used []string
-	unknown     string
-}
-
-func (n *names) note(resolve expression.Resolver) expression.Resolver {
-	return func(name string) (expression.Column, bool) {
-		c, ok := resolve(name)
-		if ok {
-			n.used = append(n.used, name+" is "+c.Type.String())
-		} else {
-			n.unknown = name
-		}
-		return c, ok
-	}
-}
-
-func (n *names) refuse(v *view, what, place string, err error) error {
-	e := fault.Wrap(fault.Usage, err, "view %s: %s", v.Name, what).At("%s", v.Def.Place(place))
-	near := strict.Nearest(n.unknown, n.known)
-	switch {
-	case n.unknown == "":
-		return e.ToMend("what is compared or computed must be of one kind: numbers, texts, times; %s", strings.Join(n.used, ", "))
-	case near != "" && what == "where":
-		return e.ToMend("did you mean %s?", near)
-	case what == "where":
-		return e.ToMend("columns are: %s", strings.Join(n.known, ", "))
-	default:
-		return e.ToMend("features that stand before it are: %s", strings.Join(n.known, ", "))
-	}
 }
 
 // flat gives the ordinal of a column in the source row followed by the joined rows.

@@ -28,11 +28,11 @@ func applyCommand() *cobra.Command {
 			"This version makes changes at a start: one that needs more is refused, with the way. A view more is read beside the stream, and one that is defined anew is built there, while it is shown as it was.",
 		Example: "  freshet apply -c freshet.yaml --dry-run\n  freshet apply -f next/definitions -c freshet.yaml --allow-drop", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := config.Load(o.file, os.LookupEnv)
+			p, err := planned(c.Context(), o)
 			if err != nil {
 				return err
 			}
-			p, err := planned(c.Context(), o)
+			cfg, err := config.Load(o.file, os.LookupEnv)
 			if err != nil {
 				return err
 			}
@@ -60,7 +60,7 @@ func applyCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVarP(&o.file, "config", "c", "freshet.yaml", "the configuration")
+	c.Flags().StringVarP(&o.file, "config", "c", configFile, "the configuration")
 	c.Flags().StringVarP(&o.dir, "definitions", "f", "", "the definitions, if not those of the configuration")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would be done, and whether it is refused")
 	c.Flags().BoolVar(&allowDrop, "allow-drop", false, "keep definitions that lack what readers may use")

@@ -104,7 +104,7 @@ func configCommand() *cobra.Command {
 			return nil
 		},
 	}
-	validate.Flags().StringVarP(&file, "config", "c", "freshet.yaml", "the configuration")
+	validate.Flags().StringVarP(&file, "config", "c", configFile, "the configuration")
 	explain := &cobra.Command{
 		Use: "explain [KEY]", Short: "Say what a key means, its type and its default",
 		Example: "  freshet config explain source.clock\n  freshet config explain kafka\n  freshet config explain", Args: cobra.MaximumNArgs(1),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,7 +39,7 @@ func diffCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVarP(&o.file, "config", "c", "freshet.yaml", "the configuration")
+	c.Flags().StringVarP(&o.file, "config", "c", configFile, "the configuration")
 	c.Flags().StringVarP(&o.dir, "definitions", "f", "", "the definitions, if not those of the configuration")
 	c.Flags().StringVar(&o.against, "against", "", "compare with the definitions of this directory instead of those that run; with -f nothing needs to run")
 	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or jsonl")
@@ -68,25 +69,20 @@ func printDiff(out io.Writer, texts []plan.Text) {
 
 // bothDefinitions gives the definitions that run, or those of --against, and those wanted.
 func bothDefinitions(c *cobra.Command, o planOptions) (runs, wanted *feature.Definitions, err error) {
-	if o.against == "" || o.dir == "" {
-		cfg, err := config.Load(o.file, os.LookupEnv)
-		if err != nil {
-			return nil, nil, err
-		}
-		if o.dir == "" {
-			o.dir = cfg.Definitions
-		}
-		if o.against == "" {
-			if runs, _, err = running(c.Context(), cfg); err != nil {
-				return nil, nil, err
-			}
-		}
+	if o.dir, err = definitionsDir(o.file, o.dir); err != nil {
+		return nil, nil, err
+	}
+	wanted, errs := outlined(o.dir)
+	if len(errs) > 0 {
+		return nil, nil, errors.Join(errs...)
 	}
 	if o.against != "" {
-		if runs, err = definitions.Load(os.DirFS(o.against), o.against); err != nil {
-			return nil, nil, err
-		}
+		runs, err = definitions.Load(os.DirFS(o.against), o.against)
+		return runs, wanted, err
 	}
-	wanted, err = definitions.Load(os.DirFS(o.dir), o.dir)
+	cfg, err := config.Peek(o.file, os.LookupEnv) // of what runs the source knows nothing
+	if err == nil {
+		runs, _, err = running(c.Context(), cfg)
+	}
 	return runs, wanted, err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -13,25 +14,29 @@ import (
 	"github.com/freshet-io/freshet/internal/doctor"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
-	"github.com/freshet-io/freshet/internal/feature/definitions"
 )
 
 func doctorCommand() *cobra.Command {
-	var file, output string
+	var file, dir, output string
 	c := &cobra.Command{
-		Use: "doctor -c FILE", Short: "Check everything around, with what mends it", Example: "  freshet doctor -c freshet.yaml", Args: cobra.NoArgs,
+		Use: "doctor [-f DIR] -c FILE", Short: "Check everything around, with what mends it",
+		Example: "  freshet doctor -c freshet.yaml\n  freshet doctor -f next/definitions -c freshet.yaml", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if !slices.Contains([]string{"table", "json", "jsonl"}, output) {
-				return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", output)
+			if err := checkOutput(output); err != nil {
+				return err
 			}
-			cfg, err := config.Load(file, os.LookupEnv)
+			dir, err := definitionsDir(file, dir)
 			if err != nil {
 				return err
 			}
-			defs, defsErr := definitions.Load(os.DirFS(cfg.Definitions), cfg.Definitions)
+			defs, errs := outlined(dir)
+			cfg, err := config.Load(file, os.LookupEnv)
+			if err != nil {
+				return errors.Join(append(errs, err)...)
+			}
 			checks := examine(c.Context(), cfg, defs)
-			if defsErr != nil {
-				checks = append(checks, doctor.Check{Name: "definitions", Status: doctor.Fail, What: defsErr.Error()})
+			for _, err := range errs {
+				checks = append(checks, doctor.Failed("definitions", err))
 			}
 			if output != "table" {
 				err = show(nil, checks, output)
@@ -57,7 +62,8 @@ func doctorCommand() *cobra.Command {
 			return err
 		},
 	}
-	c.Flags().StringVarP(&file, "config", "c", "freshet.yaml", "the configuration")
+	c.Flags().StringVarP(&file, "config", "c", configFile, "the configuration")
+	c.Flags().StringVarP(&dir, "definitions", "f", "", "the definitions, if not those of the configuration")
 	c.Flags().StringVarP(&output, "output", "o", "table", "table, json or jsonl")
 	return c
 }

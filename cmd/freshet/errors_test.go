@@ -50,7 +50,7 @@ func process(t *testing.T, args ...string) (string, int) {
 func command(t *testing.T, c *cobra.Command, args ...string) (string, int) {
 	t.Helper()
 	c.SilenceErrors, c.SilenceUsage = true, true
-	c.SetArgs(args)
+	c.SetArgs(append([]string{}, args...)) // nil: those of the test
 	var out bytes.Buffer
 	c.SetOut(&out)
 	if err := c.ExecuteContext(t.Context()); err != nil {

@@ -17,6 +17,9 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 )
 
+// configFile is the configuration where none is named.
+const configFile = "freshet.yaml"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 // right is what the mistakes are made in.
@@ -45,6 +47,8 @@ func TestMistakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	config := filepath.Join(t.TempDir(), "freshet.yaml")
+	write(t, config, "name: x\nsource: {postgres: {url: env:FRESHET_NOT_SET}}\n")
 	for _, m := range []struct{ name, old, fresh string }{
 		{"unknown-key", "event_time: ordered_at", "event_tme: ordered_at"},
 		{"unknown-key-of-a-feature", "agg: count, windows", "agg: count, window"},
@@ -54,6 +58,11 @@ func TestMistakes(t *testing.T) {
 		{"unknown-column-of-a-join", "of: shop.city", "of: shop.ctiy"},
 		{"unknown-column-in-where", "'amount != nil'", "'amout != nil'"},
 		{"unknown-aggregate", "agg: sum", "agg: summ"},
+		{"aggregate-of-another-name", "agg: sum", "agg: average"},
+		{"join-that-is-not-there", "of: shop.city", "of: store.city"},
+		{"where-as-in-sql", "'amount != nil'", "'amount IS NOT NULL'"},
+		{"where-with-one-equals-sign", "'amount != nil'", "'note = \"paid\"'"},
+		{"function-not-known", "'n_1d / 2'", "'sqrt(n_1d)'"},
 		{"unknown-feature-in-derived", "'n_1d / 2'", "'n_30d / 2'"},
 		{"derived-of-itself", "'n_1d / 2'", "'per_order / 2'"},
 		{"derived-of-a-later-one", "expr: 'n_1d / 2'}", "expr: 'half / 2'}\n  - {name: half, type: double, expr: 'n_1d / 2'}"},
@@ -102,6 +111,14 @@ func TestMistakes(t *testing.T) {
 				}
 			}
 			got := lines.String() + "\n" + strings.ReplaceAll(out, dir, "definitions") + "exit " + strconv.Itoa(code) + "\n"
+			switch alone, _ := command(t, planCommand(), "-f", dir, "-c", config); {
+			case alone == out:
+				got += "\nwithout a source: the same\n"
+			case strings.Contains(alone, "orders.yaml:"):
+				got += "\nwithout a source:\n" + strings.ReplaceAll(alone, dir, "definitions")
+			default:
+				got += "\nonly the source's tables show it\n"
+			}
 			compareGolden(t, filepath.Join("testdata", "mistakes", m.name+".txt"), got)
 			if code != 2 || !strings.Contains(out, "orders.yaml:") || !strings.Contains(out, "to mend: ") {
 				t.Errorf("exit %d; a refusal names file and line, and what would be accepted:\n%s", code, out)
@@ -112,6 +129,46 @@ func TestMistakes(t *testing.T) {
 	write(t, filepath.Join(dir, "orders.yaml"), right)
 	if out, code := command(t, planCommand(), "-f", dir, "--schema", tables); code != 0 {
 		t.Errorf("what is right is refused: %s", out)
+	}
+}
+
+// TestDefinitionsFirst: whatever reads definitions tells of a slip in them before it asks for a source, a Kafka or
+// a node, which a newcomer does not have yet.
+func TestDefinitionsFirst(t *testing.T) {
+	dir := t.TempDir()
+	if err := writeStart(&bytes.Buffer{}, dir); err != nil {
+		t.Fatal(err)
+	}
+	file, example := filepath.Join(dir, "freshet.yaml"), filepath.Join(dir, "definitions", "example.yaml")
+	t.Setenv("FRESHET_SOURCE_URL", "")
+	if err := os.Unsetenv("FRESHET_SOURCE_URL"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*cobra.Command{planCommand(), upCommand(), captureCommand(), nodeCommand(), applyCommand(), doctorCommand()} {
+		if out, code := command(t, c, "-c", file); code != 2 || !strings.HasPrefix(out, "freshet: source.postgres.url: environment variable FRESHET_SOURCE_URL is not set") {
+			t.Errorf("%s of what init writes: exit %d, %s", c.Name(), code, out)
+		}
+	}
+	write(t, example, strings.NewReplacer("agg: sum", "agg: average", "'orders_1d * 7", "'order_1d * 7", "partitions: 8", "partitions: 8\n---\nkind: PartitionGroup\nname: shop\nkey: {name: shop, type: money}\npartitions: 8").Replace(initDefinitions))
+	before, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		cmd  *cobra.Command
+		args []string
+	}{
+		{planCommand(), nil}, {planCommand(), []string{"-f", filepath.Dir(example)}}, {applyCommand(), nil}, {diffCommand(), nil}, {explainCommand(), []string{"customer_orders"}},
+		{testCommand(), nil}, {upCommand(), nil}, {captureCommand(), nil}, {nodeCommand(), nil},
+	} {
+		out, code := command(t, c.cmd, append(c.args, "-c", file)...)
+		golden(t, "definitions-first", out, code, dir, "DIR")
+	}
+	if after, err := os.ReadDir(dir); err != nil || len(after) != len(before) {
+		t.Errorf("a refused start left %v %v", after, err)
+	}
+	if out, code := command(t, doctorCommand(), "-c", file); code != 2 || !strings.HasPrefix(out, "freshet: "+example+":15: ") || !strings.Contains(out, "FRESHET_SOURCE_URL is not set") {
+		t.Errorf("doctor: exit %d, %s", code, out)
 	}
 }
 

@@ -87,7 +87,7 @@ func slotCommand() *cobra.Command {
 			return verdict(reports)
 		},
 	}
-	c.Flags().StringVarP(&file, "config", "c", "freshet.yaml", "the configuration")
+	c.Flags().StringVarP(&file, "config", "c", configFile, "the configuration")
 	c.Flags().StringVarP(&output, "output", "o", "table", "table, json or jsonl")
 	c.Flags().StringVar(&name, "slot", "", "this one of source.postgres.slots; left out: each")
 	c.Flags().DurationVar(&over, "over", 0, "measure for so long, to tell the rate and the time left")

@@ -33,7 +33,6 @@ import (
 	"github.com/freshet-io/freshet/internal/embedded"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
-	"github.com/freshet-io/freshet/internal/feature/definitions"
 	"github.com/freshet-io/freshet/internal/peers"
 	"github.com/freshet-io/freshet/internal/pipeline"
 	"github.com/freshet-io/freshet/internal/position"
@@ -100,11 +99,19 @@ type scheduled struct {
 
 // open reads the configuration and wires a process; run makes it go.
 func open(ctx context.Context, file string, r roles, log *slog.Logger) (*system, error) {
+	dir, err := definitionsDir(file, "")
+	if err != nil {
+		return nil, err
+	}
+	defs, errs := outlined(dir)
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
 	cfg, err := config.Load(file, os.LookupEnv)
 	if err != nil {
 		return nil, err
 	}
-	s := &system{cfg: cfg, log: log, roles: r, graphs: map[string]*scheduled{}, metrics: prometheus.NewRegistry(), point: crashPoint()}
+	s := &system{cfg: cfg, defs: defs, log: log, roles: r, graphs: map[string]*scheduled{}, metrics: prometheus.NewRegistry(), point: crashPoint()}
 	if s.point == nil {
 		s.point = func(string) {}
 	}
@@ -126,13 +133,9 @@ func (s *system) close() {
 	s.closers = nil
 }
 
-// openSource takes data_dir and reads the definitions.
+// openSource takes data_dir.
 func (s *system) openSource(context.Context) error {
-	defs, err := definitions.Load(os.DirFS(s.cfg.Definitions), s.cfg.Definitions)
-	if err != nil {
-		return err
-	}
-	s.defs = defs
+	defs := s.defs
 	lock, err := embedded.LockDir(s.cfg.DataDir)
 	if err != nil {
 		return err

@@ -164,7 +164,7 @@ func tableCommand() *cobra.Command {
 			}
 			return run(c.Context(), st, defs, args)
 		}}
-		sub.Flags().StringVarP(&file, "config", "c", "freshet.yaml", "the configuration")
+		sub.Flags().StringVarP(&file, "config", "c", configFile, "the configuration")
 		sub.Flags().StringVarP(&output, "output", "o", "table", "table, json or jsonl")
 		return sub
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,24 +14,24 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freshet-io/freshet/internal/fault"
-	"github.com/freshet-io/freshet/internal/feature/definitions"
 	"github.com/freshet-io/freshet/internal/fixture"
 )
 
 // testOptions are the flags of freshet test.
 type testOptions struct {
-	dir, run, output, junit string
-	update                  bool
+	file, dir, run, output, junit string
+	update                        bool
 }
 
 func testCommand() *cobra.Command {
 	var o testOptions
 	c := &cobra.Command{
-		Use: "test -f DIR", Short: "Run the fixtures beside the definitions: changes in, rows out; nothing needs to run",
-		Example: "  freshet test -f definitions\n  freshet test -f definitions --run 'late|cancelled' --update\n  freshet test -f definitions --junit report.xml", Args: cobra.NoArgs,
+		Use: "test [-f DIR] [-c FILE]", Short: "Run the fixtures beside the definitions: changes in, rows out; nothing needs to run",
+		Example: "  freshet test\n  freshet test -c freshet.yaml\n  freshet test -f definitions\n  freshet test -f definitions --run 'late|cancelled' --update\n  freshet test -f definitions --junit report.xml", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return runTests(c, o) },
 	}
-	c.Flags().StringVarP(&o.dir, "definitions", "f", "definitions", "the directory of the definitions; their fixtures are in its folder "+fixture.Folder)
+	c.Flags().StringVarP(&o.file, "config", "c", configFile, "the configuration, which says where the definitions are; it need not be there")
+	c.Flags().StringVarP(&o.dir, "definitions", "f", "", "the definitions, if not those of the configuration; their fixtures are in the folder "+fixture.Folder+" there")
 	c.Flags().StringVar(&o.run, "run", "", "only fixtures whose name matches this regular expression")
 	c.Flags().BoolVar(&o.update, "update", false, "write what is served into the files as what is expected")
 	c.Flags().StringVar(&o.junit, "junit", "", "write the results to this file too, as JUnit's XML")
@@ -50,7 +51,11 @@ func runTests(c *cobra.Command, o testOptions) error {
 		}
 		options.Run = re
 	}
-	suite, err := loadSuite(o.dir)
+	dir, err := definitionsDir(o.file, o.dir)
+	if err != nil {
+		return err
+	}
+	suite, err := loadSuite(dir)
 	if err != nil {
 		return err
 	}
@@ -88,9 +93,9 @@ func runTests(c *cobra.Command, o testOptions) error {
 
 // loadSuite reads definitions and their fixtures.
 func loadSuite(dir string) (*fixture.Suite, error) {
-	defs, err := definitions.Load(os.DirFS(dir), dir)
-	if err != nil {
-		return nil, err
+	defs, errs := outlined(dir)
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
 	}
 	return fixture.Load(os.DirFS(dir), dir, defs)
 }

@@ -37,7 +37,7 @@ func role(name, short string, r *roles) *cobra.Command {
 		Use: name + " -c FILE", Short: short, Example: "  freshet " + name + " -c freshet.yaml", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return runRole(c.Context(), file, *r) },
 	}
-	c.Flags().StringVarP(&file, "config", "c", "freshet.yaml", "the configuration")
+	c.Flags().StringVarP(&file, "config", "c", configFile, "the configuration")
 	return c
 }
 

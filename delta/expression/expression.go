@@ -21,6 +21,7 @@ import (
 	"strconv"
 
 	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/file"
 	"github.com/expr-lang/expr/parser"
 
 	"github.com/freshet-io/freshet/internal/feature"
@@ -28,6 +29,12 @@ import (
 
 // ErrOverflow says that an integer operation left the range of int64.
 var ErrOverflow = errors.New("integer overflow")
+
+// ErrSyntax says that a text is no expression.
+var ErrSyntax = errors.New("this is no expression")
+
+// ErrFunction says that a function is not there.
+var ErrFunction = errors.New("there is no function")
 
 // Column is what a name in an expression stands for: its ordinal in the row and its type.
 type Column struct {
@@ -64,9 +71,9 @@ func (p *Program) Eval(s *State) (feature.Value, error) {
 
 // Compile parses and checks an expression.
 func Compile(source string, resolve Resolver) (*Program, error) {
-	tree, err := parser.Parse(source)
+	tree, err := parse(source)
 	if err != nil {
-		return nil, fmt.Errorf("%w", err)
+		return nil, err
 	}
 	c := &compiler{source: source, resolve: resolve}
 	t, err := c.compile(tree.Node)
@@ -75,6 +82,17 @@ func Compile(source string, resolve Resolver) (*Program, error) {
 	}
 	slices.Sort(c.uses)
 	return &Program{Type: feature.Type{Kind: t.kind}, eval: t.eval, Uses: slices.Compact(c.uses)}, nil
+}
+
+func parse(source string) (*parser.Tree, error) {
+	tree, err := parser.Parse(source)
+	if at, ok := errors.AsType[*file.Error](err); ok {
+		return nil, fmt.Errorf("%w: %s (at character %d of %q)", ErrSyntax, at.Message, at.Column+1, source)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSyntax, err)
+	}
+	return tree, nil
 }
 
 type compiler struct {

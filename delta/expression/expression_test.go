@@ -105,15 +105,41 @@ func TestRefusals(t *testing.T) {
 		"n122 == s":    "decimal and string do not go together",
 		"i < nil":      "nil can only be compared",
 		"i == s":       "int64 and string do not go together",
-		"now()":        "not supported",
+		"now()":        "there is no function",
 		"i + ":         "unexpected token",
 		"i and b":      "needs bool on both sides",
 		"other.x > 1":  `unknown column "other.x"`,
 		"i in s":       "in needs a list",
-		"map([1], #)":  "not supported",
+		"map([1], #)":  "there is no function",
 	} {
 		if _, err := Compile(source, columns); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want %q", source, err, want)
 		}
+	}
+}
+
+// What Check refuses, without types, Compile refuses too; and it takes what Compile takes.
+func TestCheckIsNoStricterThanCompile(t *testing.T) {
+	resolve := func(name string) (Column, bool) {
+		kind, ok := map[string]feature.Kind{"i": feature.Int64, "s": feature.String, "a.b": feature.Double}[name]
+		return Column{Type: feature.Type{Kind: kind}}, ok
+	}
+	known := func(name string) bool { _, ok := resolve(name); return ok }
+	refused := 0
+	for _, source := range []string{
+		"i > 1", "s == 'x' and a.b < 2.5", "i in [1, 2, 3]", "s in [lower(s), 'y']", "i == nil ? 0 : -i", "a.b ?? 1.0", "not (i > 1)", "upper(trim(s))",
+		"j > 1", "i in [j]", "c.b", "sqrt(i)", "abs(i, i)", "abs(j)", "i = 1", "i IS NULL", "i >", "now()", "i > 1 ? j : 2", "map([1], #)", "i[0]", "[1, 2]",
+	} {
+		_, compiled := Compile(source, resolve)
+		checked := Check(source, known)
+		if (compiled == nil) != (checked == nil) || checked != nil && checked.Error() != compiled.Error() {
+			t.Errorf("%s: Compile says %v, Check %v", source, compiled, checked)
+		}
+		if checked != nil {
+			refused++
+		}
+	}
+	if refused != 14 {
+		t.Errorf("%d are refused", refused)
 	}
 }

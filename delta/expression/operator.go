@@ -215,8 +215,8 @@ func (c *compiler) in(n *ast.BinaryNode) (term, error) {
 }
 
 func (c *compiler) call(n ast.Node, name string, args []ast.Node) (term, error) {
-	if len(args) != 1 {
-		return term{}, c.errorf(n, "function %s with %d arguments is not supported", name, len(args))
+	if err := c.function(n, name, args); err != nil {
+		return term{}, err
 	}
 	t, err := c.compile(args[0])
 	if err != nil {
@@ -251,5 +251,5 @@ func (c *compiler) call(n ast.Node, name string, args []ast.Node) (term, error) 
 	case number[name] != nil && t.kind == feature.Int64:
 		return t, nil
 	}
-	return term{}, c.errorf(n, "function %s of %s is not supported: there are abs, ceil, floor, round, lower, upper, trim", name, t.kind)
+	return term{}, c.errorf(n, "function %s does not take %s: lower, upper and trim take strings, abs, ceil, floor and round int64 or double", name, t.kind)
 }

@@ -111,9 +111,37 @@ func (s *Size) UnmarshalText(text []byte) error {
 
 // Load reads a file. Environment variables FRESHET_<KEY>, with dots as underscores, go before it.
 func Load(file string, env func(string) (string, bool)) (*Config, error) {
+	c, err := read(file, env)
+	if err != nil {
+		return nil, err
+	}
+	if err := (resolver{filepath.Dir(file), env}).resolve(reflect.ValueOf(c).Elem(), ""); err != nil {
+		return nil, err
+	}
+	c.defaults(filepath.Dir(file))
+	return c, c.validate(file)
+}
+
+// Peek reads a file without its source, whose address and secrets may stand in an environment that is not there:
+// for what needs to know only where the definitions are, or where a process listens.
+func Peek(file string, env func(string) (string, bool)) (*Config, error) {
+	c, err := read(file, env)
+	if err != nil {
+		return nil, err
+	}
+	c.Source = Source{}
+	if err := (resolver{filepath.Dir(file), env}).resolve(reflect.ValueOf(c).Elem(), ""); err != nil {
+		return nil, err
+	}
+	c.defaults(filepath.Dir(file))
+	return c, c.validateName(file)
+}
+
+// read reads a file and what the environment has before it.
+func read(file string, env func(string) (string, bool)) (*Config, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fault.Wrap(fault.Usage, err, "the configuration cannot be read").At("%s", file).ToMend("name it with -c FILE")
+		return nil, fault.Wrap(fault.Usage, err, "the configuration cannot be read").At("%s", file).ToMend("name it with -c FILE; freshet init writes one")
 	}
 	c := &Config{}
 	docs, err := strict.Parse(file, data)
@@ -134,11 +162,7 @@ func Load(file string, env func(string) (string, bool)) (*Config, error) {
 	if err := overlay(reflect.ValueOf(c).Elem(), "FRESHET", env); err != nil {
 		return nil, err
 	}
-	if err := (resolver{filepath.Dir(file), env}).resolve(reflect.ValueOf(c).Elem(), ""); err != nil {
-		return nil, err
-	}
-	c.defaults(filepath.Dir(file))
-	return c, c.validate(file)
+	return c, nil
 }
 
 // overlay takes values from the environment.
@@ -276,7 +300,11 @@ func (c *Config) defaults(dir string) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
-	set(&c.Storage.Hot, "file://"+filepath.ToSlash(filepath.Join(c.DataDir, "storage")))
+	storage := filepath.Join(c.DataDir, "storage")
+	if abs, err := filepath.Abs(storage); err == nil { // else what opens it says that it is not absolute
+		storage = abs
+	}
+	set(&c.Storage.Hot, "file://"+filepath.ToSlash(storage))
 	if c.State.Memory == 0 {
 		c.State.Memory = 512 << 20
 	}
@@ -305,18 +333,19 @@ func (c *Config) identify(hostname func() (string, error)) {
 	}
 }
 
+func (c *Config) validateName(file string) error {
+	if c.Name == "" {
+		return fault.New(fault.Usage, "name is not set").At("%s", file).ToMend("name: flights")
+	}
+	return nil
+}
+
 func (c *Config) validate(file string) error {
-	need := func(key, value, mend string) error {
-		if value != "" {
-			return nil
-		}
-		return fault.New(fault.Usage, "%s is not set", key).At("%s", file).ToMend("%s", mend)
-	}
-	if err := need("name", c.Name, "name: flights"); err != nil {
+	if err := c.validateName(file); err != nil {
 		return err
 	}
-	if err := need("source.postgres.url", c.Source.Postgres.URL, "source: {postgres: {url: env:FRESHET_SOURCE_URL}}"); err != nil {
-		return err
+	if c.Source.Postgres.URL == "" {
+		return fault.New(fault.Usage, "source.postgres.url is not set").At("%s", file).ToMend("source: {postgres: {url: env:FRESHET_SOURCE_URL}}")
 	}
 	if c.Source.Clock != "" && strings.Count(c.Source.Clock, ".") != 2 {
 		return fault.New(fault.Usage, "source.clock is %q", c.Source.Clock).At("%s", file).ToMend("write commit, or schema.table.column")

@@ -157,3 +157,48 @@ source:
 		t.Errorf("%+v", e)
 	}
 }
+
+// A configuration that is named relatively, as in the first try of most, is of the directory it lies in.
+func TestRelativeFile(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if err := os.WriteFile("freshet.yaml", []byte("name: x\ndata_dir: ./data\nsource: {postgres: {url: env:URL}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := func(name string) (string, bool) { return "postgres://h/d", name == "URL" }
+	c, err := Load("freshet.yaml", env)
+	if err != nil || c.Storage.Hot != "file://"+filepath.ToSlash(dir)+"/data/storage" {
+		t.Errorf("storage is at %v, %v", c, err)
+	}
+}
+
+func TestPeekNeedsNoSource(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "freshet.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := func(name string) (string, bool) { return "defs", name == "WHERE" }
+	write("name: x\nsource: {postgres: {url: env:URL}, secret: file:nowhere}\ndefinitions: env:WHERE\nlisten: {grpc: ':7'}\n")
+	c, err := Peek(file, env)
+	if err != nil || c.Definitions != filepath.Join(filepath.Dir(file), "defs") || c.Listen.GRPC != ":7" || c.Source.Postgres.URL != "" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := Load(file, env); err == nil {
+		t.Error("Load did without the source")
+	}
+	for text, want := range map[string]string{
+		"source: {postgres: {url: env:URL}}":               "name is not set",
+		"name: x\ndefinitons: d":                           "definitons",
+		"name: x\ndefinitions: env:OTHER":                  "OTHER is not set",
+		"name: x\nsource: {postgres: {sot: a}}":            "sot",
+		"name: x\nsource: {secret: abc}\ndefinitions: d\n": "the secret is written",
+	} {
+		write(text)
+		if _, err := Peek(file, env); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

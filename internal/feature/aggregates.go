@@ -104,6 +104,19 @@ func aggregateNames() []string {
 	return names
 }
 
+// nearAggregate says which aggregate was meant, if it has another name elsewhere or is written slightly wrong.
+func nearAggregate(name string) string {
+	elsewhere := map[string]string{
+		"average": "mean", "avg": "mean", "total": "sum", "minimum": "min", "maximum": "max", "std": "stddev", "var": "variance",
+		"distinct": "count_distinct", "nunique": "count_distinct", "latest": "last", "earliest": "first",
+		"median": "approx_percentile, with p: [0.5]", "percentile": "approx_percentile", "quantile": "approx_percentile",
+	}
+	if known, ok := elsewhere[strings.ToLower(name)]; ok {
+		return "did you mean " + known + "?"
+	}
+	return near(name, "aggregates", aggregateNames())
+}
+
 // takes tells whether the aggregate has an argument, and whether it needs it.
 func (a aggregate) takes(arg string) (has, needs bool) {
 	for x := range strings.FieldsSeq(a.args) {

@@ -100,7 +100,7 @@ func (v *View) argument(fd *FeatureDef, arg, name string) (Ref, Type, error) {
 func (v *View) resolveFeature(fd *FeatureDef) ([]Feature, error) {
 	a, ok := aggregateOf(fd.Agg)
 	if !ok {
-		return nil, fd.refuse(v.Def, "agg", "unknown aggregate %q", fd.Agg).ToMend("%s", near(fd.Agg, "aggregates", aggregateNames()))
+		return nil, fd.refuse(v.Def, "agg", "unknown aggregate %q", fd.Agg).ToMend("%s", nearAggregate(fd.Agg))
 	}
 	if err := v.checkArguments(fd, a); err != nil {
 		return nil, err
@@ -109,7 +109,11 @@ func (v *View) resolveFeature(fd *FeatureDef) ([]Feature, error) {
 		Field: Field{Name: fd.Name}, Agg: a.agg, Where: strings.TrimSpace(fd.Where), N: max(fd.N, fd.K, fd.Cap), Distinct: fd.Distinct,
 		HalfLife: time.Duration(fd.HalfLife), Ignore: fd.OnRetract == "ignore",
 	}
-	if err := v.resolveColumns(fd, &f); err != nil {
+	if v.Source == nil { // an outline
+		if err := v.checkAliases(fd); err != nil {
+			return nil, err
+		}
+	} else if err := v.resolveColumns(fd, &f); err != nil {
 		return nil, err
 	}
 	if f.N == 0 {

@@ -54,9 +54,9 @@ func (c *Catalog) resolveHop(v *View) error {
 		}
 		v.Keys[i], v.Entity[i].Type = ref, col.Type.Plain()
 	}
-	g := c.Group(d.Via)
-	if g == nil || g == v.Group {
-		return refuseAt(d, "via", "via: %q is not another group", d.Via).ToMend("name the group in whose partitions rows of %s are joined; groups are: %s", d.Source, c.groupNames())
+	g, err := c.via(v)
+	if err != nil {
+		return err
 	}
 	starts := v.starts(v.Keys[0])
 	at := slices.IndexFunc(starts, func(column int) bool { return v.Source.Columns[column].Type.Plain().Kind.String() == g.Key.Type })
@@ -77,6 +77,16 @@ func (c *Catalog) resolveHop(v *View) error {
 		}
 	}
 	return nil
+}
+
+// via gives the group in whose partitions rows are joined.
+func (c *Catalog) via(v *View) (*PartitionGroup, error) {
+	d := v.Def
+	g := c.Group(d.Via)
+	if g == nil || g == v.Group {
+		return nil, refuseAt(d, "via", "via: %q is not another group", d.Via).ToMend("name the group in whose partitions rows of %s are joined; groups are: %s", d.Source, c.groupNames())
+	}
+	return g, nil
 }
 
 // starts gives the columns of the source from which the chain of joins to a column starts.

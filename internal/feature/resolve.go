@@ -1,6 +1,7 @@
 package feature
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strconv"
@@ -19,7 +20,12 @@ func Resolve(d *Definitions, tables []*Table) (*Catalog, error) {
 	for _, t := range tables {
 		c.Tables[t.FullName()] = t
 	}
-	names := map[string]Meta{}
+	return c.resolve(c.resolveView)
+}
+
+// resolve checks all definitions, the views by what it is given.
+func (c *Catalog) resolve(view func(*FeatureView) (*View, error)) (*Catalog, error) {
+	d, names := c.Definitions, map[string]Meta{}
 	const mend = "write lower-case letters, digits and _, a letter first"
 	unique := func(kind, name string, m Meta) error {
 		if !validName(name) {
@@ -46,7 +52,7 @@ func Resolve(d *Definitions, tables []*Table) (*Catalog, error) {
 		if err := unique("FeatureView", def.Name, def.Meta); err != nil {
 			return nil, err
 		}
-		v, err := c.resolveView(def)
+		v, err := view(def)
 		if err != nil {
 			return nil, err
 		}
@@ -58,7 +64,10 @@ func Resolve(d *Definitions, tables []*Table) (*Catalog, error) {
 	if err := c.checkHops(); err != nil {
 		return nil, err
 	}
-	return c, c.checkUses(unique)
+	if err := c.checkUses(unique); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // resolveEarlier gives a view the generations before it. One whose tables have lost a column since, or have another type
@@ -148,10 +157,23 @@ func near(word, what string, known []string) string {
 	return what + " are: " + strings.Join(known, ", ")
 }
 
-func (c *Catalog) resolveView(d *FeatureView) (*View, error) {
+// newView gives a view in its group.
+func (c *Catalog) newView(d *FeatureView) (*View, error) {
 	v := &View{Def: d, Name: d.Name, Generation: 1, Where: strings.TrimSpace(d.Where), TTL: time.Duration(d.TTL)}
-	if v.Group = c.Group(d.Group); v.Group == nil {
-		return nil, refuseAt(d, "group", "group %q is not defined", d.Group).ToMend("define it with kind: PartitionGroup, or use one of: %s", c.groupNames())
+	if v.Group = c.Group(d.Group); v.Group != nil {
+		return v, nil
+	}
+	e := refuseAt(d, "group", "group %q is not defined", d.Group)
+	if len(c.Groups) == 0 {
+		return nil, e.ToMend("define it: {kind: PartitionGroup, name: %s, key: {name: COLUMN, type: int64}, partitions: 16}", cmp.Or(d.Group, "NAME"))
+	}
+	return nil, e.ToMend("define it with kind: PartitionGroup, or use one of: %s", c.groupNames())
+}
+
+func (c *Catalog) resolveView(d *FeatureView) (*View, error) {
+	v, err := c.newView(d)
+	if err != nil {
+		return nil, err
 	}
 	if v.Source = c.Tables[d.Source]; v.Source == nil {
 		return nil, refuseAt(d, "source", "the source has no table %q", d.Source).ToMend("write it as schema.table, as the database has it")
@@ -206,16 +228,27 @@ func (c *Catalog) groupNames() string {
 	return strings.Join(names, ", ")
 }
 
-func (c *Catalog) resolveEntity(v *View) error {
+// checkEntity refuses keys that are not those of the group, or have no column.
+func (v *View) checkEntity() error {
 	d := v.Def
 	if len(d.Entity) == 0 || d.Entity[0] != v.Group.Key.Name {
 		return refuseAt(d, "entity", "the first entity key must be the group's key").ToMend("entity: [%s, …]", v.Group.Key.Name)
 	}
-	for i, name := range d.Entity {
-		column, ok := d.Key[name]
-		if !ok {
+	for _, name := range d.Entity {
+		if d.Key[name] == "" {
 			return refuseAt(d, "key", "entity key %q has no source column", name).ToMend("add it under key: {%s: COLUMN}", name)
 		}
+	}
+	return nil
+}
+
+func (c *Catalog) resolveEntity(v *View) error {
+	d := v.Def
+	if err := v.checkEntity(); err != nil {
+		return err
+	}
+	for i, name := range d.Entity {
+		column := d.Key[name]
 		at := v.Source.Index(column)
 		if at < 0 && joinOf(d, column) != nil {
 			if err := v.mayHop(i, name, column); err != nil {
@@ -233,7 +266,7 @@ func (c *Catalog) resolveEntity(v *View) error {
 		v.addKey(name, Ref{Join: -1, Column: at}, v.Source.Columns[at].Type.Plain())
 	}
 	if d.EventTime == "" {
-		return refuseAt(d, "event_time", "it has no event_time, the column by which rows enter and leave windows").ToMend("event_time: COLUMN, one of: %s", timestamps(v.Source))
+		return v.noEventTime("one of: " + timestamps(v.Source))
 	}
 	if v.EventTime = v.Source.Index(d.EventTime); v.EventTime < 0 {
 		return refuseAt(d, "event_time", "event_time: %s has no column %q", d.Source, d.EventTime).ToMend("%s", near(d.EventTime, "columns of "+d.Source, columnNames(v.Source)))
@@ -242,6 +275,10 @@ func (c *Catalog) resolveEntity(v *View) error {
 		return refuseAt(d, "event_time", "event_time: column %s is %s, which is no time", et.Name, et.Source).ToMend("use a column of type timestamp with time zone: %s", timestamps(v.Source))
 	}
 	return nil
+}
+
+func (v *View) noEventTime(columns string) error {
+	return refuseAt(v.Def, "event_time", "it has no event_time, the column by which rows enter and leave windows").ToMend("event_time: COLUMN, %s", columns)
 }
 
 func (v *View) addKey(name string, from Ref, t Type) {
