@@ -36,6 +36,7 @@ type fold struct {
 	meta      Meta
 	stats     *Stats
 	was       map[string]Stopped // before this cell
+	comparing string             // the generation that is compared in this cell; see compare.go
 	state     expression.State
 	cells     uint64    // since the process started
 	worked    bool      // something is to be applied
@@ -133,8 +134,9 @@ func (f *fold) begin(c *change.Control) error {
 	f.cells++
 	f.worked = true
 	f.stats, f.was = &f.meta.Stats, maps.Clone(f.meta.Stopped)
+	f.comparing = ""
 	if f.pieces {
-		f.was = maps.Clone(f.wide.Was)
+		f.was, f.comparing = maps.Clone(f.wide.Was), f.wide.Comparing
 	}
 	f.touched, f.fanned = f.touched[:0], 0
 	return nil
@@ -181,7 +183,9 @@ func (f *fold) flush() error {
 		}
 	}
 	f.pieces, f.wide = false, nil
+	was := f.Partition.meta.Compared // nobody else writes it
 	f.publishMeta()
+	f.tellCompared(was)
 	f.cleared()
 	return nil
 }

@@ -73,7 +73,7 @@ func activated(t *testing.T, generation uint32) string {
 // both definitions is the same to the byte.
 func TestAChangedViewEqualsOneThatWasSo(t *testing.T) {
 	s := seed(t)
-	early, late, changed := 0, 0, 0
+	early, late, changed, kinds := 0, 0, 0, Compared{}
 	for n := range uint64(8) {
 		r := rand.New(rand.NewPCG(s, 5000+n))
 		before, after := generations(t)
@@ -109,9 +109,14 @@ func TestAChangedViewEqualsOneThatWasSo(t *testing.T) {
 			if !wholeCell(h.l, at) {
 				continue
 			}
-			cut := p.Meta().LastCut
+			cut, was, rows := p.Meta().LastCut, p.shown("delays").Generation, shownRows(t, p)
 			fold(at)
 			shown, newest, building := p.Generation("delays")
+			if got, there := p.Compared("delays"); there != (shown == 2) {
+				t.Fatalf("history %d of SEED=%d: compared %v: %+v", n, s, there, got)
+			} else if was != shown {
+				kinds.Add(sameAsCompared(t, p, rows, got))
+			}
 			if shown == newest && at <= first || shown != newest && !building.Added {
 				t.Fatalf("history %d of SEED=%d: at record %d of %d generation %d is shown: %+v", n, s, at, first, shown, building)
 			}
@@ -130,6 +135,10 @@ func TestAChangedViewEqualsOneThatWasSo(t *testing.T) {
 		}
 		if shown, _, _ := p.Generation("delays"); shown == 2 {
 			changed += wholeStory(t, p, n)
+			c, _ := p.Compared("delays")
+			if deltas := deltasAt(t, p, c.Position); deltas != c.Wider+c.Differ+c.OnlyOld+c.OnlyNew {
+				t.Errorf("history %d of SEED=%d: %d deltas tell of the change, compared %+v", n, s, deltas, c)
+			}
 			o.Dir = filepath.Join(t.TempDir(), "p")
 			twice := openWith(t, o)
 			if err := twice.Fold(t.Context(), h.l.records); err != nil {
@@ -138,12 +147,15 @@ func TestAChangedViewEqualsOneThatWasSo(t *testing.T) {
 			if want, got := contents(t, twice), contents(t, p); !maps.Equal(want, got) {
 				t.Errorf("history %d of SEED=%d, folded with both: %s", n, s, firstDifference(want, got))
 			}
-			if a, b := twice.Meta(), p.Meta(); !maps.EqualFunc(a.Stopped, b.Stopped, func(x, y Stopped) bool { return reflect.DeepEqual(x, y) }) || !maps.Equal(a.Sequences, b.Sequences) {
+			if a, b := twice.Meta(), p.Meta(); !maps.EqualFunc(a.Stopped, b.Stopped, func(x, y Stopped) bool { return reflect.DeepEqual(x, y) }) || !maps.Equal(a.Sequences, b.Sequences) || !reflect.DeepEqual(a.Compared, b.Compared) {
 				t.Errorf("history %d of SEED=%d, folded with both: %+v, %+v", n, s, a, b)
 			}
 			closed(t, twice)
 		}
 		closed(t, p)
+	}
+	if kinds.Equal == 0 || kinds.Wider == 0 || kinds.Differ == 0 || kinds.OnlyOld == 0 {
+		t.Errorf("SEED=%d: there was nothing of a kind to be compared: %+v", s, kinds)
 	}
 	if early < 5 || late < 5 || changed < 5 {
 		t.Errorf("SEED=%d: %d cuts were compared before, %d after, %d entities changed", s, early, late, changed)

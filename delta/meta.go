@@ -30,6 +30,8 @@ type Meta struct {
 	Beside     map[string]Beside  `json:"beside,omitempty"`  // snapshots beside the stream, by table
 	Stopped    map[string]Stopped `json:"stopped,omitempty"` // views that stand still
 	Added      map[string]bool    `json:"added,omitempty"`   // views that were new to this state once; never written to
+	// Compared is what came of comparing two generations of a view last, by view.
+	Compared map[string]Compared `json:"compared,omitempty"`
 	// Hops are the senders of views whose rows are here and whose entities are elsewhere; Hop is how far senders have been
 	// heard where it is the other way round. Neither is ever written to.
 	Hops    map[string]hop.SenderState `json:"hops,omitempty"`
@@ -88,6 +90,7 @@ func (m *Meta) clone() Meta {
 	c := *m
 	c.Sequences, c.Moves = maps.Clone(m.Sequences), maps.Clone(m.Moves)
 	c.Beside, c.Stopped, c.Hops = maps.Clone(m.Beside), maps.Clone(m.Stopped), maps.Clone(m.Hops)
+	c.Compared = cloneCompared(m.Compared)
 	return c
 }
 

@@ -73,6 +73,9 @@ type Events struct {
 	Planned func(generation int32, p *assign.Plan)
 	// Kept tells, after each deletion, what Kafka has of a partition's changes.
 	Kept func(group string, partition int, k Kept)
+	// Compared tells how many entities of a partition differ between two generations of a view, where one takes the place of the
+	// other; each copy of the partition tells it.
+	Compared func(group string, partition int, view string, c Compared)
 	// Trouble tells of what goes wrong and is tried again.
 	Trouble func(err error)
 }

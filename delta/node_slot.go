@@ -146,9 +146,15 @@ func (o *NodeOptions) partitions() int {
 // openState opens what lies in the partition's directory, and creates it if there is nothing.
 func (s *slot) openState() (*Partition, error) {
 	o := &s.n.o
+	told := o.Events.Compared
 	return OpenPartition(PartitionOptions{
 		Catalog: o.Catalog, Group: s.group.Name, Partition: s.number, Dir: s.dir(), Added: o.Added,
 		State: state.Options{Cache: s.n.cache, MemTable: o.memTable(), Fatal: o.Events.Fatal}, Schemas: o.Registry, Memory: s.n.memory, Point: o.Point, BatchBytes: o.batch(),
+		Compared: func(view string, c Compared) {
+			if told != nil {
+				told(s.group.Name, s.number, view, c)
+			}
+		},
 	})
 }
 

@@ -41,6 +41,9 @@ type PartitionOptions struct {
 	// BatchBytes is about how much one batch writes at most, in bytes, but for its last cell; 0 means 8 MiB.
 	BatchBytes          int
 	fanBytes, fanServed int // for tests; 0: the constants
+	// Compared is called when two generations of a view were compared and that is applied, by whoever folds: after a loss, or
+	// in a copy, with the same again.
+	Compared func(view string, c Compared)
 	// Point is called at named places, for tests that kill the process there.
 	Point func(name string)
 }
@@ -129,6 +132,7 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, closing(err, store.Close))
 	}
 	maps.DeleteFunc(p.meta.Stopped, p.outdated)
+	maps.DeleteFunc(p.meta.Compared, func(view string, _ Compared) bool { return p.lines[view] == nil })
 	if err := p.dropGone(); err != nil {
 		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, closing(err, store.Close))
 	}

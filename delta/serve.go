@@ -342,6 +342,9 @@ func (f *fold) serveOne(e *entity) error {
 		e.cause = change.CauseEntry
 	}
 	changed := f.differences(v, old, s)
+	if f.comparing == v.Name {
+		f.count(v, old, s, changed)
+	}
 	e.unserved = false
 	if changed == nil && !e.known && s.Status == NotFound && old.Status == NotFound {
 		return nil

@@ -223,6 +223,7 @@ func (s *splitter) meta() error {
 	if !s.first() {
 		m.Moves, m.Stats = map[string]uint64{}, Stats{}
 	}
+	m.Compared = nil // it is of the partition that was
 	m.Stopped = maps.Clone(m.Stopped)
 	for name, stopped := range m.Stopped {
 		stopped.Through = 0 // of deltas that are emitted from here on

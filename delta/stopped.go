@@ -187,6 +187,9 @@ func (f *fold) mendEnd(table string) {
 		switch {
 		case !ok || s.Awaits || s.Replaced:
 		case v.Source.FullName() == table && s.Mending:
+			if s.Added && v.Generation > 1 {
+				f.compares(v)
+			}
 			f.goOn(v, s)
 		case v.Source.FullName() != table:
 			s.Tables = slices.DeleteFunc(slices.Clone(s.Tables), func(t string) bool { return t == table })

@@ -33,10 +33,12 @@ type wide struct {
 	Fans []fan              `json:"fans,omitempty"`
 	Show []show             `json:"show,omitempty"`
 	Was  map[string]Stopped `json:"was,omitempty"` // views that stood still before the cell
+	// Comparing is the generation that is compared in the cell; see compare.go.
+	Comparing string `json:"comparing,omitempty"`
 }
 
 func (w *wide) clone() *wide {
-	return &wide{Meta: w.Meta.clone(), Fans: slices.Clone(w.Fans), Show: slices.Clone(w.Show), Was: maps.Clone(w.Was)}
+	return &wide{Meta: w.Meta.clone(), Fans: slices.Clone(w.Fans), Show: slices.Clone(w.Show), Was: maps.Clone(w.Was), Comparing: w.Comparing}
 }
 
 func (p *Partition) loadWide() (*wide, error) {
@@ -83,7 +85,7 @@ func (f *fold) spill() error {
 		return err
 	}
 	f.keepHops()
-	w := &wide{Meta: f.meta, Fans: f.fans, Show: f.shows, Was: f.was}
+	w := &wide{Meta: f.meta, Fans: f.fans, Show: f.shows, Was: f.was, Comparing: f.comparing}
 	b, err := encodeJSON(w)
 	if err != nil {
 		return err
