@@ -346,12 +346,16 @@ func (s *Server) Describe(_ context.Context, in *freshetv1.DescribeRequest) (*fr
 		}
 		for _, p := range s.o.Node.Partitions(v.Group.Name) {
 			d.Deltas += s.o.Node.Published(p, v.Name)
+			if shown, _, _ := p.Generation(v.Name); d.Shown == 0 || shown < d.Shown {
+				d.Shown = shown
+			}
 			if at, stands := p.Stopped(v.Name); stands {
 				d.Stopped = append(d.Stopped, &freshetv1.StoppedView{
 					Partition: int32(p.Number()), Position: at.Position.String(), LogTime: at.LogTime, Reason: at.Reason, Mend: at.Mend, Mending: at.Mending,
 				})
 			}
 		}
+		d.Compared = compared(s.o.Node.Partitions(v.Group.Name), v.Name)
 		out.Views = append(out.Views, d)
 		groups[v.Group.Name] = true
 	}

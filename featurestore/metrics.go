@@ -129,6 +129,13 @@ func (c *partitions) Describe(out chan<- *prometheus.Desc) {
 		out <- g.desc()
 	}
 	out <- hotShare()
+	out <- generationEntities()
+}
+
+// generationEntities are how the two generations of a view that were compared last differ.
+func generationEntities() *prometheus.Desc {
+	return prometheus.NewDesc("freshet_generation_entities", "Entities by how two generations of a view that were compared last differ: equal, wider, differ, only_old, only_new.",
+		[]string{"group", "partition", "view", "result"}, nil)
 }
 
 // hotShare is told without the key, which would be a label of any number of values: freshet nodes names it.
@@ -155,6 +162,11 @@ func (c *partitions) Collect(out chan<- prometheus.Metric) {
 				share = hot[0].Share
 			}
 			out <- prometheus.MustNewConstMetric(hotShare(), prometheus.GaugeValue, share, group.Name, strconv.Itoa(p.Number()))
+			for view, c := range p.Meta().Compared {
+				for result, n := range map[string]uint64{"equal": c.Equal, "wider": c.Wider, "differ": c.Differ, "only_old": c.OnlyOld, "only_new": c.OnlyNew} {
+					out <- prometheus.MustNewConstMetric(generationEntities(), prometheus.GaugeValue, float64(n), group.Name, strconv.Itoa(p.Number()), view, result)
+				}
+			}
 		}
 	}
 }

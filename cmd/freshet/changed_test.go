@@ -30,6 +30,16 @@ func (w *world) built() {
 	}
 }
 
+// view describes a view.
+func (w *world) view(name string) *freshetv1.View {
+	w.t.Helper()
+	r, err := w.sys.lookups.Describe(w.t.Context(), &freshetv1.DescribeRequest{View: name})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r.Views[0]
+}
+
 // writes changes items by several sessions until it is stopped; who runs into another one tries again.
 func (w *world) writes() (stop func()) {
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -108,6 +118,16 @@ func TestAViewThatChanges(t *testing.T) {
 		}
 		if row, _ := w.served("spent", "B"); row.Status != freshetv1.Status_NOT_FOUND {
 			t.Errorf("B is %v", row)
+		}
+	})
+	life("compared", more, roles{}, func(w *world) {
+		v := w.view("spent")
+		c := v.Compared
+		if v.Shown != 2 || c == nil || c.From != 1 || c.To != 2 || c.Partitions != v.Partitions || c.Equal+c.Wider+c.Differ+c.OnlyOld+c.OnlyNew == 0 || c.Columns["total"] != c.Wider+c.Differ {
+			t.Errorf("%+v", v)
+		}
+		if text := generationText(v); !strings.Contains(text, "generation 2 compared with 1 at "+c.Position) || !strings.Contains(text, fmt.Sprintf("total %d", c.Columns["total"])) {
+			t.Errorf("%q", text)
 		}
 	})
 	life("a feature less and one more", less, roles{allowDrop: true}, func(w *world) {

@@ -207,6 +207,9 @@ func viewsCommand() *cobra.Command {
 				at := v.Stopped[0]
 				fmt.Printf("\n%s stands still in %d of %d partitions, in %d since %s: %s\n  to mend: %s\n", v.Name, n, v.Partitions, at.Partition, at.Position, at.Reason, at.Mend)
 			}
+			if told := generationText(v); told != "" {
+				fmt.Printf("\n%s\n", told)
+			}
 		}
 		return nil
 	})

@@ -83,7 +83,11 @@ func (s *system) nodeEvents() delta.Events {
 		Owns: func(group string, partition int, owns bool, replayed int64, took time.Duration) {
 			s.log.Info("partition", "group", group, "partition", partition, "owned", owns, "replayed", replayed, "took", took)
 		},
-		Kept:    s.kept.tell,
+		Kept: s.kept.tell,
+		Compared: func(group string, partition int, view string, c delta.Compared) {
+			s.log.Info("generations of a view are compared", "view", view, "group", group, "partition", partition, "from", c.From, "to", c.To, "position", c.Position,
+				"equal", c.Equal, "wider", c.Wider, "differ", c.Differ, "only_old", c.OnlyOld, "only_new", c.OnlyNew, "columns", c.Columns)
+		},
 		Planned: func(generation int32, _ *assign.Plan) { s.log.Info("plan", "generation", generation) },
 		Trouble: func(err error) { s.log.Warn("node", "error", err) },
 	}

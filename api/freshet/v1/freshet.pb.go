@@ -1276,8 +1276,10 @@ type View struct {
 	Owner         string                 `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
 	Description   string                 `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
 	Generation    uint32                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
-	Deltas        uint64                 `protobuf:"varint,9,opt,name=deltas,proto3" json:"deltas,omitempty"`   // published so far, over all partitions
-	Stopped       []*StoppedView         `protobuf:"bytes,10,rep,name=stopped,proto3" json:"stopped,omitempty"` // where the view stands still; nowhere: none
+	Deltas        uint64                 `protobuf:"varint,9,opt,name=deltas,proto3" json:"deltas,omitempty"`     // published so far, over all partitions
+	Stopped       []*StoppedView         `protobuf:"bytes,10,rep,name=stopped,proto3" json:"stopped,omitempty"`   // where the view stands still; nowhere: none
+	Shown         uint32                 `protobuf:"varint,11,opt,name=shown,proto3" json:"shown,omitempty"`      // the generation that lookups see; less than generation while that is built
+	Compared      *Comparison            `protobuf:"bytes,12,opt,name=compared,proto3" json:"compared,omitempty"` // of the two generations that were compared last; not there: none were
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1382,6 +1384,146 @@ func (x *View) GetStopped() []*StoppedView {
 	return nil
 }
 
+func (x *View) GetShown() uint32 {
+	if x != nil {
+		return x.Shown
+	}
+	return 0
+}
+
+func (x *View) GetCompared() *Comparison {
+	if x != nil {
+		return x.Compared
+	}
+	return nil
+}
+
+// Comparison counts, by the rows at one position, how a generation of a view differs from the one before for its readers.
+// The five counts add up to the entities that one of the two shows.
+type Comparison struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          uint32                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"` // generations
+	To            uint32                 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Position      string                 `protobuf:"bytes,3,opt,name=position,proto3" json:"position,omitempty"` // of the control record where they were compared, the same in all partitions
+	LogTime       int64                  `protobuf:"varint,4,opt,name=log_time,json=logTime,proto3" json:"log_time,omitempty"`
+	Partitions    int32                  `protobuf:"varint,5,opt,name=partitions,proto3" json:"partitions,omitempty"` // of this node, that are counted
+	Equal         uint64                 `protobuf:"varint,6,opt,name=equal,proto3" json:"equal,omitempty"`
+	Wider         uint64                 `protobuf:"varint,7,opt,name=wider,proto3" json:"wider,omitempty"`                    // differ in columns only that the earlier one has not
+	Differ        uint64                 `protobuf:"varint,8,opt,name=differ,proto3" json:"differ,omitempty"`                  // in a column that both have
+	OnlyOld       uint64                 `protobuf:"varint,9,opt,name=only_old,json=onlyOld,proto3" json:"only_old,omitempty"` // shown by the earlier one only
+	OnlyNew       uint64                 `protobuf:"varint,10,opt,name=only_new,json=onlyNew,proto3" json:"only_new,omitempty"`
+	Columns       map[string]uint64      `protobuf:"bytes,11,rep,name=columns,proto3" json:"columns,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // that differ, with the entities, of those that both show, in which they do
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Comparison) Reset() {
+	*x = Comparison{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Comparison) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Comparison) ProtoMessage() {}
+
+func (x *Comparison) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Comparison.ProtoReflect.Descriptor instead.
+func (*Comparison) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Comparison) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Comparison) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *Comparison) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
+func (x *Comparison) GetLogTime() int64 {
+	if x != nil {
+		return x.LogTime
+	}
+	return 0
+}
+
+func (x *Comparison) GetPartitions() int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *Comparison) GetEqual() uint64 {
+	if x != nil {
+		return x.Equal
+	}
+	return 0
+}
+
+func (x *Comparison) GetWider() uint64 {
+	if x != nil {
+		return x.Wider
+	}
+	return 0
+}
+
+func (x *Comparison) GetDiffer() uint64 {
+	if x != nil {
+		return x.Differ
+	}
+	return 0
+}
+
+func (x *Comparison) GetOnlyOld() uint64 {
+	if x != nil {
+		return x.OnlyOld
+	}
+	return 0
+}
+
+func (x *Comparison) GetOnlyNew() uint64 {
+	if x != nil {
+		return x.OnlyNew
+	}
+	return 0
+}
+
+func (x *Comparison) GetColumns() map[string]uint64 {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
+}
+
 // StoppedView says since when and why a view stands still in a partition.
 type StoppedView struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1397,7 +1539,7 @@ type StoppedView struct {
 
 func (x *StoppedView) Reset() {
 	*x = StoppedView{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[14]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1551,7 @@ func (x *StoppedView) String() string {
 func (*StoppedView) ProtoMessage() {}
 
 func (x *StoppedView) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[14]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1564,7 @@ func (x *StoppedView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoppedView.ProtoReflect.Descriptor instead.
 func (*StoppedView) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{14}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StoppedView) GetPartition() int32 {
@@ -1477,7 +1619,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[15]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1631,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[15]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1644,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{15}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DescribeResponse) GetViews() []*View {
@@ -1536,7 +1678,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[16]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1690,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[16]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1703,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{16}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Progress) GetStep() string {
@@ -1629,7 +1771,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[17]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +1783,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[17]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +1796,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{17}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PlanRequest) GetFiles() []*File {
@@ -1674,7 +1816,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[18]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1828,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[18]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1841,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{18}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *File) GetName() string {
@@ -1725,7 +1867,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[19]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1879,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[19]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1892,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{19}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PlanResponse) GetChanges() []*PlannedChange {
@@ -1773,7 +1915,7 @@ type PlannedChange struct {
 
 func (x *PlannedChange) Reset() {
 	*x = PlannedChange{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[20]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1927,7 @@ func (x *PlannedChange) String() string {
 func (*PlannedChange) ProtoMessage() {}
 
 func (x *PlannedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[20]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1940,7 @@ func (x *PlannedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedChange.ProtoReflect.Descriptor instead.
 func (*PlannedChange) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{20}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PlannedChange) GetName() string {
@@ -1839,7 +1981,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[21]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +1993,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[21]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +2006,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{21}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ApplyRequest) GetFiles() []*File {
@@ -1890,7 +2032,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[22]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2044,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[22]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2057,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{22}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ApplyResponse) GetChanges() []*PlannedChange {
@@ -1938,7 +2080,7 @@ type ViewRequest struct {
 
 func (x *ViewRequest) Reset() {
 	*x = ViewRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2092,7 @@ func (x *ViewRequest) String() string {
 func (*ViewRequest) ProtoMessage() {}
 
 func (x *ViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[23]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2105,7 @@ func (x *ViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewRequest.ProtoReflect.Descriptor instead.
 func (*ViewRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{23}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ViewRequest) GetAction() string {
@@ -1996,7 +2138,7 @@ type CutRequest struct {
 
 func (x *CutRequest) Reset() {
 	*x = CutRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2150,7 @@ func (x *CutRequest) String() string {
 func (*CutRequest) ProtoMessage() {}
 
 func (x *CutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[24]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2163,7 @@ func (x *CutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutRequest.ProtoReflect.Descriptor instead.
 func (*CutRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{24}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CutRequest) GetSql() bool {
@@ -2045,7 +2187,7 @@ type CutResponse struct {
 
 func (x *CutResponse) Reset() {
 	*x = CutResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2057,7 +2199,7 @@ func (x *CutResponse) String() string {
 func (*CutResponse) ProtoMessage() {}
 
 func (x *CutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[25]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2070,7 +2212,7 @@ func (x *CutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutResponse.ProtoReflect.Descriptor instead.
 func (*CutResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{25}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CutResponse) GetId() string {
@@ -2120,7 +2262,7 @@ type MergeRequest struct {
 
 func (x *MergeRequest) Reset() {
 	*x = MergeRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2274,7 @@ func (x *MergeRequest) String() string {
 func (*MergeRequest) ProtoMessage() {}
 
 func (x *MergeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[26]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2287,7 @@ func (x *MergeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeRequest.ProtoReflect.Descriptor instead.
 func (*MergeRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{26}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MergeRequest) GetAction() string {
@@ -2187,7 +2329,7 @@ type GateRequest struct {
 
 func (x *GateRequest) Reset() {
 	*x = GateRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2341,7 @@ func (x *GateRequest) String() string {
 func (*GateRequest) ProtoMessage() {}
 
 func (x *GateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[27]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2354,7 @@ func (x *GateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateRequest.ProtoReflect.Descriptor instead.
 func (*GateRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{27}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GateRequest) GetAction() string {
@@ -2245,7 +2387,7 @@ type GateResponse struct {
 
 func (x *GateResponse) Reset() {
 	*x = GateResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2399,7 @@ func (x *GateResponse) String() string {
 func (*GateResponse) ProtoMessage() {}
 
 func (x *GateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[28]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2412,7 @@ func (x *GateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateResponse.ProtoReflect.Descriptor instead.
 func (*GateResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{28}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GateResponse) GetMessage() string {
@@ -2290,7 +2432,7 @@ type ModelRequest struct {
 
 func (x *ModelRequest) Reset() {
 	*x = ModelRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +2444,7 @@ func (x *ModelRequest) String() string {
 func (*ModelRequest) ProtoMessage() {}
 
 func (x *ModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[29]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +2457,7 @@ func (x *ModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelRequest.ProtoReflect.Descriptor instead.
 func (*ModelRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{29}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ModelRequest) GetAction() string {
@@ -2341,7 +2483,7 @@ type ModelResponse struct {
 
 func (x *ModelResponse) Reset() {
 	*x = ModelResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2495,7 @@ func (x *ModelResponse) String() string {
 func (*ModelResponse) ProtoMessage() {}
 
 func (x *ModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[30]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2508,7 @@ func (x *ModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelResponse.ProtoReflect.Descriptor instead.
 func (*ModelResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{30}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ModelResponse) GetResultJson() []byte {
@@ -2389,7 +2531,7 @@ type ScoreRequest struct {
 
 func (x *ScoreRequest) Reset() {
 	*x = ScoreRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2401,7 +2543,7 @@ func (x *ScoreRequest) String() string {
 func (*ScoreRequest) ProtoMessage() {}
 
 func (x *ScoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[31]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2414,7 +2556,7 @@ func (x *ScoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreRequest.ProtoReflect.Descriptor instead.
 func (*ScoreRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{31}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ScoreRequest) GetAction() string {
@@ -2463,7 +2605,7 @@ type PipelineRequest struct {
 
 func (x *PipelineRequest) Reset() {
 	*x = PipelineRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2475,7 +2617,7 @@ func (x *PipelineRequest) String() string {
 func (*PipelineRequest) ProtoMessage() {}
 
 func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[32]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2488,7 +2630,7 @@ func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineRequest.ProtoReflect.Descriptor instead.
 func (*PipelineRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{32}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PipelineRequest) GetAction() string {
@@ -2523,7 +2665,7 @@ type TableRequest struct {
 
 func (x *TableRequest) Reset() {
 	*x = TableRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +2677,7 @@ func (x *TableRequest) String() string {
 func (*TableRequest) ProtoMessage() {}
 
 func (x *TableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[33]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +2690,7 @@ func (x *TableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableRequest.ProtoReflect.Descriptor instead.
 func (*TableRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{33}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TableRequest) GetAction() string {
@@ -2587,7 +2729,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +2741,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[34]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +2754,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{34}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SnapshotRequest) GetAction() string {
@@ -2664,7 +2806,7 @@ type DeadRequest struct {
 
 func (x *DeadRequest) Reset() {
 	*x = DeadRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2818,7 @@ func (x *DeadRequest) String() string {
 func (*DeadRequest) ProtoMessage() {}
 
 func (x *DeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[35]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2831,7 @@ func (x *DeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadRequest.ProtoReflect.Descriptor instead.
 func (*DeadRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{35}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeadRequest) GetAction() string {
@@ -2728,7 +2870,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2882,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[36]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +2895,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{36}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{37}
 }
 
 type NodesResponse struct {
@@ -2766,7 +2908,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[37]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2920,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[37]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2933,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{37}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodesResponse) GetPartitions() []*PartitionLag {
@@ -2822,7 +2964,7 @@ type PartitionTraffic struct {
 
 func (x *PartitionTraffic) Reset() {
 	*x = PartitionTraffic{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +2976,7 @@ func (x *PartitionTraffic) String() string {
 func (*PartitionTraffic) ProtoMessage() {}
 
 func (x *PartitionTraffic) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[38]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +2989,7 @@ func (x *PartitionTraffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionTraffic.ProtoReflect.Descriptor instead.
 func (*PartitionTraffic) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{38}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PartitionTraffic) GetGroup() string {
@@ -2890,7 +3032,7 @@ type HotKey struct {
 
 func (x *HotKey) Reset() {
 	*x = HotKey{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3044,7 @@ func (x *HotKey) String() string {
 func (*HotKey) ProtoMessage() {}
 
 func (x *HotKey) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[39]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3057,7 @@ func (x *HotKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HotKey.ProtoReflect.Descriptor instead.
 func (*HotKey) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{39}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *HotKey) GetKey() string {
@@ -2948,7 +3090,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2960,7 +3102,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[40]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,7 +3115,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{40}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *VerifyRequest) GetViews() []string {
@@ -2995,7 +3137,7 @@ type WaitCutRequest struct {
 
 func (x *WaitCutRequest) Reset() {
 	*x = WaitCutRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3007,7 +3149,7 @@ func (x *WaitCutRequest) String() string {
 func (*WaitCutRequest) ProtoMessage() {}
 
 func (x *WaitCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[41]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3020,7 +3162,7 @@ func (x *WaitCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitCutRequest.ProtoReflect.Descriptor instead.
 func (*WaitCutRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{41}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WaitCutRequest) GetGroup() string {
@@ -3063,7 +3205,7 @@ type WaitCutResponse struct {
 
 func (x *WaitCutResponse) Reset() {
 	*x = WaitCutResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3075,7 +3217,7 @@ func (x *WaitCutResponse) String() string {
 func (*WaitCutResponse) ProtoMessage() {}
 
 func (x *WaitCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[42]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3088,7 +3230,7 @@ func (x *WaitCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitCutResponse.ProtoReflect.Descriptor instead.
 func (*WaitCutResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{42}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WaitCutResponse) GetCutJson() []byte {
@@ -3123,7 +3265,7 @@ type RowsRequest struct {
 
 func (x *RowsRequest) Reset() {
 	*x = RowsRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3135,7 +3277,7 @@ func (x *RowsRequest) String() string {
 func (*RowsRequest) ProtoMessage() {}
 
 func (x *RowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[43]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3148,7 +3290,7 @@ func (x *RowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsRequest.ProtoReflect.Descriptor instead.
 func (*RowsRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{43}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RowsRequest) GetView() string {
@@ -3182,7 +3324,7 @@ type RowsResponse struct {
 
 func (x *RowsResponse) Reset() {
 	*x = RowsResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3336,7 @@ func (x *RowsResponse) String() string {
 func (*RowsResponse) ProtoMessage() {}
 
 func (x *RowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[44]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3349,7 @@ func (x *RowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsResponse.ProtoReflect.Descriptor instead.
 func (*RowsResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{44}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RowsResponse) GetRows() [][]byte {
@@ -3226,7 +3368,7 @@ type StageRequest struct {
 
 func (x *StageRequest) Reset() {
 	*x = StageRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3238,7 +3380,7 @@ func (x *StageRequest) String() string {
 func (*StageRequest) ProtoMessage() {}
 
 func (x *StageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[45]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3251,7 +3393,7 @@ func (x *StageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageRequest.ProtoReflect.Descriptor instead.
 func (*StageRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{45}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StageRequest) GetOrderJson() []byte {
@@ -3270,7 +3412,7 @@ type StageResponse struct {
 
 func (x *StageResponse) Reset() {
 	*x = StageResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3282,7 +3424,7 @@ func (x *StageResponse) String() string {
 func (*StageResponse) ProtoMessage() {}
 
 func (x *StageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[46]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3295,7 +3437,7 @@ func (x *StageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageResponse.ProtoReflect.Descriptor instead.
 func (*StageResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{46}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StageResponse) GetBucketJson() []byte {
@@ -3316,7 +3458,7 @@ type TrimRequest struct {
 
 func (x *TrimRequest) Reset() {
 	*x = TrimRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3328,7 +3470,7 @@ func (x *TrimRequest) String() string {
 func (*TrimRequest) ProtoMessage() {}
 
 func (x *TrimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[47]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3341,7 +3483,7 @@ func (x *TrimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimRequest.ProtoReflect.Descriptor instead.
 func (*TrimRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{47}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TrimRequest) GetView() string {
@@ -3373,7 +3515,7 @@ type TrimResponse struct {
 
 func (x *TrimResponse) Reset() {
 	*x = TrimResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3385,7 +3527,7 @@ func (x *TrimResponse) String() string {
 func (*TrimResponse) ProtoMessage() {}
 
 func (x *TrimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[48]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3398,7 +3540,7 @@ func (x *TrimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimResponse.ProtoReflect.Descriptor instead.
 func (*TrimResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{48}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{49}
 }
 
 type StatesRequest struct {
@@ -3409,7 +3551,7 @@ type StatesRequest struct {
 
 func (x *StatesRequest) Reset() {
 	*x = StatesRequest{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3421,7 +3563,7 @@ func (x *StatesRequest) String() string {
 func (*StatesRequest) ProtoMessage() {}
 
 func (x *StatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[49]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3434,7 +3576,7 @@ func (x *StatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatesRequest.ProtoReflect.Descriptor instead.
 func (*StatesRequest) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{49}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{50}
 }
 
 // copies are the states that the node folds on, its own and warm ones.
@@ -3448,7 +3590,7 @@ type StatesResponse struct {
 
 func (x *StatesResponse) Reset() {
 	*x = StatesResponse{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[50]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3602,7 @@ func (x *StatesResponse) String() string {
 func (*StatesResponse) ProtoMessage() {}
 
 func (x *StatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[50]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3615,7 @@ func (x *StatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatesResponse.ProtoReflect.Descriptor instead.
 func (*StatesResponse) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{50}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StatesResponse) GetPartitions() []*PartitionState {
@@ -3503,7 +3645,7 @@ type PartitionState struct {
 
 func (x *PartitionState) Reset() {
 	*x = PartitionState{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[51]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3515,7 +3657,7 @@ func (x *PartitionState) String() string {
 func (*PartitionState) ProtoMessage() {}
 
 func (x *PartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[51]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3528,7 +3670,7 @@ func (x *PartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionState.ProtoReflect.Descriptor instead.
 func (*PartitionState) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{51}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PartitionState) GetGroup() string {
@@ -3571,7 +3713,7 @@ type PartitionCopy struct {
 
 func (x *PartitionCopy) Reset() {
 	*x = PartitionCopy{}
-	mi := &file_freshet_v1_freshet_proto_msgTypes[52]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3583,7 +3725,7 @@ func (x *PartitionCopy) String() string {
 func (*PartitionCopy) ProtoMessage() {}
 
 func (x *PartitionCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_freshet_v1_freshet_proto_msgTypes[52]
+	mi := &file_freshet_v1_freshet_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3596,7 +3738,7 @@ func (x *PartitionCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionCopy.ProtoReflect.Descriptor instead.
 func (*PartitionCopy) Descriptor() ([]byte, []int) {
-	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{52}
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PartitionCopy) GetGroup() string {
@@ -3729,7 +3871,7 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\acolumns\x18\x01 \x01(\v2\x13.freshet.v1.ColumnsR\acolumns\x12)\n" +
 	"\x06deltas\x18\x02 \x03(\v2\x11.freshet.v1.DeltaR\x06deltas\"%\n" +
 	"\x0fDescribeRequest\x12\x12\n" +
-	"\x04view\x18\x01 \x01(\tR\x04view\"\xba\x02\n" +
+	"\x04view\x18\x01 \x01(\tR\x04view\"\x84\x03\n" +
 	"\x04View\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x1e\n" +
@@ -3745,7 +3887,28 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"generation\x12\x16\n" +
 	"\x06deltas\x18\t \x01(\x04R\x06deltas\x121\n" +
 	"\astopped\x18\n" +
-	" \x03(\v2\x17.freshet.v1.StoppedViewR\astopped\"\xa8\x01\n" +
+	" \x03(\v2\x17.freshet.v1.StoppedViewR\astopped\x12\x14\n" +
+	"\x05shown\x18\v \x01(\rR\x05shown\x122\n" +
+	"\bcompared\x18\f \x01(\v2\x16.freshet.v1.ComparisonR\bcompared\"\xfc\x02\n" +
+	"\n" +
+	"Comparison\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\rR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\rR\x02to\x12\x1a\n" +
+	"\bposition\x18\x03 \x01(\tR\bposition\x12\x19\n" +
+	"\blog_time\x18\x04 \x01(\x03R\alogTime\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x05 \x01(\x05R\n" +
+	"partitions\x12\x14\n" +
+	"\x05equal\x18\x06 \x01(\x04R\x05equal\x12\x14\n" +
+	"\x05wider\x18\a \x01(\x04R\x05wider\x12\x16\n" +
+	"\x06differ\x18\b \x01(\x04R\x06differ\x12\x19\n" +
+	"\bonly_old\x18\t \x01(\x04R\aonlyOld\x12\x19\n" +
+	"\bonly_new\x18\n" +
+	" \x01(\x04R\aonlyNew\x12=\n" +
+	"\acolumns\x18\v \x03(\v2#.freshet.v1.Comparison.ColumnsEntryR\acolumns\x1a:\n" +
+	"\fColumnsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa8\x01\n" +
 	"\vStoppedView\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\tR\bposition\x12\x19\n" +
@@ -3951,7 +4114,7 @@ func file_freshet_v1_freshet_proto_rawDescGZIP() []byte {
 }
 
 var file_freshet_v1_freshet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_freshet_v1_freshet_proto_goTypes = []any{
 	(Encoding)(0),             // 0: freshet.v1.Encoding
 	(Status)(0),               // 1: freshet.v1.Status
@@ -3969,45 +4132,47 @@ var file_freshet_v1_freshet_proto_goTypes = []any{
 	(*SubscribeResponse)(nil), // 13: freshet.v1.SubscribeResponse
 	(*DescribeRequest)(nil),   // 14: freshet.v1.DescribeRequest
 	(*View)(nil),              // 15: freshet.v1.View
-	(*StoppedView)(nil),       // 16: freshet.v1.StoppedView
-	(*DescribeResponse)(nil),  // 17: freshet.v1.DescribeResponse
-	(*Progress)(nil),          // 18: freshet.v1.Progress
-	(*PlanRequest)(nil),       // 19: freshet.v1.PlanRequest
-	(*File)(nil),              // 20: freshet.v1.File
-	(*PlanResponse)(nil),      // 21: freshet.v1.PlanResponse
-	(*PlannedChange)(nil),     // 22: freshet.v1.PlannedChange
-	(*ApplyRequest)(nil),      // 23: freshet.v1.ApplyRequest
-	(*ApplyResponse)(nil),     // 24: freshet.v1.ApplyResponse
-	(*ViewRequest)(nil),       // 25: freshet.v1.ViewRequest
-	(*CutRequest)(nil),        // 26: freshet.v1.CutRequest
-	(*CutResponse)(nil),       // 27: freshet.v1.CutResponse
-	(*MergeRequest)(nil),      // 28: freshet.v1.MergeRequest
-	(*GateRequest)(nil),       // 29: freshet.v1.GateRequest
-	(*GateResponse)(nil),      // 30: freshet.v1.GateResponse
-	(*ModelRequest)(nil),      // 31: freshet.v1.ModelRequest
-	(*ModelResponse)(nil),     // 32: freshet.v1.ModelResponse
-	(*ScoreRequest)(nil),      // 33: freshet.v1.ScoreRequest
-	(*PipelineRequest)(nil),   // 34: freshet.v1.PipelineRequest
-	(*TableRequest)(nil),      // 35: freshet.v1.TableRequest
-	(*SnapshotRequest)(nil),   // 36: freshet.v1.SnapshotRequest
-	(*DeadRequest)(nil),       // 37: freshet.v1.DeadRequest
-	(*NodesRequest)(nil),      // 38: freshet.v1.NodesRequest
-	(*NodesResponse)(nil),     // 39: freshet.v1.NodesResponse
-	(*PartitionTraffic)(nil),  // 40: freshet.v1.PartitionTraffic
-	(*HotKey)(nil),            // 41: freshet.v1.HotKey
-	(*VerifyRequest)(nil),     // 42: freshet.v1.VerifyRequest
-	(*WaitCutRequest)(nil),    // 43: freshet.v1.WaitCutRequest
-	(*WaitCutResponse)(nil),   // 44: freshet.v1.WaitCutResponse
-	(*RowsRequest)(nil),       // 45: freshet.v1.RowsRequest
-	(*RowsResponse)(nil),      // 46: freshet.v1.RowsResponse
-	(*StageRequest)(nil),      // 47: freshet.v1.StageRequest
-	(*StageResponse)(nil),     // 48: freshet.v1.StageResponse
-	(*TrimRequest)(nil),       // 49: freshet.v1.TrimRequest
-	(*TrimResponse)(nil),      // 50: freshet.v1.TrimResponse
-	(*StatesRequest)(nil),     // 51: freshet.v1.StatesRequest
-	(*StatesResponse)(nil),    // 52: freshet.v1.StatesResponse
-	(*PartitionState)(nil),    // 53: freshet.v1.PartitionState
-	(*PartitionCopy)(nil),     // 54: freshet.v1.PartitionCopy
+	(*Comparison)(nil),        // 16: freshet.v1.Comparison
+	(*StoppedView)(nil),       // 17: freshet.v1.StoppedView
+	(*DescribeResponse)(nil),  // 18: freshet.v1.DescribeResponse
+	(*Progress)(nil),          // 19: freshet.v1.Progress
+	(*PlanRequest)(nil),       // 20: freshet.v1.PlanRequest
+	(*File)(nil),              // 21: freshet.v1.File
+	(*PlanResponse)(nil),      // 22: freshet.v1.PlanResponse
+	(*PlannedChange)(nil),     // 23: freshet.v1.PlannedChange
+	(*ApplyRequest)(nil),      // 24: freshet.v1.ApplyRequest
+	(*ApplyResponse)(nil),     // 25: freshet.v1.ApplyResponse
+	(*ViewRequest)(nil),       // 26: freshet.v1.ViewRequest
+	(*CutRequest)(nil),        // 27: freshet.v1.CutRequest
+	(*CutResponse)(nil),       // 28: freshet.v1.CutResponse
+	(*MergeRequest)(nil),      // 29: freshet.v1.MergeRequest
+	(*GateRequest)(nil),       // 30: freshet.v1.GateRequest
+	(*GateResponse)(nil),      // 31: freshet.v1.GateResponse
+	(*ModelRequest)(nil),      // 32: freshet.v1.ModelRequest
+	(*ModelResponse)(nil),     // 33: freshet.v1.ModelResponse
+	(*ScoreRequest)(nil),      // 34: freshet.v1.ScoreRequest
+	(*PipelineRequest)(nil),   // 35: freshet.v1.PipelineRequest
+	(*TableRequest)(nil),      // 36: freshet.v1.TableRequest
+	(*SnapshotRequest)(nil),   // 37: freshet.v1.SnapshotRequest
+	(*DeadRequest)(nil),       // 38: freshet.v1.DeadRequest
+	(*NodesRequest)(nil),      // 39: freshet.v1.NodesRequest
+	(*NodesResponse)(nil),     // 40: freshet.v1.NodesResponse
+	(*PartitionTraffic)(nil),  // 41: freshet.v1.PartitionTraffic
+	(*HotKey)(nil),            // 42: freshet.v1.HotKey
+	(*VerifyRequest)(nil),     // 43: freshet.v1.VerifyRequest
+	(*WaitCutRequest)(nil),    // 44: freshet.v1.WaitCutRequest
+	(*WaitCutResponse)(nil),   // 45: freshet.v1.WaitCutResponse
+	(*RowsRequest)(nil),       // 46: freshet.v1.RowsRequest
+	(*RowsResponse)(nil),      // 47: freshet.v1.RowsResponse
+	(*StageRequest)(nil),      // 48: freshet.v1.StageRequest
+	(*StageResponse)(nil),     // 49: freshet.v1.StageResponse
+	(*TrimRequest)(nil),       // 50: freshet.v1.TrimRequest
+	(*TrimResponse)(nil),      // 51: freshet.v1.TrimResponse
+	(*StatesRequest)(nil),     // 52: freshet.v1.StatesRequest
+	(*StatesResponse)(nil),    // 53: freshet.v1.StatesResponse
+	(*PartitionState)(nil),    // 54: freshet.v1.PartitionState
+	(*PartitionCopy)(nil),     // 55: freshet.v1.PartitionCopy
+	nil,                       // 56: freshet.v1.Comparison.ColumnsEntry
 }
 var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	3,  // 0: freshet.v1.Value.list:type_name -> freshet.v1.ValueList
@@ -4027,69 +4192,71 @@ var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	8,  // 14: freshet.v1.SubscribeResponse.columns:type_name -> freshet.v1.Columns
 	12, // 15: freshet.v1.SubscribeResponse.deltas:type_name -> freshet.v1.Delta
 	8,  // 16: freshet.v1.View.columns:type_name -> freshet.v1.Columns
-	16, // 17: freshet.v1.View.stopped:type_name -> freshet.v1.StoppedView
-	15, // 18: freshet.v1.DescribeResponse.views:type_name -> freshet.v1.View
-	9,  // 19: freshet.v1.DescribeResponse.partitions:type_name -> freshet.v1.PartitionLag
-	20, // 20: freshet.v1.PlanRequest.files:type_name -> freshet.v1.File
-	22, // 21: freshet.v1.PlanResponse.changes:type_name -> freshet.v1.PlannedChange
-	20, // 22: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
-	22, // 23: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
-	9,  // 24: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
-	40, // 25: freshet.v1.NodesResponse.traffic:type_name -> freshet.v1.PartitionTraffic
-	41, // 26: freshet.v1.PartitionTraffic.hot_keys:type_name -> freshet.v1.HotKey
-	53, // 27: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
-	54, // 28: freshet.v1.StatesResponse.copies:type_name -> freshet.v1.PartitionCopy
-	6,  // 29: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
-	6,  // 30: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
-	11, // 31: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
-	14, // 32: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
-	19, // 33: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
-	23, // 34: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
-	26, // 35: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
-	28, // 36: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
-	29, // 37: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
-	31, // 38: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
-	33, // 39: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
-	34, // 40: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
-	35, // 41: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
-	36, // 42: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
-	25, // 43: freshet.v1.Admin.View:input_type -> freshet.v1.ViewRequest
-	37, // 44: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
-	38, // 45: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
-	42, // 46: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
-	43, // 47: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
-	45, // 48: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
-	47, // 49: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
-	49, // 50: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
-	51, // 51: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
-	10, // 52: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
-	10, // 53: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
-	13, // 54: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
-	17, // 55: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
-	21, // 56: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
-	24, // 57: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
-	27, // 58: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
-	18, // 59: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
-	30, // 60: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
-	32, // 61: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
-	18, // 62: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
-	18, // 63: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
-	18, // 64: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
-	18, // 65: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
-	18, // 66: freshet.v1.Admin.View:output_type -> freshet.v1.Progress
-	18, // 67: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
-	39, // 68: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
-	18, // 69: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
-	44, // 70: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
-	46, // 71: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
-	48, // 72: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
-	50, // 73: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
-	52, // 74: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
-	52, // [52:75] is the sub-list for method output_type
-	29, // [29:52] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	17, // 17: freshet.v1.View.stopped:type_name -> freshet.v1.StoppedView
+	16, // 18: freshet.v1.View.compared:type_name -> freshet.v1.Comparison
+	56, // 19: freshet.v1.Comparison.columns:type_name -> freshet.v1.Comparison.ColumnsEntry
+	15, // 20: freshet.v1.DescribeResponse.views:type_name -> freshet.v1.View
+	9,  // 21: freshet.v1.DescribeResponse.partitions:type_name -> freshet.v1.PartitionLag
+	21, // 22: freshet.v1.PlanRequest.files:type_name -> freshet.v1.File
+	23, // 23: freshet.v1.PlanResponse.changes:type_name -> freshet.v1.PlannedChange
+	21, // 24: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
+	23, // 25: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
+	9,  // 26: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
+	41, // 27: freshet.v1.NodesResponse.traffic:type_name -> freshet.v1.PartitionTraffic
+	42, // 28: freshet.v1.PartitionTraffic.hot_keys:type_name -> freshet.v1.HotKey
+	54, // 29: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
+	55, // 30: freshet.v1.StatesResponse.copies:type_name -> freshet.v1.PartitionCopy
+	6,  // 31: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
+	6,  // 32: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
+	11, // 33: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
+	14, // 34: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
+	20, // 35: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
+	24, // 36: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
+	27, // 37: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
+	29, // 38: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
+	30, // 39: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
+	32, // 40: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
+	34, // 41: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
+	35, // 42: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
+	36, // 43: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
+	37, // 44: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
+	26, // 45: freshet.v1.Admin.View:input_type -> freshet.v1.ViewRequest
+	38, // 46: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
+	39, // 47: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
+	43, // 48: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
+	44, // 49: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
+	46, // 50: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
+	48, // 51: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
+	50, // 52: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
+	52, // 53: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
+	10, // 54: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
+	10, // 55: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
+	13, // 56: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
+	18, // 57: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
+	22, // 58: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
+	25, // 59: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
+	28, // 60: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
+	19, // 61: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
+	31, // 62: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
+	33, // 63: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
+	19, // 64: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
+	19, // 65: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
+	19, // 66: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
+	19, // 67: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
+	19, // 68: freshet.v1.Admin.View:output_type -> freshet.v1.Progress
+	19, // 69: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
+	40, // 70: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
+	19, // 71: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
+	45, // 72: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
+	47, // 73: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
+	49, // 74: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
+	51, // 75: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
+	53, // 76: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
+	54, // [54:77] is the sub-list for method output_type
+	31, // [31:54] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_freshet_v1_freshet_proto_init() }
@@ -4118,7 +4285,7 @@ func file_freshet_v1_freshet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_freshet_v1_freshet_proto_rawDesc), len(file_freshet_v1_freshet_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   53,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
