@@ -23,7 +23,7 @@ func applyCommand() *cobra.Command {
 	var o planOptions
 	var dryRun, allowDrop bool
 	c := &cobra.Command{
-		Use: "apply [-f DIR] -c FILE", Short: "Check definitions and keep them as those that the next start runs",
+		Use: "apply [-f DIR] [-c FILE]", Short: "Check definitions and keep them as those that the next start runs",
 		Long: "Check definitions, show the plan, and keep them in the registry topic as those that the next start of up, capture or node runs.\n" +
 			"This version makes changes at a start: one that needs more is refused, with the way. A view more is read beside the stream, and one that is defined anew is built there, while it is shown as it was.",
 		Example: "  freshet apply -c freshet.yaml --dry-run\n  freshet apply -f next/definitions -c freshet.yaml --allow-drop", Args: cobra.NoArgs,
@@ -60,8 +60,8 @@ func applyCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVarP(&o.file, "config", "c", configFile, "the configuration")
-	c.Flags().StringVarP(&o.dir, "definitions", "f", "", "the definitions, if not those of the configuration")
+	configFlag(c, &o.file)
+	definitionsFlag(c, &o.dir)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would be done, and whether it is refused")
 	c.Flags().BoolVar(&allowDrop, "allow-drop", false, "keep definitions that lack what readers may use")
 	c.Flags().Float64Var(&o.rate, "rate", plan.DefaultRate, "rows a second that are read and folded, for the times")

@@ -85,7 +85,7 @@ func configCommand() *cobra.Command {
 	c := &cobra.Command{Use: "config", Short: "Check and explain the configuration", Example: "  freshet config validate -c freshet.yaml"}
 	var file string
 	validate := &cobra.Command{
-		Use: "validate -c FILE", Short: "Check freshet.yaml and the environment", Example: "  freshet config validate -c freshet.yaml", Args: cobra.NoArgs,
+		Use: "validate [-c FILE]", Short: "Check freshet.yaml and the environment", Example: "  freshet config validate -c freshet.yaml", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := config.Load(file, os.LookupEnv)
 			if err != nil {
@@ -104,7 +104,7 @@ func configCommand() *cobra.Command {
 			return nil
 		},
 	}
-	validate.Flags().StringVarP(&file, "config", "c", configFile, "the configuration")
+	configFlag(validate, &file)
 	explain := &cobra.Command{
 		Use: "explain [KEY]", Short: "Say what a key means, its type and its default",
 		Example: "  freshet config explain source.clock\n  freshet config explain kafka\n  freshet config explain", Args: cobra.MaximumNArgs(1),

@@ -44,7 +44,7 @@ func demoCommand() *cobra.Command {
 	var speed float64
 	var once bool
 	c := &cobra.Command{
-		Use: "demo", Short: "The whole system on real flights, everything embedded",
+		Use: "demo [--once] [--dir DIR]", Short: "The whole system on real flights, everything embedded",
 		Long: "Loads the flights of January 2013 up to the 29th as the first snapshot, streams the last three days with\n" +
 			"hourly merges and the nightly pipeline, and shows where to look. With --once it runs as fast as it can,\n" +
 			"compares everything with the database, keeps DIR, and exits 0 only if nothing differs.",
@@ -58,7 +58,7 @@ func demoCommand() *cobra.Command {
 	}
 	c.Flags().BoolVar(&once, "once", false, "as fast as possible, verify, end")
 	source := &cobra.Command{
-		Use: "source --dir DIR", Short: "Only PostgreSQL with the flights, and the replayer of the last three days",
+		Use: "source [--dir DIR]", Short: "Only PostgreSQL with the flights, and the replayer of the last three days",
 		Example: "  freshet demo source --dir /tmp/flights --speed 600\n  freshet up -c /tmp/flights/freshet.yaml     # in another terminal",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return demoSource(c.Context(), c.ErrOrStderr(), dir, speed) },

@@ -18,7 +18,7 @@ import (
 func diffCommand() *cobra.Command {
 	var o planOptions
 	c := &cobra.Command{
-		Use: "diff [-f DIR]", Short: "Print how the definitions differ from those that run, object by object",
+		Use: "diff [-f DIR] [-c FILE]", Short: "Print how the definitions differ from those that run, object by object",
 		Example: "  freshet diff -c freshet.yaml\n  freshet diff -f next/definitions --against main/definitions", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkOutput(o.output); err != nil {
@@ -39,10 +39,10 @@ func diffCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVarP(&o.file, "config", "c", configFile, "the configuration")
-	c.Flags().StringVarP(&o.dir, "definitions", "f", "", "the definitions, if not those of the configuration")
+	configFlag(c, &o.file)
+	definitionsFlag(c, &o.dir)
 	c.Flags().StringVar(&o.against, "against", "", "compare with the definitions of this directory instead of those that run; with -f nothing needs to run")
-	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or jsonl")
+	outputFlag(c, &o.output)
 	return c
 }
 

@@ -19,7 +19,7 @@ import (
 func doctorCommand() *cobra.Command {
 	var file, dir, output string
 	c := &cobra.Command{
-		Use: "doctor [-f DIR] -c FILE", Short: "Check everything around, with what mends it",
+		Use: "doctor [-f DIR] [-c FILE]", Short: "Check everything around, with what mends it",
 		Example: "  freshet doctor -c freshet.yaml\n  freshet doctor -f next/definitions -c freshet.yaml", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
@@ -62,9 +62,9 @@ func doctorCommand() *cobra.Command {
 			return err
 		},
 	}
-	c.Flags().StringVarP(&file, "config", "c", configFile, "the configuration")
-	c.Flags().StringVarP(&dir, "definitions", "f", "", "the definitions, if not those of the configuration")
-	c.Flags().StringVarP(&output, "output", "o", "table", "table, json or jsonl")
+	configFlag(c, &file)
+	definitionsFlag(c, &dir)
+	outputFlag(c, &output)
 	return c
 }
 

@@ -104,8 +104,6 @@ func TestErrorsWithoutServices(t *testing.T) {
 	dir, file := project(t, "postgres://u@127.0.0.1:1/d", "")
 	out, code := process(t, "captrue")
 	golden(t, "unknown-command", out, code)
-	out, code = process(t, "up", "--confg", "x")
-	golden(t, "bad-flag", out, code)
 	lock, err := embedded.LockDir(filepath.Join(dir, "data"))
 	if err != nil {
 		t.Fatal(err)

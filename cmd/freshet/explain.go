@@ -19,7 +19,7 @@ import (
 func explainCommand() *cobra.Command {
 	var o planOptions
 	c := &cobra.Command{
-		Use: "explain VIEW[.FEATURE]", Short: "Say how a view is computed, what is kept for it, and how a row is taken back",
+		Use: "explain VIEW[.FEATURE] [-f DIR] [-c FILE]", Short: "Say how a view is computed, what is kept for it, and how a row is taken back",
 		Example: "  freshet explain plane_delays -c freshet.yaml\n  freshet explain plane_delays.worst_7d -f definitions --schema definitions/tests/tables.yaml", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkOutput(o.output); err != nil {
@@ -40,7 +40,7 @@ func explainCommand() *cobra.Command {
 		},
 	}
 	o.flags(c)
-	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or jsonl")
+	outputFlag(c, &o.output)
 	return c
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -36,16 +35,20 @@ func remoteFollow(c *cobra.Command, run func(ctx context.Context, conn *grpc.Cli
 }
 
 func remoteFor(c *cobra.Command, limit time.Duration, run func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error) *cobra.Command {
-	server := c.Flags().String("server", cmp.Or(os.Getenv("FRESHET_SERVER"), "127.0.0.1:7400"), "address of the system")
-	output := c.Flags().StringP("output", "o", "table", "table, json or jsonl")
+	address, output := serverFlags(c), new(string)
+	outputFlag(c, output)
 	timeout := c.Flags().Duration("timeout", limit, "how long to wait; 0: without end")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if *output != "table" && *output != "json" && *output != "jsonl" {
-			return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", *output)
+		if err := checkOutput(*output); err != nil {
+			return err
 		}
-		conn, err := grpc.NewClient(*server, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		server, err := address()
 		if err != nil {
-			return fault.Wrap(fault.Usage, err, "--server %q", *server)
+			return err
+		}
+		conn, err := grpc.NewClient(server, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			return fault.Wrap(fault.Usage, err, "--server %q", server)
 		}
 		defer conn.Close() //nolint:errcheck // nothing depends on a clean goodbye
 		ctx, cancel := c.Context(), func() {}
@@ -55,11 +58,11 @@ func remoteFor(c *cobra.Command, limit time.Duration, run func(ctx context.Conte
 		defer cancel()
 		err = run(ctx, conn, args, *output)
 		if status.Code(err) == codes.DeadlineExceeded && ctx.Err() != nil {
-			return fault.New(fault.Timeout, "no answer from %s within %s: %s", *server, *timeout, status.Convert(err).Message()).ToMend("give it longer with --timeout")
+			return fault.New(fault.Timeout, "no answer from %s within %s: %s", server, *timeout, status.Convert(err).Message()).ToMend("give it longer with --timeout")
 		}
 		if status.Code(err) == codes.Unavailable {
-			return fault.New(fault.Unreachable, "nothing answers at %s: %s", *server, status.Convert(err).Message()).
-				ToMend("start freshet up -c FILE, or name the address with --server or FRESHET_SERVER")
+			return fault.New(fault.Unreachable, "nothing answers at %s: %s", server, status.Convert(err).Message()).
+				ToMend("start freshet up -c FILE, or name the address with --server or FRESHET_SERVER, or the configuration with -c")
 		}
 		return err
 	}

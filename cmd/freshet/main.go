@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	_ "time/tzdata" // schedules in named time zones, in images that have none
 
@@ -17,29 +18,44 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 )
 
-// configFile is the configuration where none is named.
-const configFile = "freshet.yaml"
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := &cobra.Command{
-		Use: "freshet", Short: "Features from the database's own log", SilenceUsage: true, SilenceErrors: true,
-	}
-	root.AddCommand(demoCommand(), upCommand(), captureCommand(), nodeCommand(),
-		snapshotCommand(), pauseCommand(), resumeCommand(), slotCommand(), deadCommand(), getCommand(), viewsCommand(), tailCommand(), cutCommand(), mergeCommand(), gateCommand(), modelCommand(), scoreCommand(),
-		pipelineCommand(), tableCommand(), verifyCommand(), nodesCommand(), initCommand(), configCommand(), doctorCommand(), planCommand(), diffCommand(), applyCommand(), explainCommand(), testCommand(), benchCommand(), versionCommand())
-	understood := false
+	root, understood := rootCommand(), false
 	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
-	if err := root.ExecuteContext(ctx); err != nil {
+	if c, err := root.ExecuteContextC(ctx); err != nil {
 		if !understood {
-			err = fault.Wrap(fault.Usage, err, "this command line is not understood").ToMend("freshet --help, or --help behind a command, shows examples")
+			err = misread(c, err)
 		}
 		fmt.Fprintln(os.Stderr, "freshet:", message(err))
 		code := exitCode(ctx, err) // before stop ends ctx
 		stop()
 		os.Exit(code)
 	}
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use: "freshet", Short: "Features from the database's own log", SilenceUsage: true, SilenceErrors: true,
+		Example: "  freshet demo --once\n  freshet init shop",
+	}
+	root.AddCommand(demoCommand(), upCommand(), captureCommand(), nodeCommand(),
+		snapshotCommand(), pauseCommand(), resumeCommand(), slotCommand(), deadCommand(), getCommand(), viewsCommand(), tailCommand(), cutCommand(), mergeCommand(), gateCommand(), modelCommand(), scoreCommand(),
+		pipelineCommand(), tableCommand(), verifyCommand(), nodesCommand(), initCommand(), configCommand(), doctorCommand(), planCommand(), diffCommand(), applyCommand(), explainCommand(), testCommand(), benchCommand(), versionCommand())
+	for _, c := range root.Commands() {
+		if c.HasSubCommands() && !c.Runnable() {
+			group(c)
+		}
+	}
+	return root
+}
+
+// misread says how the command is written.
+func misread(c *cobra.Command, err error) error {
+	if !c.HasParent() {
+		return fault.Wrap(fault.Usage, err, "this command line is not understood").ToMend("freshet --help, or --help behind a command, shows examples")
+	}
+	return fault.Wrap(fault.Usage, err, "this command line is not understood").ToMend("write %s; freshet %s --help shows examples", c.UseLine(), strings.TrimPrefix(c.CommandPath(), "freshet "))
 }
 
 func message(err error) string {

@@ -82,7 +82,7 @@ func turnCommand(action string, wait *bool, c *cobra.Command) *cobra.Command {
 
 func pauseCommand() *cobra.Command {
 	return turnCommand(change.Pause, nil, &cobra.Command{
-		Use: "pause VIEW", Short: "Let a view stand still; everything else goes on", Example: "  freshet pause plane_delays", Args: cobra.ExactArgs(1),
+		Use: "pause VIEW", Short: "Let a view stand still; everything else goes on", Example: "  freshet pause plane_delays\n  freshet pause plane_delays -c freshet.yaml", Args: cobra.ExactArgs(1),
 		Long: "Lets a view stand still from one commit on, in every partition at the same one, also over restarts.\n" +
 			"Lookups say UNAVAILABLE with the reason, no deltas come, and merges of the view are held. A new epoch (up --new-snapshot) ends a pause.",
 	})
@@ -91,7 +91,7 @@ func pauseCommand() *cobra.Command {
 func resumeCommand() *cobra.Command {
 	noWait := false
 	c := &cobra.Command{
-		Use: "resume VIEW", Short: "Let a view go on that was paused", Example: "  freshet resume plane_delays\n  freshet resume plane_delays --no-wait", Args: cobra.ExactArgs(1),
+		Use: "resume VIEW", Short: "Let a view go on that was paused", Example: "  freshet resume plane_delays\n  freshet resume plane_delays --no-wait\n  freshet resume plane_delays -c freshet.yaml", Args: cobra.ExactArgs(1),
 		Long: "Reads the view's source again while the stream goes on. With its end the view has every row, in all partitions at one place,\n" +
 			"and one delta comes of each entity that is another than it was.",
 	}

@@ -23,16 +23,15 @@ type planOptions struct {
 }
 
 func (o *planOptions) flags(c *cobra.Command) {
-	c.Flags().StringVarP(&o.file, "config", "c", configFile, "the configuration")
-	c.Flags().StringVarP(&o.dir, "definitions", "f", "", "the definitions, if not those of the configuration")
+	configFlag(c, &o.file)
+	definitionsFlag(c, &o.dir)
 	c.Flags().StringVar(&o.schema, "schema", "", "check against the tables of this file instead of the source; nothing needs to run, and no configuration")
-	c.Flags().StringVar(&o.against, "against", "", "compare with the definitions of this directory instead of those that run")
 }
 
 func planCommand() *cobra.Command {
 	var o planOptions
 	c := &cobra.Command{
-		Use: "plan [-f DIR] -c FILE", Short: "Check the definitions, compare them with those that run, and price the change",
+		Use: "plan [-f DIR] [-c FILE]", Short: "Check the definitions, compare them with those that run, and price the change",
 		Example: "  freshet plan -c freshet.yaml\n  freshet plan -f next/definitions -c freshet.yaml --output json\n" +
 			"  freshet plan -c freshet.yaml --record-schema definitions/tests/tables.yaml\n" +
 			"  freshet plan -f definitions --schema definitions/tests/tables.yaml --against main/definitions", Args: cobra.NoArgs,
@@ -52,7 +51,8 @@ func planCommand() *cobra.Command {
 		},
 	}
 	o.flags(c)
-	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or jsonl")
+	c.Flags().StringVar(&o.against, "against", "", "compare with the definitions of this directory instead of those that run")
+	outputFlag(c, &o.output)
 	c.Flags().StringVar(&o.record, "record-schema", "", "write the tables' shapes, as the definitions see them, to this file")
 	c.Flags().Float64Var(&o.rate, "rate", plan.DefaultRate, "rows a second that are read and folded, for the times")
 	return c

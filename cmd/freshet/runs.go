@@ -37,7 +37,7 @@ func arg(args []string) string {
 }
 
 func mergeCommand() *cobra.Command {
-	c := &cobra.Command{Use: "merge", Short: "Merge deltas into the historical tables, through five gates"}
+	c := &cobra.Command{Use: "merge", Short: "Merge deltas into the historical tables, through five gates", Example: "  freshet merge run plane_delays\n  freshet merge list"}
 	var cut string
 	call := func(action string) func(context.Context, freshetv1.AdminClient, []string) (receiver, error) {
 		return func(ctx context.Context, a freshetv1.AdminClient, args []string) (receiver, error) {
@@ -63,7 +63,7 @@ func mergeCommand() *cobra.Command {
 }
 
 func scoreCommand() *cobra.Command {
-	c := &cobra.Command{Use: "score", Short: "Score models over the current features, where they lie"}
+	c := &cobra.Command{Use: "score", Short: "Score models over the current features, where they lie", Example: "  freshet score run late_risk\n  freshet score list"}
 	var changed bool
 	call := func(action string) func(context.Context, freshetv1.AdminClient, []string) (receiver, error) {
 		return func(ctx context.Context, a freshetv1.AdminClient, args []string) (receiver, error) {
@@ -88,7 +88,7 @@ func scoreCommand() *cobra.Command {
 }
 
 func pipelineCommand() *cobra.Command {
-	c := &cobra.Command{Use: "pipeline", Short: "Run pipelines by hand and see their runs"}
+	c := &cobra.Command{Use: "pipeline", Short: "Run pipelines by hand and see their runs", Example: "  freshet pipeline run nightly\n  freshet pipeline list"}
 	call := func(action string) func(context.Context, freshetv1.AdminClient, []string) (receiver, error) {
 		return func(ctx context.Context, a freshetv1.AdminClient, args []string) (receiver, error) {
 			in := &freshetv1.PipelineRequest{Action: action, Name: arg(args)}
@@ -109,10 +109,10 @@ func pipelineCommand() *cobra.Command {
 }
 
 func modelCommand() *cobra.Command {
-	c := &cobra.Command{Use: "model", Short: "Models: add them, judged by their parity files, and list them"}
-	sub := func(use, action, short string) *cobra.Command {
+	c := &cobra.Command{Use: "model", Short: "Models: add them, judged by their parity files, and list them", Example: "  freshet model add\n  freshet model list"}
+	sub := func(use, action, short, example string, args cobra.PositionalArgs) *cobra.Command {
 		return remoteLong(&cobra.Command{
-			Use: use, Short: short, Example: "  freshet model " + action, Args: cobra.MaximumNArgs(1),
+			Use: use, Short: short, Example: example, Args: args,
 		}, func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error {
 			r, err := freshetv1.NewAdminClient(conn).Model(ctx, &freshetv1.ModelRequest{Action: action, Name: arg(args)})
 			if err != nil {
@@ -121,13 +121,14 @@ func modelCommand() *cobra.Command {
 			return showJSON(r.ResultJson, output)
 		})
 	}
-	c.AddCommand(sub("add", "add", "Judge every defined model by its parity file and put it into storage"),
-		sub("list", "list", "List the models"), sub("show MODEL", "show", "Show a model"))
+	c.AddCommand(sub("add", "add", "Judge every defined model by its parity file and put it into storage", "  freshet model add", cobra.NoArgs),
+		sub("list", "list", "List the models", "  freshet model list", cobra.NoArgs),
+		sub("show MODEL", "show", "Show a model", "  freshet model show late_risk -o json", cobra.ExactArgs(1)))
 	return c
 }
 
 func gateCommand() *cobra.Command {
-	c := &cobra.Command{Use: "gate", Short: "Decide about a run that a gate holds"}
+	c := &cobra.Command{Use: "gate", Short: "Decide about a run that a gate holds", Example: "  freshet gate ack merge-plane_delays-cut-0000000012 --why 'new airline, checked'"}
 	var why string
 	sub := func(action, short, example string) *cobra.Command {
 		return remoteLong(&cobra.Command{Use: action + " RUN", Short: short, Example: example, Args: cobra.ExactArgs(1)},

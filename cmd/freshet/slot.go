@@ -55,11 +55,11 @@ func slotCommand() *cobra.Command {
 	var file, output, name string
 	var over time.Duration
 	c := &cobra.Command{
-		Use: "slot", Short: "What each replication slot costs its server, and what to do about it; nothing needs to run", Args: cobra.NoArgs,
+		Use: "slot [-c FILE]", Short: "What each replication slot costs its server, and what to do about it; nothing needs to run", Args: cobra.NoArgs,
 		Example: "  freshet slot -c freshet.yaml\n  freshet slot -c freshet.yaml --over 30s    # with its rate, and the time left until it is lost",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" && output != "jsonl" {
-				return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", output)
+			if err := checkOutput(output); err != nil {
+				return err
 			}
 			cfg, err := config.Load(file, os.LookupEnv)
 			if err != nil {
@@ -87,8 +87,8 @@ func slotCommand() *cobra.Command {
 			return verdict(reports)
 		},
 	}
-	c.Flags().StringVarP(&file, "config", "c", configFile, "the configuration")
-	c.Flags().StringVarP(&output, "output", "o", "table", "table, json or jsonl")
+	configFlag(c, &file)
+	outputFlag(c, &output)
 	c.Flags().StringVar(&name, "slot", "", "this one of source.postgres.slots; left out: each")
 	c.Flags().DurationVar(&over, "over", 0, "measure for so long, to tell the rate and the time left")
 	return c

@@ -144,13 +144,16 @@ func (s *system) mergedCut(ctx context.Context, name string) (change.CutRecord, 
 
 // tableCommand reads tables straight from storage, with nothing running.
 func tableCommand() *cobra.Command {
-	c := &cobra.Command{Use: "table", Short: "Read the historical tables; nothing needs to run"}
+	c := &cobra.Command{Use: "table", Short: "Read the historical tables; nothing needs to run", Example: "  freshet table list -c freshet.yaml\n  freshet table scan features/plane_delays/current"}
 	var file, output string
 	var version int64
 	var limit int
 	local := func(use, short, example string, args cobra.PositionalArgs, run func(ctx context.Context, st store.Store, defs *feature.Definitions, args []string) error) *cobra.Command {
 		sub := &cobra.Command{Use: use, Short: short, Example: example, Args: args, RunE: func(c *cobra.Command, args []string) error {
-			cfg, err := config.Load(file, os.LookupEnv)
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			cfg, err := config.Peek(file, os.LookupEnv) // the source is not asked
 			if err != nil {
 				return err
 			}
@@ -164,21 +167,21 @@ func tableCommand() *cobra.Command {
 			}
 			return run(c.Context(), st, defs, args)
 		}}
-		sub.Flags().StringVarP(&file, "config", "c", configFile, "the configuration")
-		sub.Flags().StringVarP(&output, "output", "o", "table", "table, json or jsonl")
+		configFlag(sub, &file)
+		outputFlag(sub, &output)
 		return sub
 	}
-	list := local("list", "List the tables", "  freshet table list -c freshet.yaml", cobra.NoArgs,
+	list := local("list [-c FILE]", "List the tables", "  freshet table list -c freshet.yaml", cobra.NoArgs,
 		func(ctx context.Context, st store.Store, defs *feature.Definitions, _ []string) error {
 			rows, err := listPaths(ctx, tablePaths(defs), st)
 			return show(err, rows, output)
 		})
-	versions := local("versions TABLE", "List a table's versions", "  freshet table versions features/plane_delays/current", cobra.ExactArgs(1),
+	versions := local("versions TABLE [-c FILE]", "List a table's versions", "  freshet table versions features/plane_delays/current", cobra.ExactArgs(1),
 		func(ctx context.Context, st store.Store, _ *feature.Definitions, args []string) error {
 			rows, err := tableVersions(ctx, st, strings.Trim(args[0], "/"))
 			return show(err, rows, output)
 		})
-	scan := local("scan TABLE", "Count a table's rows and sum its numbers, or print rows with --limit",
+	scan := local("scan TABLE [-c FILE]", "Count a table's rows and sum its numbers, or print rows with --limit",
 		"  freshet table scan features/plane_delays/current --version 3\n  freshet table scan predictions/late_risk --limit 5 -o jsonl", cobra.ExactArgs(1),
 		func(ctx context.Context, st store.Store, _ *feature.Definitions, args []string) error {
 			rows, err := scanTable(ctx, st, strings.Trim(args[0], "/"), version, limit)

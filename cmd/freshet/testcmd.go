@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -28,14 +27,16 @@ func testCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "test [-f DIR] [-c FILE]", Short: "Run the fixtures beside the definitions: changes in, rows out; nothing needs to run",
 		Example: "  freshet test\n  freshet test -c freshet.yaml\n  freshet test -f definitions\n  freshet test -f definitions --run 'late|cancelled' --update\n  freshet test -f definitions --junit report.xml", Args: cobra.NoArgs,
+		Long: "Runs the fixtures in the folder " + fixture.Folder + " of the definitions: changes of tables in, rows and deltas of views out. Nothing needs to run,\n" +
+			"and the configuration is only asked where the definitions are: without one they are in the directory definitions.",
 		RunE: func(c *cobra.Command, _ []string) error { return runTests(c, o) },
 	}
-	c.Flags().StringVarP(&o.file, "config", "c", configFile, "the configuration, which says where the definitions are; it need not be there")
-	c.Flags().StringVarP(&o.dir, "definitions", "f", "", "the definitions, if not those of the configuration; their fixtures are in the folder "+fixture.Folder+" there")
+	configFlag(c, &o.file)
+	definitionsFlag(c, &o.dir)
 	c.Flags().StringVar(&o.run, "run", "", "only fixtures whose name matches this regular expression")
 	c.Flags().BoolVar(&o.update, "update", false, "write what is served into the files as what is expected")
 	c.Flags().StringVar(&o.junit, "junit", "", "write the results to this file too, as JUnit's XML")
-	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or jsonl")
+	outputFlag(c, &o.output)
 	return c
 }
 
@@ -98,13 +99,6 @@ func loadSuite(dir string) (*fixture.Suite, error) {
 		return nil, errors.Join(errs...)
 	}
 	return fixture.Load(os.DirFS(dir), dir, defs)
-}
-
-func checkOutput(output string) error {
-	if !slices.Contains([]string{"table", "json", "jsonl"}, output) {
-		return fault.New(fault.Usage, "--output %q: expected table, json or jsonl", output)
-	}
-	return nil
 }
 
 func printResults(out io.Writer, results []fixture.Result) error {

@@ -34,10 +34,10 @@ func nodeCommand() *cobra.Command {
 func role(name, short string, r *roles) *cobra.Command {
 	var file string
 	c := &cobra.Command{
-		Use: name + " -c FILE", Short: short, Example: "  freshet " + name + " -c freshet.yaml", Args: cobra.NoArgs,
+		Use: name + " [-c FILE]", Short: short, Example: "  freshet " + name + " -c freshet.yaml", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return runRole(c.Context(), file, *r) },
 	}
-	c.Flags().StringVarP(&file, "config", "c", configFile, "the configuration")
+	configFlag(c, &file)
 	return c
 }
 
