@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime/pprof"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -48,7 +51,19 @@ func benchCommand() *cobra.Command {
 				err = errors.Join(err, f.Close())
 			}()
 		}
-		return bench.Run(c.Context(), args[0], o)
+		ctx, stop := untilNobodyReads(c.Context())
+		defer stop()
+		return bench.Run(ctx, args[0], o)
 	}
 	return c
+}
+
+// untilNobodyReads ends also where the reader of what is printed goes, as head does, and where the terminal goes: a
+// process that dies of these signals would leave its children and its temporary files.
+func untilNobodyReads(ctx context.Context) (context.Context, context.CancelFunc) {
+	ends := []os.Signal{syscall.SIGPIPE}
+	if !signal.Ignored(syscall.SIGHUP) { // by nohup
+		ends = append(ends, syscall.SIGHUP)
+	}
+	return signal.NotifyContext(ctx, ends...)
 }

@@ -53,7 +53,9 @@ func demoCommand() *cobra.Command {
 			if once {
 				speed = 0
 			}
-			return runDemo(c.Context(), c.ErrOrStderr(), dir, speed, once)
+			ctx, stop := untilNobodyReads(c.Context())
+			defer stop()
+			return runDemo(ctx, c.ErrOrStderr(), dir, speed, once)
 		},
 	}
 	c.Flags().BoolVar(&once, "once", false, "as fast as possible, verify, end")
@@ -61,7 +63,11 @@ func demoCommand() *cobra.Command {
 		Use: "source [--dir DIR]", Short: "Only PostgreSQL with the flights, and the replayer of the last three days",
 		Example: "  freshet demo source --dir /tmp/flights --speed 600\n  freshet up -c /tmp/flights/freshet.yaml     # in another terminal",
 		Args:    cobra.NoArgs,
-		RunE:    func(c *cobra.Command, _ []string) error { return demoSource(c.Context(), c.ErrOrStderr(), dir, speed) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, stop := untilNobodyReads(c.Context())
+			defer stop()
+			return demoSource(ctx, c.ErrOrStderr(), dir, speed)
+		},
 	}
 	for _, f := range []*cobra.Command{c, source} {
 		f.Flags().StringVar(&dir, "dir", "demo-data", "where everything is kept; as root every parent must be enterable by others")

@@ -16,6 +16,7 @@ import (
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/testkit"
+	"github.com/freshet-io/freshet/internal/topic"
 )
 
 const foldLines = "D1 mode: events, inserts, 2 partitions, D1 mode: events, inserts, 2 partitions, per CPU-second, " +
@@ -179,6 +180,24 @@ func TestAHistoryIsWhatItsTotalsSay(t *testing.T) {
 		}
 		if mixed != (ops[change.Delete] > changes*4/100) || mixed != (ops[change.Update] > changes*18/100) {
 			t.Errorf("%v", ops)
+		}
+	}
+}
+
+// TestASessionThatIsRefused: a Kafka that is not ours may take no session as short, and then says which it takes.
+func TestASessionThatIsRefused(t *testing.T) {
+	topics, err := topic.Dial(t.Context(), topic.Config{Brokers: testkit.Kafka(t), Prefix: testkit.Prefix(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer topics.Close()
+	for short, refused := range map[time.Duration]bool{0: false, 50 * time.Millisecond: true, 20 * time.Second: false} {
+		r := &run{size: size{shortSession: short}}
+		for _, ours := range []bool{true, false} {
+			why, err := r.refusedSession(t.Context(), &deltaWorld{kafka: &kafkaSide{topics: topics, embedded: ours}})
+			if err != nil || (why != "") != (refused && !ours) || why != "" && !strings.Contains(why, "wait 50ms") {
+				t.Errorf("%s, embedded %v: %q %v", short, ours, why, err)
+			}
 		}
 	}
 }

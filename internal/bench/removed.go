@@ -28,18 +28,27 @@ type removal struct {
 	told           takeover
 	curve          []string
 	rss            float64
+	others         string // why a variant is left out, if one is
 }
 
 // removed measures D3 where the node does not come back: of two that share the partitions one is killed, and the
 // other one takes its partitions over, from checkpoints or from warm copies.
 func (r *run) removed(ctx context.Context, w *deltaWorld) error {
+	refused, err := r.refusedSession(ctx, w)
+	if err != nil {
+		return err
+	}
 	return r.withTable(ctx, "D3-removed", func(url string, shape *feature.Table) error {
 		for _, m := range []removal{
 			{name: "removed for good", session: topic.DefaultSession},
-			{name: "removed for good, with a standby", session: topic.DefaultSession, standbys: 1},
+			{name: "removed for good, with a standby", session: topic.DefaultSession, standbys: 1, others: refused},
 			{name: "removed for good, with a standby, short session", session: r.shortSession, standbys: 1},
 		} {
 			if m.session == 0 {
+				continue
+			}
+			if m.session == r.shortSession && refused != "" {
+				r.tell(fmt.Sprintf("D3, %s: left out: %s", m.name, refused))
 				continue
 			}
 			settings := fmt.Sprintf("state: {standbys: %d, checkpoint_interval: %s}\nnode: {session_timeout: %s}\n", m.standbys, r.checkpointEvery, m.session)
@@ -53,6 +62,22 @@ func (r *run) removed(ctx context.Context, w *deltaWorld) error {
 		}
 		return nil
 	})
+}
+
+// refusedSession says why the brokers take no member with the short session; "" where they do. Those that are not
+// ours take none below 6 s, as they are delivered.
+func (r *run) refusedSession(ctx context.Context, w *deltaWorld) (string, error) {
+	if w.kafka.embedded || r.shortSession == 0 {
+		return "", nil
+	}
+	least, err := w.kafka.topics.ShortestSession(ctx)
+	if err != nil {
+		return "", err
+	}
+	if least <= r.shortSession {
+		return "", nil
+	}
+	return fmt.Sprintf("the group would wait %s for a silent node, and these brokers take %s at least (group.min.session.timeout.ms)", r.shortSession, least), nil
 }
 
 func (r *run) remove(ctx context.Context, s *pacedSystem, m *removal) error {
@@ -168,5 +193,8 @@ func (r *run) removedLine(w *deltaWorld, out *paidWriter, m removal) error {
 		"%d partitions moved; %s; the group waits %s for a silent node; %d changes in all, written at most %.2f s late; "+
 		"seconds:partitions that answer/that are fresh/seconds since the last commit of the oldest: %s",
 		m.answers, m.moved, m.told, m.session, out.n, out.late, strings.Join(m.curve, " "))
+	if m.others != "" {
+		l.Note += "; a short session was not measured: " + m.others
+	}
 	return r.write(l.bound(m.name, "s", m.fresh, floor))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -229,5 +230,28 @@ func TestASessionThatKafkaDoesNotTake(t *testing.T) {
 	defer m.Close()
 	if err := m.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "group.min.session.timeout.ms") {
 		t.Errorf("%v", err)
+	}
+}
+
+// What the brokers say is the shortest session they take, and the next shorter one they do not.
+func TestShortestSession(t *testing.T) {
+	c := dial(t)
+	least, err := c.ShortestSession(t.Context())
+	if err != nil || least < 2*time.Millisecond {
+		t.Fatalf("%s, %v", least, err)
+	}
+	for session, taken := range map[time.Duration]bool{least: true, least - time.Millisecond: false} {
+		m, err := c.NewMember(MemberOptions{
+			Group: c.cfg.Prefix + ".of" + strconv.FormatBool(taken), Instance: "a", Session: session,
+			Describe: func() ([]byte, error) { return []byte("a"), nil }, Assign: func([][]byte) ([]byte, error) { return []byte("plan"), nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = m.joinOnce(t.Context())
+		if refused := errors.Is(err, kerr.InvalidSessionTimeout); refused == taken {
+			t.Errorf("a session of %s: %v", session, err)
+		}
+		m.Close()
 	}
 }
