@@ -20,6 +20,9 @@ func (f *fold) activation(c *change.Control) error {
 	if err != nil {
 		return err
 	}
+	if d.Action == change.Bound {
+		return f.bound(d.Bytes, c.Position)
+	}
 	for _, v := range f.lines[d.View] {
 		s, stands := f.meta.Stopped[v.Name]
 		if v.Events || s.Replaced {

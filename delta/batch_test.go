@@ -79,7 +79,7 @@ func TestBatchesLeaveNoTrace(t *testing.T) {
 		l    func(r *rand.Rand) *log
 	}{
 		{"rows", catalog(t), func(r *rand.Rand) *log { l, _ := history(r, 80); return l }},
-		{"snapshots", catalog(t), func(r *rand.Rand) *log { return rereadHistory(r, 60, true).l }},
+		{"snapshots", catalog(t), func(r *rand.Rand) *log { return boundedHistory(r, 60, true, true).l }},
 		{"events", eventsCatalog(t), func(r *rand.Rand) *log { l, _, _ := eventHistory(r, 80); return l }},
 		{"joins", ridesCatalog(t), func(r *rand.Rand) *log { return rideHistory(r, 100).l }},
 	} {

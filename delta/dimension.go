@@ -2,6 +2,7 @@ package delta
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,10 +12,9 @@ import (
 	"github.com/freshet-io/freshet/internal/partition"
 )
 
-// dimensionChange keeps the dimension's row. Views that joined it keep what they evaluated, unless they join
-// it as of now.
-func (f *fold) dimensionChange(s *shape, ch *change.Change) error {
-	var oldPK, newPK []byte
+// dimensionGoes gives the primary keys that a change of a dimension's row is of, before and after, and takes what is stored
+// of them out of what is counted.
+func (f *fold) dimensionGoes(s *shape, ch *change.Change) (oldPK, newPK []byte, err error) {
 	if ch.After != nil {
 		newPK = primaryKey(s.table, ch.After)
 		oldPK = newPK
@@ -22,6 +22,18 @@ func (f *fold) dimensionChange(s *shape, ch *change.Change) error {
 	if ch.Before != nil {
 		oldPK = primaryKey(s.table, ch.Before)
 	}
+	if err := f.takeOut(f.joined[s.name], oldPK); err != nil {
+		return nil, nil, err
+	}
+	if newPK != nil && !bytes.Equal(oldPK, newPK) {
+		err = f.takeOut(f.joined[s.name], newPK)
+	}
+	return oldPK, newPK, err
+}
+
+// dimensionChange keeps the dimension's row. Views that joined it keep what they evaluated, unless they join
+// it as of now.
+func (f *fold) dimensionChange(s *shape, ch *change.Change, oldPK, newPK []byte) error {
 	var row []feature.Value
 	if f.joinedHere(s, ch) {
 		var err error
@@ -32,19 +44,26 @@ func (f *fold) dimensionChange(s *shape, ch *change.Change) error {
 	if err := f.fanChange(s, ch, oldPK, newPK, row); err != nil {
 		return err
 	}
-	if row == nil || !bytes.Equal(oldPK, newPK) {
+	moved := !bytes.Equal(oldPK, newPK)
+	if row == nil || moved {
 		if err := f.set(keyOf(spaceDimension, s.name, oldPK), nil); err != nil {
 			return err
 		}
 	}
-	if row == nil {
-		return nil
+	if row != nil {
+		if err := f.set(keyOf(spaceDimension, s.name, newPK), encodeDimension(row, s.kept)); err != nil {
+			return err
+		}
+		return f.putIn(f.joined[s.name], newPK, row, ch.Position)
 	}
-	return f.set(keyOf(spaceDimension, s.name, newPK), encodeInputs(row))
+	if newPK != nil && moved {
+		return f.set(keyOf(spaceDimension, s.name, newPK), nil)
+	}
+	return nil
 }
 
-// joinedHere tells whether rows of this partition may join the row that a change leaves. One that is joined
-// co-located only may have come because it was here before, or is a row of a view by another key.
+// joinedHere tells whether rows of this partition may join the row that a change leaves. No row of a view does that
+// waits until the table is read whole. One that is joined co-located only may have come because it was here before, or is a row of a view by another key.
 func (f *fold) joinedHere(s *shape, ch *change.Change) bool {
 	if ch.After == nil {
 		return true
@@ -54,6 +73,7 @@ func (f *fold) joinedHere(s *shape, ch *change.Change) bool {
 			j := &v.Joins[i]
 			switch {
 			case j.Table.FullName() != s.name:
+			case f.meta.Joined[v.joinedAt[i]].Awaits:
 			case !j.Colocated || ch.IsUnchanged(j.Routed):
 				return true
 			default:
@@ -99,16 +119,16 @@ func (f *fold) differ(s *shape, old, row []feature.Value) bool {
 		if i < len(row) {
 			is = row[i]
 		}
-		if was != is && f.joinsColumn(s, i) {
+		if was != is && s.kept[i] {
 			return true
 		}
 	}
 	return (old == nil) != (row == nil)
 }
 
-// completeDimension gives the after-image with what did not travel filled in from the row stored.
-// It is nil when a column that a view reads cannot be filled in: a row of which only parts are known
-// is no row to join.
+// completeDimension gives the after-image with what did not travel filled in from the row stored, or absent where no
+// view needs it yet. It is nil when a column that a view reads cannot be filled in: a row of which only parts are
+// known is no row to join.
 func (f *fold) completeDimension(s *shape, ch *change.Change, oldPK []byte) ([]feature.Value, error) {
 	if ch.After == nil || len(ch.Unchanged) == 0 {
 		return ch.After, nil
@@ -119,11 +139,14 @@ func (f *fold) completeDimension(s *shape, ch *change.Change, oldPK []byte) ([]f
 	}
 	row := slices.Clone(ch.After)
 	for i, col := range s.table.Columns {
+		if !ch.IsUnchanged(i) || !s.kept[i] {
+			continue
+		}
+		row[i] = feature.Value{Kind: absent}
 		switch {
-		case !ch.IsUnchanged(i):
-		case i < len(old):
+		case old != nil && old[i].Kind != absent:
 			row[i] = old[i]
-		case !f.joinsColumn(s, i):
+		case !f.needsNow(s, i): // a snapshot brings it before any view does
 		case f.reading(s.name): // the snapshot brings it
 			f.stats.Awaited++
 			return nil, nil
@@ -136,10 +159,14 @@ func (f *fold) completeDimension(s *shape, ch *change.Change, oldPK []byte) ([]f
 	return row, nil
 }
 
-func (f *fold) joinsColumn(s *shape, column int) bool {
+// needsNow tells whether a view joins a column that does not wait until the table has been read whole.
+func (f *fold) needsNow(s *shape, column int) bool {
 	for _, v := range s.joins {
 		for j := range v.Joins {
-			if v.Joins[j].Table.FullName() == s.name && slices.Contains(v.joined[j], column) {
+			if v.Joins[j].Table.FullName() != s.name || !slices.Contains(v.joined[j], column) {
+				continue
+			}
+			if at := f.meta.Joined[v.joinedAt[j]]; !at.Awaits && !at.Since {
 				return true
 			}
 		}
@@ -147,8 +174,7 @@ func (f *fold) joinsColumn(s *shape, column int) bool {
 	return false
 }
 
-// dimension gives a dimension's row, or nil. A row stored when the table had fewer columns has no more
-// than those: they were the first ones (feature.Pin).
+// dimension gives a dimension's row, or nil.
 func (f *fold) dimension(t *feature.Table, pk []byte) ([]feature.Value, error) {
 	b, err := f.get(keyOf(spaceDimension, t.FullName(), pk))
 	if err != nil || len(b) == 0 {
@@ -157,17 +183,57 @@ func (f *fold) dimension(t *feature.Table, pk []byte) ([]feature.Value, error) {
 	return decodeDimension(b, len(t.Columns))
 }
 
+// A dimension's row is stored as the columns that views join, each by its number among those of the table, which it keeps
+// (feature.Pin):
+//
+//	version 1 B (2) | column uvarint | value by feature.AppendValue | column | value | …
+//
+// Version 1 had all columns that the table had then, one after another.
+const dimensionVersion = 2
+
+// absent is of a column that is not stored.
+const absent = feature.Kind(0xFF)
+
+func columnSize(column int) int {
+	return len(binary.AppendUvarint(make([]byte, 0, binary.MaxVarintLen64), uint64(column)))
+}
+
+func encodeDimension(row []feature.Value, kept []bool) []byte {
+	b := []byte{dimensionVersion}
+	for i, x := range row {
+		if kept[i] && x.Kind != absent {
+			b = feature.AppendValue(binary.AppendUvarint(b, uint64(i)), x)
+		}
+	}
+	return b
+}
+
+// decodeDimension gives as many columns as the table has now.
 func decodeDimension(b []byte, columns int) ([]feature.Value, error) {
-	if len(b) == 0 || b[0] != rowVersion {
+	if len(b) == 0 || b[0] != rowVersion && b[0] != dimensionVersion {
 		return nil, errors.New("stored row of a dimension: unknown version")
 	}
-	row := make([]feature.Value, 0, columns)
-	for b = b[1:]; len(b) > 0 && len(row) < columns; {
+	row := make([]feature.Value, columns)
+	for i := range row {
+		row[i].Kind = absent
+	}
+	named := b[0] == dimensionVersion
+	b = b[1:]
+	for at := uint64(0); len(b) > 0; at++ {
+		if named {
+			n := 0
+			if at, n = binary.Uvarint(b); n <= 0 {
+				return nil, fmt.Errorf("stored row of a dimension: %w", feature.ErrTruncated)
+			}
+			b = b[n:]
+		}
 		v, rest, err := feature.DecodeValue(b)
 		if err != nil {
 			return nil, fmt.Errorf("stored row of a dimension: %w", err)
 		}
-		row, b = append(row, v), rest
+		if b = rest; at < uint64(columns) {
+			row[at] = v
+		}
 	}
 	return row, nil
 }

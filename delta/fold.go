@@ -346,10 +346,18 @@ func (f *fold) change(r *pending) error {
 	f.meta.LogTime = max(f.meta.LogTime, ch.LogTime)
 	f.meta.CommitTime = ch.CommitTime
 	f.stats.Changes++
+	f.misfits(r.shape, ch.Op, ch.Position)
+	joined := len(r.shape.joins) > 0 && slices.ContainsFunc(r.shape.joins, func(v *view) bool { return r.shape.misfit(v, ch.Op) == "" })
+	var oldPK, newPK []byte
+	if joined {
+		var err error
+		if oldPK, newPK, err = f.dimensionGoes(r.shape, ch); err != nil {
+			return err
+		}
+	}
 	if err := f.seen(r.shape, ch); err != nil {
 		return err
 	}
-	f.misfits(r.shape, ch.Op, ch.Position)
 	for _, v := range r.shape.sources {
 		if !f.folds(v) {
 			if s := f.meta.Stopped[v.Name]; !s.Replaced && !s.Awaits {
@@ -361,10 +369,10 @@ func (f *fold) change(r *pending) error {
 			return err
 		}
 	}
-	if len(r.shape.joins) > 0 && slices.ContainsFunc(r.shape.joins, func(v *view) bool { return r.shape.misfit(v, ch.Op) == "" }) {
-		return f.dimensionChange(r.shape, ch)
+	if !joined {
+		return nil
 	}
-	return nil
+	return f.dimensionChange(r.shape, ch, oldPK, newPK)
 }
 
 // control folds a control record, unless it was folded before.

@@ -51,6 +51,7 @@ func (p *Partition) addView(fv *feature.View) error {
 		for _, j := range g.Joins {
 			p.dims[j.Table.FullName()] = j.Table
 		}
+		p.noteJoined(v)
 	}
 	p.lines[fv.Name] = line
 	return nil
@@ -203,6 +204,9 @@ func (f *fold) goOn(v *view, s Stopped) {
 		f.meta.Stopped[old.Name] = Stopped{
 			Position: f.meta.Position, LogTime: f.meta.LogTime, Generation: old.Generation, Replaced: true, Through: f.meta.Sequences[v.public],
 			Reason: fmt.Sprintf("generation %d took its place", v.Generation),
+		}
+		for _, key := range old.joinedAt {
+			f.meta.Joined[key] = Joined{Awaits: true}
 		}
 	}
 	if old := f.follows(v); old != nil {

@@ -80,7 +80,11 @@ func (f *fold) join(v *view, row []feature.Value, anew bool) error {
 		if err != nil {
 			return err
 		}
-		copy(to, dim)
+		for c, x := range dim {
+			if x.Kind != absent {
+				to[c] = x
+			}
+		}
 	}
 	return nil
 }

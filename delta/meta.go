@@ -34,10 +34,14 @@ type Meta struct {
 	Compared map[string]Compared `json:"compared,omitempty"`
 	// Hops are the senders of views whose rows are here and whose entities are elsewhere; Hop is how far senders have been
 	// heard where it is the other way round. Neither is ever written to.
-	Hops    map[string]hop.SenderState `json:"hops,omitempty"`
-	Hop     *hop.ReceiverState         `json:"hop,omitempty"`
-	LastCut string                     `json:"last_cut"`
-	Stats   Stats                      `json:"stats"`
+	Hops map[string]hop.SenderState `json:"hops,omitempty"`
+	Hop  *hop.ReceiverState         `json:"hop,omitempty"`
+	// Joined is what views keep of the tables they join, by view and table; Bound is how many bytes that may be of each, as
+	// the log says: 0 where it does not.
+	Joined  map[string]Joined `json:"joined,omitempty"`
+	Bound   int64             `json:"joined_bound,omitempty"`
+	LastCut string            `json:"last_cut"`
+	Stats   Stats             `json:"stats"`
 }
 
 // Stats counts what happened in a partition since its state began.
@@ -91,6 +95,7 @@ func (m *Meta) clone() Meta {
 	c.Sequences, c.Moves = maps.Clone(m.Sequences), maps.Clone(m.Moves)
 	c.Beside, c.Stopped, c.Hops = maps.Clone(m.Beside), maps.Clone(m.Stopped), maps.Clone(m.Hops)
 	c.Compared = cloneCompared(m.Compared)
+	c.Joined = maps.Clone(m.Joined)
 	return c
 }
 

@@ -79,3 +79,18 @@ var hopMutants = [][4]string{
 func TestHopMutantsAreFound(t *testing.T) {
 	testkit.Mutants(t, hopMutants, "RandomHistoriesOverAHop", "SEED=7", "HISTORIES=60")
 }
+
+// joinedMutants break one rule each of how much views keep of the tables they join.
+var joinedMutants = [][4]string{
+	{"what a change takes the place of is counted on", "joined.go", "			j.Bytes -= t.weight(pk, row)\n", ""},
+	{"rows of before a table was read whole count", "joined.go", "		if !j.Since || marked {\n", "		if marked = true; marked {\n"},
+	{"a view over the bound goes on", "joined.go", "		f.halt(t.view, ", "		_ = f.halt\n		_ = fmt.Sprint(t.view, "},
+	{"a table that was too large is read to no bound", "stopped.go", " && !f.meta.Joined[joinedKey(v.Name, table)].Awaits:", ":"},
+	{"a lower bound waits for the next row", "joined.go", "	f.meta.Bound = bytes\n", "	if f.meta.Bound = bytes; bytes > 0 {\n		return nil\n	}\n"},
+	{"rows stay of which nothing is kept", "joined.go", "	return f.batch.DeleteRange(prefix, successor(prefix))\n}\n\n// emptied", "	_ = prefix\n	return nil\n}\n\n// emptied"},
+}
+
+// With any one of them broken a bound is not kept, or a view is not the model's.
+func TestJoinedMutantsAreFound(t *testing.T) {
+	testkit.Mutants(t, joinedMutants, "BoundsOfJoined|ABoundIs|AJoinedTable", "SEED=5")
+}

@@ -61,8 +61,9 @@ type Partition struct {
 	sends    []*view // of order, those whose entities are elsewhere
 	receives *view   // the one whose rows are elsewhere; nil: the group has changes
 	dims     map[string]*feature.Table
-	shapes   map[uint32]*shape // by schema id
-	pending  []pending         // of the cell that is not whole yet
+	joined   map[string][]*joinedTable // by table
+	shapes   map[uint32]*shape         // by schema id
+	pending  []pending                 // of the cell that is not whole yet
 	work     *fold
 	cache    cache
 	hot      hot
@@ -107,7 +108,7 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 		o.Memory = NewMemory(0)
 	}
 	p := &Partition{
-		o: o, views: map[string]*view{}, lines: map[string][]*view{}, dims: map[string]*feature.Table{},
+		o: o, views: map[string]*view{}, lines: map[string][]*view{}, dims: map[string]*feature.Table{}, joined: map[string][]*joinedTable{},
 		shapes: map[uint32]*shape{}, moved: make(chan struct{}), cuts: map[string]*state.Snapshot{},
 	}
 	for _, fv := range o.Catalog.Views {
@@ -136,9 +137,15 @@ func OpenPartition(o PartitionOptions) (*Partition, error) {
 	if err := p.dropGone(); err != nil {
 		return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, closing(err, store.Close))
 	}
-	p.added(&p.meta)
+	metas := []*Meta{&p.meta}
 	if p.wide != nil {
-		p.added(&p.wide.Meta)
+		metas = append(metas, &p.wide.Meta)
+	}
+	for _, m := range metas {
+		p.added(m)
+		if err := p.weighed(m); err != nil {
+			return nil, fmt.Errorf("partition %s/%d: %w", o.Group, o.Partition, closing(err, store.Close))
+		}
 	}
 	stopped := p.meta.Stopped
 	p.stopped.Store(&stopped)

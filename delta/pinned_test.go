@@ -20,7 +20,7 @@ func TestRestartsOverChangedTables(t *testing.T) {
 	count := map[string]int{}
 	for range 12 {
 		c := catalog(t)
-		h := rereadHistory(r, 120, true)
+		h := boundedHistory(r, 120, true, true)
 		straight := open(t, c, filepath.Join(t.TempDir(), "p"))
 		dir := filepath.Join(t.TempDir(), "p")
 		p := open(t, c, dir)

@@ -20,6 +20,7 @@ type shape struct {
 	pick    []int   // column of the record for each column of table, -1: it has none; nil: the same columns
 	sources []*view // whose rows these are
 	joins   []*view // that join them
+	kept    []bool  // by column of table: a view joins it
 	// unfit tells why changes of this shape cannot be folded into a view, old why its updates and
 	// deletes cannot; both by view, for sources and joins.
 	unfit, old map[string]string
@@ -31,6 +32,7 @@ func (p *Partition) newShape(from *feature.Table) *shape {
 		s.table = from
 	}
 	n := len(s.table.Columns)
+	s.kept = make([]bool, n)
 	if len(from.Columns) < n || !slices.EqualFunc(from.Columns[:n], s.table.Columns, func(a, b feature.Column) bool { return a.Name == b.Name && a.Type == b.Type }) {
 		s.pick = make([]int, len(s.table.Columns))
 		for i, col := range s.table.Columns {
@@ -49,6 +51,9 @@ func (p *Partition) newShape(from *feature.Table) *shape {
 			if v.Joins[j].Table.FullName() == s.name {
 				s.joins = append(s.joins, v)
 				s.judge(v, v.joined[j], j)
+				for _, c := range v.joined[j] {
+					s.kept[c] = true
+				}
 			}
 		}
 	}
@@ -58,12 +63,11 @@ func (p *Partition) newShape(from *feature.Table) *shape {
 	return s
 }
 
-// wanted tells which columns of a record are read: those that views use and the primary key, and of a
-// dimension all, because its rows are kept.
+// wanted tells which columns of a record are read: those that views use or join, and the primary key.
 func (s *shape) wanted() []bool {
 	want := make([]bool, len(s.codec.Table.Columns))
 	for i := range s.table.Columns {
-		want[i] = len(s.joins) > 0 || s.table.Columns[i].Key
+		want[i] = s.kept[i] || s.table.Columns[i].Key
 	}
 	for _, v := range s.sources {
 		for _, c := range v.needs {

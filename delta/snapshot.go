@@ -112,6 +112,9 @@ func (f *fold) snapshotBegin(c *change.Control) error {
 			return err
 		}
 	}
+	if err := f.recount(); err != nil {
+		return err
+	}
 	f.meta.Snapshot, f.meta.Chunk, f.meta.N, f.meta.Done = c.ID, 0, 0, false
 	f.beginSending(c)
 	return nil
@@ -129,6 +132,7 @@ func (f *fold) besideBegin(c *change.Control) error {
 		f.meta.Beside = map[string]Beside{}
 	}
 	f.meta.Beside[c.Table] = Beside{ID: c.ID, Whole: d.Where == ""}
+	f.readBegins(c.Table, d.Where == "")
 	f.mendBegin(c.Table, d.Where == "")
 	return nil
 }
@@ -153,10 +157,12 @@ func (f *fold) snapshotEnd(c *change.Control) error {
 		if err := f.retractUnseen(c.Table); err != nil {
 			return err
 		}
+		f.readEnds(c.Table, !b.Unfit)
 		if !b.Unfit {
 			f.mendEnd(c.Table)
 		}
 	}
+	f.readEnds(c.Table, false)
 	return f.forgetSeen(c.Table)
 }
 
@@ -211,6 +217,9 @@ func (f *fold) retractUnseen(table string) error {
 	}
 	prefix := keyOf(spaceDimension, table)
 	return f.eachUnseen(prefix, table, func(pk, _ []byte) error {
+		if err := f.takeOut(f.joined[table], pk); err != nil {
+			return err
+		}
 		f.fanKey(table, pk, change.Snapshot)
 		return f.batch.Delete(append(bytes.Clone(prefix), pk...))
 	})
@@ -294,6 +303,7 @@ func (f *fold) truncate(table string, at position.Position) error {
 		return nil
 	}
 	f.fanAll(table, change.Update)
+	f.emptied(table)
 	prefix := keyOf(spaceDimension, table)
 	return f.batch.DeleteRange(prefix, successor(prefix))
 }

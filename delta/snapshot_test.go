@@ -34,6 +34,9 @@ type reread struct {
 	needs   []string
 	mending bool
 	paused  bool // no snapshot makes it go on
+
+	bounded bool  // there is a bound for joined tables, now and then another one
+	bound   int64 // 0: none
 }
 
 // run is one snapshot: keys are read in order, seen holds those read or touched since it began.
@@ -44,11 +47,16 @@ type run struct {
 	chunk uint32
 	seen  map[string]bool
 	unfit bool // the view was stopped by its table
+	over  bool // or by the bound
 }
 
 func rereadHistory(r *rand.Rand, steps int, reshape bool) *reread {
+	return boundedHistory(r, steps, reshape, false)
+}
+
+func boundedHistory(r *rand.Rand, steps int, reshape, bounded bool) *reread {
 	h := &reread{
-		r: r, l: &log{}, cuts: map[string]map[string][]feature.Value{}, runs: map[string]*run{}, count: map[string]int{},
+		r: r, l: &log{}, bounded: bounded, cuts: map[string]map[string][]feature.Value{}, runs: map[string]*run{}, count: map[string]int{},
 		shapes: map[string]uint32{"public.trips": tripsNow, "public.planes": planesNow},
 		source: &model{trips: map[int64]trip{}, seats: map[string]feature.Value{}, now: 1000 * day},
 		known:  &model{trips: map[int64]trip{}, seats: map[string]feature.Value{}, now: 1000 * day},
@@ -64,6 +72,9 @@ func (h *reread) step(reshape bool) {
 	if reshape {
 		h.reshape()
 		h.turn()
+	}
+	if h.bounded {
+		h.anotherBound()
 	}
 	h.transaction(nil)
 	for _, table := range []string{"public.trips", "public.planes"} {
@@ -152,6 +163,9 @@ func (h *reread) transaction(touched map[string]bool) {
 	if h.r.IntN(80) == 0 {
 		h.truncate(touched)
 	}
+	if h.bounded && h.r.IntN(40) == 0 {
+		h.truncatePlanes(touched)
+	}
 	var changes []*change.Change
 	var ids []uint32
 	for range 1 + h.r.IntN(4) {
@@ -214,6 +228,7 @@ func (h *reread) learn(ch *change.Change, id uint32) {
 			delete(h.known.seats, ch.Before[0].S)
 		} else {
 			h.known.seats[ch.After[0].S] = ch.After[1]
+			h.weigh(ch.After[0].S)
 		}
 		return
 	}
@@ -308,6 +323,7 @@ func (h *reread) chunk(table string, run *run) {
 			h.stop(table)
 		} else if table == "public.planes" {
 			h.known.seats[key] = row[1]
+			h.weigh(key)
 		} else if h.frozen != nil && !h.mending {
 			h.count["skipped"]++
 		} else if !slices.Equal(h.known.trips[row[0].I].row, row) {
@@ -362,7 +378,9 @@ func (h *reread) end(table string, run *run) {
 		return
 	}
 	if table == "public.planes" {
-		h.needs = slices.DeleteFunc(slices.Clone(h.needs), func(t string) bool { return t == table })
+		if !run.over {
+			h.needs = slices.DeleteFunc(slices.Clone(h.needs), func(t string) bool { return t == table })
+		}
 	} else if h.mending {
 		h.frozen, h.mending = nil, false
 		h.count["goes on"]++
@@ -387,7 +405,7 @@ func (l *log) snapshotOf(schema uint32, id string, chunk uint32, n uint64, row [
 // Rows read again beside the stream mend what was lost, keep what is right as it is, and do so
 // whatever polls, restarts and records read twice.
 func TestSnapshotsBesideTheStreamEqualAPlainModel(t *testing.T) {
-	total := rereadHistories(t, 6, 60, false)
+	total := rereadHistories(t, 6, 60, false, false)
 	for _, what := range []string{
 		"lost", "truncate", "taken anew", "cancelled", "where", "whole public.trips", "whole public.planes",
 		"mended", "the same", "unseen", "unseen dimension", "cut inside",
@@ -401,7 +419,7 @@ func TestSnapshotsBesideTheStreamEqualAPlainModel(t *testing.T) {
 // A shape that does not fit stops the view where it is; it goes on when its tables have been read
 // whole again, and then shows what it would have shown. So does one that is paused, when it was resumed before.
 func TestShapesThatDoNotFitEqualAPlainModel(t *testing.T) {
-	total := rereadHistories(t, 6, 100, true)
+	total := rereadHistories(t, 6, 100, true, false)
 	for _, what := range []string{"stopped by public.trips", "stopped by public.planes", "skipped", "goes on", "pause", "resume", "paused inside"} {
 		if total[what] == 0 {
 			t.Errorf("no history has %q: %v", what, total)
@@ -411,17 +429,18 @@ func TestShapesThatDoNotFitEqualAPlainModel(t *testing.T) {
 
 // rereadHistories folds histories and compares them with the model at each cut; it gives the counts
 // of what happened in them.
-func rereadHistories(t *testing.T, histories uint64, steps int, reshape bool) map[string]int {
+func rereadHistories(t *testing.T, histories uint64, steps int, reshape, bounded bool) map[string]int {
 	t.Helper()
 	s := seed(t)
 	c := catalog(t)
 	total := map[string]int{}
 	for n := range histories {
 		r := rand.New(rand.NewPCG(s, 1000+n))
-		h := rereadHistory(r, steps, reshape)
+		h := boundedHistory(r, steps, reshape, bounded)
 		checked := 0
 		p := feed(t, r, c, h.l, func(p *Partition, id string) {
 			compare(t, p, id, h.cuts[id])
+			checkJoined(t, p)
 			checked++
 		})
 		checkOutbox(t, p)

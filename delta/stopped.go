@@ -99,10 +99,12 @@ func (f *fold) misfits(s *shape, op change.Op, at position.Position) {
 	}
 }
 
+// stop is what a change of a table does that does not fit.
 func (f *fold) stop(v *view, table string, at position.Position, why string) {
 	if f.meta.Stopped[v.Name].Replaced {
 		return
 	}
+	f.meta.await(v, table)
 	if b, ok := f.meta.Beside[table]; ok {
 		b.Unfit = true
 		f.meta.Beside[table] = b
@@ -111,6 +113,16 @@ func (f *fold) stop(v *view, table string, at position.Position, why string) {
 	if ok && !s.Mending && slices.Contains(s.Tables, table) {
 		return
 	}
+	how := "change the definition of " + v.public + " to what the table is now and apply it; or take the change of the table back, "
+	if v.Events {
+		how = "change the definition of " + v.public + " to what the table is now, "
+	}
+	f.halt(v, table, at, why, how)
+}
+
+// halt lets a view stand still until a table has been read whole, and its source after it.
+func (f *fold) halt(v *view, table string, at position.Position, why, how string) {
+	s, ok := f.meta.Stopped[v.Name]
 	if !ok {
 		s = Stopped{Position: at, LogTime: f.meta.LogTime, Generation: v.Generation, Tables: []string{v.Source.FullName()}}
 	}
@@ -121,9 +133,9 @@ func (f *fold) stop(v *view, table string, at position.Position, why string) {
 	if s.Paused {
 		s.Reason = "it was paused; and " + why
 	}
-	s.Mend = "change the definition of " + v.public + " to what the table is now and apply it; or take the change of the table back, then: "
+	s.Mend = how + "then: "
 	if v.Events { // what was missed cannot be told from what was folded
-		s.Mend = "change the definition of " + v.public + " to what the table is now, then: freshet up --new-snapshot -c FILE"
+		s.Mend += "freshet up --new-snapshot -c FILE"
 	}
 	for i, t := range s.Tables {
 		if v.Events {
@@ -191,7 +203,7 @@ func (f *fold) mendEnd(table string) {
 				f.compares(v)
 			}
 			f.goOn(v, s)
-		case v.Source.FullName() != table:
+		case v.Source.FullName() != table && !f.meta.Joined[joinedKey(v.Name, table)].Awaits:
 			s.Tables = slices.DeleteFunc(slices.Clone(s.Tables), func(t string) bool { return t == table })
 			f.meta.Stopped[v.Name] = s
 		}

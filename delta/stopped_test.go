@@ -198,7 +198,7 @@ func TestADimensionThatDoesNotFit(t *testing.T) {
 	s.begin(planesTable, "")
 	s.commit(planesText, inserted(aPlane("A", 20)))
 	key := keyOf(spaceDimension, planesTable, feature.AppendKey(nil, feature.OfString("A")))
-	if b, err := s.p.store.Get(key); err != nil || !bytes.Equal(b, encodeInputs(aPlane("A", 10))) {
+	if b, err := s.p.store.Get(key); err != nil || !bytes.Equal(b, encodeDimension(aPlane("A", 10), []bool{true, true})) {
 		t.Errorf("stored %x, %v: what does not fit took the place of what did", b, err)
 	}
 	s.finish(planesTable, "", "") // it saw what did not fit

@@ -33,10 +33,11 @@ type view struct {
 	joinDecides bool
 
 	// Of joins: see prepareJoins.
-	current bool    // a join is as of now
-	firsts  []int   // by join, where its columns begin after the source row
-	keeps   []int   // columns that are kept of a row: needs, then those of joins
-	useAt   [][]int // by join that is as of now, where its key is in what is kept
+	current  bool     // a join is as of now
+	firsts   []int    // by join, where its columns begin after the source row
+	keeps    []int    // columns that are kept of a row: needs, then those of joins
+	useAt    [][]int  // by join that is as of now, where its key is in what is kept
+	joinedAt []string // by join, its table in Meta.Joined
 
 	routed, parts int // column of the source that says in which partition a row is, of how many
 

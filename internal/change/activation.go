@@ -13,15 +13,18 @@ const (
 	Pause = "pause"
 	// Resume: the view goes on as soon as the tables it uses have been read whole after this place.
 	Resume = "resume"
+	// Bound is of no view: from this place on the bytes that a view may keep in a partition of a table it joins are Bytes.
+	Bound = "bound"
 )
 
 // ActivationDetail is the detail of an activation control, as JSON.
 type ActivationDetail struct {
 	View   string `json:"view"`
-	Action string `json:"action"` // Pause or Resume
+	Action string `json:"action"` // Pause, Resume or Bound
 	// Generation of the view, as whoever wrote this knows it. A generation that is built beside the one before reads
 	// what is read after its first Resume; 0 is of none.
 	Generation uint32 `json:"generation,omitempty"`
+	Bytes      int64  `json:"bytes,omitempty"`
 }
 
 // NewActivation gives an activation without its place, which whoever publishes it knows.
@@ -39,8 +42,8 @@ func (c *Control) Activates() (ActivationDetail, error) {
 	if err := json.Unmarshal([]byte(c.Detail), &d); err != nil {
 		return d, fault.Wrap(fault.Failed, err, "detail of %s %q", c.Kind, c.ID)
 	}
-	if d.Action != Pause && d.Action != Resume {
-		return d, fault.New(fault.Failed, "%s %q does %q to view %s, which this freshet does not know", c.Kind, c.ID, d.Action, d.View).
+	if d.Action != Pause && d.Action != Resume && d.Action != Bound {
+		return d, fault.New(fault.Failed, "%s %q does %q to view %q, which this freshet does not know", c.Kind, c.ID, d.Action, d.View).
 			ToMend("run the version that wrote it, or a later one")
 	}
 	return d, nil

@@ -47,6 +47,28 @@ func AppendValue(b []byte, v Value) []byte {
 	}
 }
 
+// SizeOf gives how many bytes AppendValue appends.
+func SizeOf(v Value) int {
+	text := func() int {
+		return len(binary.AppendUvarint(make([]byte, 0, binary.MaxVarintLen64), uint64(len(v.S)))) + len(v.S)
+	}
+	switch v.Kind {
+	case Null:
+		return 1
+	case Bool:
+		return 2
+	case Decimal:
+		if v.S != "" {
+			return 2 + text()
+		}
+		return 18
+	case String, Bytes, UUID, List:
+		return 1 + text()
+	default:
+		return 9
+	}
+}
+
 // DecodeValue reads one stored value from the start of b and gives the rest.
 func DecodeValue(b []byte) (Value, []byte, error) {
 	if len(b) == 0 {

@@ -371,6 +371,9 @@ func TestStoredFormsAndKeys(t *testing.T) {
 	for _, values := range append(kinds, []Value{long}, []Value{OfList(long, OfString("x"))}) {
 		for i, v := range values {
 			stored := AppendValue(nil, v)
+			if SizeOf(v) != len(stored) {
+				t.Errorf("%s takes %d bytes and is said to take %d", v, len(stored), SizeOf(v))
+			}
 			if got, rest, err := DecodeValue(append(stored, 9)); err != nil || got != v || len(rest) != 1 {
 				t.Errorf("%v is stored and read as %v, %v", v, got, err)
 			}
@@ -407,7 +410,7 @@ func FuzzDecodeValue(f *testing.F) {
 			if v.Compare(v) != 0 {
 				t.Fatalf("%v is not itself", v)
 			}
-			if again, _, err := DecodeValue(AppendValue(nil, v)); err != nil || again != v || len(rest) > len(b) {
+			if again, _, err := DecodeValue(AppendValue(nil, v)); err != nil || again != v || len(rest) > len(b) || SizeOf(v) != len(AppendValue(nil, v)) {
 				t.Fatalf("%v, again %v, %v", v, again, err)
 			}
 		}
