@@ -72,15 +72,52 @@ func (r *Runner) activate(ctx context.Context, d change.ActivationDetail) error 
 	if err != nil {
 		return err
 	}
-	return r.atBoundary(ctx, 0, func(ctx context.Context, l *loop) error {
-		c.Position = l.p.next()
-		c.ID = "activation " + c.Position.String()
-		c.CommitTime, c.LogTime, c.Resume = l.p.commitTime, max(l.p.logTime, l.logTime), l.p.whole
-		if err := l.p.control(ctx, c); err != nil {
-			return err
-		}
-		return l.p.commit(ctx)
+	return r.atBoundary(ctx, 0, func(ctx context.Context, l *loop) error { return l.p.activate(ctx, c, l.logTime) })
+}
+
+func (p *publisher) activate(ctx context.Context, c change.Control, logTime int64) error {
+	c.Position = p.next()
+	c.ID = "activation " + c.Position.String()
+	c.CommitTime, c.LogTime, c.Resume = p.commitTime, max(p.logTime, logTime), p.whole
+	if err := p.control(ctx, c); err != nil {
+		return err
+	}
+	return p.commit(ctx)
+}
+
+// bound lets the log say how much of joined tables may be kept, once as this process begins: what is said again
+// changes nothing, and what the process before meant is not known.
+func (s *session) bound(ctx context.Context) error {
+	d, says := s.boundToSay()
+	if !says {
+		return nil
+	}
+	if err := s.activate(ctx, d); err != nil {
+		return err
+	}
+	s.bounded = true
+	return nil
+}
+
+// boundHere is the same where a first snapshot begins, before anything is in the log that counts.
+func (s *session) boundHere(ctx context.Context) error {
+	d, says := s.boundToSay()
+	if !says {
+		return nil
+	}
+	c, err := change.NewActivation(d)
+	if err != nil {
+		return err
+	}
+	s.bounded = true
+	return s.p.activate(ctx, c, s.p.logTime)
+}
+
+func (s *session) boundToSay() (change.ActivationDetail, bool) {
+	joins := slices.ContainsFunc(s.o.Catalog.Views, func(v *feature.View) bool {
+		return slices.ContainsFunc(v.Joins, func(j feature.Join) bool { return !j.Colocated })
 	})
+	return change.ActivationDetail{Action: change.Bound, Bytes: s.o.JoinedBytes}, joins && s.o.JoinedBytes > 0 && !s.bounded
 }
 
 func (r *Runner) resumeView(ctx context.Context, v *feature.View) (Job, error) {

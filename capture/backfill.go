@@ -61,6 +61,9 @@ func (s *session) backfill(ctx context.Context) error {
 		}
 		s.unended = false
 	}
+	if err := s.bound(ctx); err != nil {
+		return err
+	}
 	if err := s.turnViews(ctx); err != nil {
 		return err
 	}

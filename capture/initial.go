@@ -65,6 +65,9 @@ func (s *session) initial(ctx context.Context, conn *pgx.Conn, h history) (posit
 	if err := s.mark(ctx, change.SnapshotBegin, 0); err != nil {
 		return 0, err
 	}
+	if err := s.boundHere(ctx); err != nil {
+		return 0, err
+	}
 	if err := s.unfinished(ctx); err != nil {
 		return 0, err
 	}

@@ -91,6 +91,7 @@ type session struct {
 	still  bool        // the server may not be asked to log its running transactions
 	// unended: all of the first snapshot is read, and its end is to be written at the next boundary.
 	unended bool
+	bounded bool  // the log says how much of joined tables may be kept
 	given   error // why the slot was given up for the server's sake
 	mute    bool  // heartbeats may not be written into the source's log
 	// whole: the spool was full once, and since then the server keeps transactions until they are

@@ -32,6 +32,9 @@ type Options struct {
 	Dir string
 	// SpoolBytes bounds them. Where they would be more, the server is asked to keep them. 0: 8 GiB.
 	SpoolBytes int64
+	// JoinedBytes is how much a view may keep in a partition of a table that it joins in every one; the log says so where
+	// capture begins. 0: it says nothing.
+	JoinedBytes int64
 	// Workers are the connections that read a first snapshot. 0: 4.
 	Workers int
 	// ChunkBytes is how much of a table's file a chunk of the first snapshot takes. 0: 64 MiB.

@@ -38,6 +38,7 @@ type joinedTable struct {
 	name      string // of the table
 	key       string // in Meta.Joined
 	broadcast bool
+	join      int   // the first that is broadcast
 	columns   []int // that count
 }
 
@@ -48,22 +49,54 @@ func (p *Partition) noteJoined(v *view) {
 	if v.Past || v.receives {
 		return
 	}
-	of := map[string]*joinedTable{}
+	for _, t := range v.joinedTables() {
+		p.joined[t.name] = append(p.joined[t.name], t)
+	}
+	for i := range v.Joins {
+		v.joinedAt = append(v.joinedAt, joinedKey(v.Name, v.Joins[i].Table.FullName()))
+	}
+}
+
+// joinedTables gives the tables that a view joins, each once.
+func (v *view) joinedTables() []*joinedTable {
+	var out []*joinedTable
 	for i := range v.Joins {
 		j := &v.Joins[i]
 		name := j.Table.FullName()
-		v.joinedAt = append(v.joinedAt, joinedKey(v.Name, name))
-		t := of[name]
-		if t == nil {
-			t = &joinedTable{view: v, table: j.Table, name: name, key: v.joinedAt[i]}
-			of[name] = t
-			p.joined[name] = append(p.joined[name], t)
+		at := slices.IndexFunc(out, func(t *joinedTable) bool { return t.name == name })
+		if at < 0 {
+			at = len(out)
+			out = append(out, &joinedTable{view: v, table: j.Table, name: name, key: joinedKey(v.Name, name)})
 		}
-		if !j.Colocated {
-			t.broadcast = true
+		if t := out[at]; !j.Colocated {
+			if !t.broadcast {
+				t.broadcast, t.join = true, i
+			}
 			t.columns = union(t.columns, v.joined[i])
 		}
 	}
+	return out
+}
+
+// Broadcast is a table that a view joins in every partition: by which of its joins, the first, and what it reads of it.
+type Broadcast struct {
+	Join    int
+	Columns []int
+}
+
+// Broadcasts gives the tables that a view joins in every partition.
+func Broadcasts(fv *feature.View) ([]Broadcast, error) {
+	v, err := compile(fv)
+	if err != nil {
+		return nil, err
+	}
+	var out []Broadcast
+	for _, t := range v.joinedTables() {
+		if t.broadcast {
+			out = append(out, Broadcast{t.join, t.columns})
+		}
+	}
+	return out, nil
 }
 
 // weight gives what a row counts.
@@ -294,11 +327,7 @@ func (m *Meta) JoinedMost() int64 {
 
 func union(a, b []int) []int {
 	for _, x := range b {
-		there := false
-		for _, y := range a {
-			there = there || x == y
-		}
-		if !there {
+		if !slices.Contains(a, x) {
 			a = append(a, x)
 		}
 	}

@@ -98,8 +98,12 @@ func gauges() []gauge {
 			}
 			return 0
 		}},
-		{"stopped_views", "Views that stand still: a change of a table does not fit them.", prometheus.GaugeValue,
+		{"stopped_views", "Views that stand still: a change of a table does not fit them, or a joined table is over the bound.", prometheus.GaugeValue,
 			func(m *delta.Meta, _ time.Time) float64 { return float64(m.StandStill()) }},
+		{"joined_bytes", "The most that a view keeps of one table that it joins in every partition.", prometheus.GaugeValue,
+			func(m *delta.Meta, _ time.Time) float64 { return float64(m.JoinedMost()) }},
+		{"joined_bound_bytes", "What that may be: past it the view stands still. 0 where the log says nothing.", prometheus.GaugeValue,
+			func(m *delta.Meta, _ time.Time) float64 { return float64(m.Bound) }},
 		{"hop_waiting_bytes", "What some senders of a hop have brought and waits for the others.", prometheus.GaugeValue,
 			func(m *delta.Meta, _ time.Time) float64 {
 				if m.Hop == nil {

@@ -41,6 +41,7 @@ func configKeys() []configKey {
 		{"source.snapshot.workers", "whole number", "4", "how many connections read a first snapshot"},
 		{"source.snapshot.chunk", "size", "64MiB", "how much of a table's file is read at a time in the first snapshot"},
 		{"source.spool", "size", "8GiB", "how much of transactions that are not committed yet is kept in data_dir; past it the server keeps them"},
+		{"source.joined_tables", "size", "256MiB", "how much a view may keep in a partition of a table that it joins in every one, where capture runs; past it the view stands still"},
 		{"source.heartbeat", "time span or off", "30s", "how often a message is written into the source's log, so that an idle database moves on"},
 		{"source.slot_guard.warn", "size or never", "5GiB", "of log that the slot makes the server keep: from here on it is told. Also at 50 % of max_slot_wal_keep_size, or an hour before the loss"},
 		{"source.slot_guard.shed", "size or never", "10GiB", "from here on snapshots beside the stream wait. Also at 70 %, or half an hour before the loss"},

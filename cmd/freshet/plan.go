@@ -68,6 +68,7 @@ type proposal struct {
 	steps   []plan.Step
 	slots   []feature.SlotPart // what is read through each slot, if there are several
 	rate    float64
+	bound   int64 // of what a view keeps of a joined table in each partition; 0: not known
 }
 
 // planned resolves the definitions of a directory against the source and compares them with those that run,
@@ -102,11 +103,12 @@ func planned(ctx context.Context, o planOptions) (*proposal, error) {
 		}
 	}
 	p.compare(defs, tables, stats)
-	return p, nil
+	return p, p.keepBound()
 }
 
 func (p *proposal) compare(defs *feature.Definitions, tables []*feature.Table, stats map[string]plan.TableStats) {
 	p.steps = plan.Compare(plan.Set{Definitions: p.runs, Tables: tables}, plan.Set{Definitions: defs, Tables: tables}, plan.Options{Stats: stats, Rate: p.rate, Slots: len(p.slots)})
+	p.priceJoined(stats)
 }
 
 // resolved gives the catalogue of right definitions, without what they are compared with.
@@ -149,7 +151,7 @@ func (p *proposal) online(ctx context.Context, o planOptions) (*feature.Definiti
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	p.slots = w.parts
+	p.slots, p.bound = w.parts, int64(cfg.Source.JoinedTables)
 	if o.record != "" {
 		if err := os.WriteFile(o.record, fixture.WriteTables(tables.after), 0o644); err != nil {
 			return nil, nil, nil, fault.Wrap(fault.Usage, err, "--record-schema")

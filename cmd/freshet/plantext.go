@@ -151,6 +151,7 @@ func (p *proposal) prices(out io.Writer, items []planItem) {
 		} else if i.Readers != "" {
 			fmt.Fprintf(out, "\n%s %s\n", i.Kind, i.Name)
 		}
+		printJoined(out, i.Joined)
 		if i.Readers != "" {
 			fmt.Fprintf(out, "  readers: %s\n", i.Readers)
 		}

@@ -119,6 +119,9 @@ func tableStats(ctx context.Context, c *pgx.Conn, names []string) (map[string]pl
 		out[name] = s
 		return nil
 	})
+	if err == nil {
+		err = columnWidths(ctx, c, names, out)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("sizes of tables: %w", err)
 	}

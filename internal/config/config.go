@@ -308,6 +308,9 @@ func (c *Config) defaults(dir string) {
 	if c.State.Memory == 0 {
 		c.State.Memory = 512 << 20
 	}
+	if c.Source.JoinedTables == 0 {
+		c.Source.JoinedTables = 256 << 20
+	}
 	c.identify(os.Hostname)
 	if c.Source.Clock == "commit" {
 		c.Source.Clock = ""

@@ -19,12 +19,14 @@ type Source struct {
 	Clock    string   `yaml:"clock"`
 	Timezone string   `yaml:"timezone"`
 	// Secret is under which columns are hashed; in the file only as env:NAME or file:PATH.
-	Secret    string           `yaml:"secret"`
-	Snapshot  Snapshot         `yaml:"snapshot"`
-	Spool     Size             `yaml:"spool"`     // 0: capture's default
-	Heartbeat Every            `yaml:"heartbeat"` // 0: capture's default; below 0: off
-	SlotGuard SlotGuard        `yaml:"slot_guard"`
-	Tables    map[string]Table `yaml:"tables"` // by schema.table
+	Secret    string    `yaml:"secret"`
+	Snapshot  Snapshot  `yaml:"snapshot"`
+	Spool     Size      `yaml:"spool"`     // 0: capture's default
+	Heartbeat Every     `yaml:"heartbeat"` // 0: capture's default; below 0: off
+	SlotGuard SlotGuard `yaml:"slot_guard"`
+	// JoinedTables bounds what a view keeps in a partition of a table that it joins in every one. 0: 256 MiB.
+	JoinedTables Size             `yaml:"joined_tables"`
+	Tables       map[string]Table `yaml:"tables"` // by schema.table
 }
 
 // Postgres is where the source is and through which slot it is read, or through which ones.

@@ -372,7 +372,7 @@ func TestStoredFormsAndKeys(t *testing.T) {
 		for i, v := range values {
 			stored := AppendValue(nil, v)
 			if SizeOf(v) != len(stored) {
-				t.Errorf("%s takes %d bytes and is said to take %d", v, len(stored), SizeOf(v))
+				t.Errorf("%v takes %d bytes and is said to take %d", v, len(stored), SizeOf(v))
 			}
 			if got, rest, err := DecodeValue(append(stored, 9)); err != nil || got != v || len(rest) != 1 {
 				t.Errorf("%v is stored and read as %v, %v", v, got, err)

@@ -53,6 +53,7 @@ type Step struct {
 	Where   string   `json:"where,omitempty"`   // file:line; of what is gone, where it was
 	Reasons []string `json:"reasons"`           // key: before → after
 	Price   *Price   `json:"price,omitempty"`   // of views that are to be computed
+	Joined  []Joined `json:"joined,omitempty"`  // of views that are to be computed: what they keep of joined tables
 	Way     Way      `json:"way,omitempty"`     // of objects, not of features: how it can be made
 	ToMend  string   `json:"to_mend,omitempty"` // what else there is to do, of a group that cannot grow as it is meant to
 }
@@ -101,6 +102,8 @@ type Price struct {
 type TableStats struct {
 	Rows  int64 // pg_class.reltuples, with its partitions; less than 0: not known
 	Bytes int64 // pg_table_size, with its partitions
+	// Widths are of its columns, in bytes of one value, pg_stats.avg_width. Those that were never analyzed have none.
+	Widths map[string]int
 }
 
 // Options price a plan; the zero value works.
@@ -156,7 +159,7 @@ func (c *comparison) add(kind, name string, e Effect, m feature.Meta, price *Pri
 	if reasons == nil {
 		reasons = []string{}
 	}
-	c.steps = append(c.steps, Step{kind, name, e, m.String(), reasons, price, way(kind, e), ""})
+	c.steps = append(c.steps, Step{Kind: kind, Name: name, Effect: e, Where: m.String(), Reasons: reasons, Price: price, Way: way(kind, e)})
 }
 
 // way is how the change of an object can be made; that of a view that is another, view says.

@@ -207,7 +207,7 @@ func (c *comparison) columns(in Set, v feature.FeatureView) []column {
 func (c *comparison) features(v feature.FeatureView, was, is []column) []Step {
 	var out []Step
 	add := func(col column, e Effect, price *Price, reasons ...string) {
-		out = append(out, Step{"feature", v.Name + "." + col.name, e, col.where.String(), reasons, price, "", ""})
+		out = append(out, Step{Kind: "feature", Name: v.Name + "." + col.name, Effect: e, Where: col.where.String(), Reasons: reasons, Price: price})
 	}
 	find := func(in []column, name string) int {
 		return slices.IndexFunc(in, func(x column) bool { return x.name == name })
