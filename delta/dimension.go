@@ -221,7 +221,7 @@ func decodeDimension(b []byte, columns int) ([]feature.Value, error) {
 	b = b[1:]
 	for at := uint64(0); len(b) > 0; at++ {
 		if named {
-			n := 0
+			var n int
 			if at, n = binary.Uvarint(b); n <= 0 {
 				return nil, fmt.Errorf("stored row of a dimension: %w", feature.ErrTruncated)
 			}

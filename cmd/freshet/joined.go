@@ -39,7 +39,7 @@ func columnWidths(ctx context.Context, c *pgx.Conn, names []string, out map[stri
 		out[name] = s
 		return nil
 	})
-	return err //nolint:wrapcheck // the caller says what it is of
+	return err
 }
 
 // priceJoined says of each view that is to be computed what it keeps of the tables it joins in every partition.
