@@ -14,7 +14,7 @@
 //  6. fold.go       what several cells changed, with the position folded, is applied as one batch
 //  7. publish.go    the outbox goes to the delta topic inside a Kafka transaction
 //
-// cache.go bounds what is in memory. dimension.go keeps the rows that joins read, join.go joins them, again too where they are as of
+// cache.go bounds what is in memory. dimension.go keeps the rows that joins read, joined.go counts them, join.go joins them, again too where they are as of
 // now; snapshot.go takes snapshots in, the first and those beside the stream. hop_send.go sends on what rows give whose
 // entity is known only after a join, hop_receive.go folds that.
 //
@@ -27,7 +27,7 @@
 //	05 | wake 8 B (sign flipped) | view | entity…                  timer; its value is the version byte
 //	06 | name                               position, sequences, cuts, counters
 //	07 | view | sequence 8 B                outbox: a block of deltas as Avro, by the last one's sequence
-//	08 | table | pk                         a dimension's row
+//	08 | table | pk                         a dimension's row: the columns that views join
 //	09 | table | pk                         seen or touched since a whole snapshot of the table began
 //	09 | view | pk                          an event inserted while an epoch's snapshot is taken
 //	0A | view | join 1 B | key… | pk        a row that joins by that key as of now
