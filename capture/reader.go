@@ -86,7 +86,8 @@ func (r *reader) message(ctx context.Context, m *pgwire.Message) error {
 }
 
 // replay decodes a transaction that came in pieces as if it came whole now: what subtransactions took
-// back is not in it, so that its rows have the numbers they would have had.
+// back is not in it, so that its rows have the numbers they would have had, whether the stream has told
+// of that or not.
 func (r *reader) replay(ctx context.Context, end *pgwire.Message) error {
 	xid := end.XID
 	begin := pgwire.Message{Kind: pgwire.Begin, XID: xid, LSN: end.LSN, CommitTime: end.CommitTime}
@@ -99,7 +100,7 @@ func (r *reader) replay(ctx context.Context, end *pgwire.Message) error {
 		return err
 	}
 	if tx != nil {
-		if err := errors.Join(r.records(ctx, tx), tx.Close()); err != nil {
+		if err := errors.Join(r.records(ctx, tx, xid), tx.Close()); err != nil {
 			return err
 		}
 		if err := r.spool.Drop(xid); err != nil {
@@ -109,9 +110,11 @@ func (r *reader) replay(ctx context.Context, end *pgwire.Message) error {
 	return r.step(ctx, &commit)
 }
 
-func (r *reader) records(ctx context.Context, tx *spool.Reader) error {
+func (r *reader) records(ctx context.Context, tx *spool.Reader, xid uint32) error {
+	of := fates{source: r.source}
+	defer of.close(ctx)
 	for {
-		_, raw, err := tx.Next()
+		sub, raw, err := tx.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -120,6 +123,15 @@ func (r *reader) records(ctx context.Context, tx *spool.Reader) error {
 		}
 		if err := r.again.Parse(raw, true); err != nil {
 			return err
+		}
+		if sub != xid && r.again.Kind != pgwire.Relation && r.again.Kind != pgwire.Type { // shapes are not sent again
+			gone, err := of.rolledBack(ctx, sub)
+			if err != nil {
+				return err
+			}
+			if gone {
+				continue
+			}
 		}
 		if err := r.step(ctx, &r.again); err != nil {
 			return err

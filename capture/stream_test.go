@@ -320,3 +320,45 @@ func TestWhatIsRolledBackLeavesTheSpool(t *testing.T) {
 	w.compare()
 	w.end()
 }
+
+// TestRolledBackAndNotTold: the server says nothing of a savepoint's end whose rows went to its disk
+// before they were streamed, as they do where it reads again what lies before the place it goes on at.
+func TestRolledBackAndNotTold(t *testing.T) {
+	w := newWorld(t, nil)
+	w.start()
+	w.began()
+	c, other := w.connect(), w.connect()
+	fill := func(c *pgx.Conn, from, n int) {
+		w.exec(c, "insert into public.items select i, 'account ' || i % 13, i, repeat('x', 50) from generate_series($1::int, $2::int) i", from, from+n-1)
+	}
+	w.exec(c, "begin")
+	fill(c, 1, 2_000)
+	w.exec(c, "savepoint a")
+	fill(c, 10_001, 5_000)
+	w.exec(c, "savepoint b") // one within that is released
+	fill(c, 20_001, 3_000)
+	w.exec(c, "release savepoint b")
+	fill(other, 100_001, 10) // and the slot is confirmed up to here
+	var written string
+	if err := other.QueryRow(t.Context(), "select pg_current_wal_lsn()::text").Scan(&written); err != nil {
+		t.Fatal(err)
+	}
+	for confirmed := false; !confirmed; {
+		w.exec(other, "select pg_logical_emit_message(true, 'x', '')")
+		if err := other.QueryRow(t.Context(), "select confirmed_flush_lsn > $1::text::pg_lsn from pg_replication_slots where slot_name = 's'", written).Scan(&confirmed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.end()
+	w.start()
+	for w.runner.Spooled().Appended == 0 { // what was on disk is streamed as soon as there is more
+		fill(other, 200_001, 2_000)
+		w.exec(other, "delete from public.items where id > 200000")
+		w.exec(c, "insert into public.items select max(id) + 1, 'account', 1, repeat('x', 5000) from public.items where id < 100000")
+	}
+	w.exec(c, "rollback to savepoint a")
+	fill(c, 30_001, 2_000)
+	w.exec(c, "commit")
+	w.compare()
+	w.end()
+}

@@ -42,6 +42,10 @@
 // servers of before that was mended, none: such a one stays until the spool is opened anew
 // ([Stats.Oldest] shows it).
 //
+// Of a subtransaction that went to the server's own disk before it was streamed there is no message
+// (ReorderBufferMaybeMarkTXNStreamed): its records are given back, and whoever reads a transaction has to
+// ask the server for its commit log.
+//
 // Subtransactions nest and their ids grow, so what is aborted is nearly always the end of the log:
 // it is cut off, by way of before, and its disk is free again. What is not at the end is remembered
 // as aborted and skipped by readers, or cut off when what follows it is. newest tells what need not
