@@ -14,7 +14,7 @@
 //  6. fold.go       what several cells changed, with the position folded, is applied as one batch
 //  7. publish.go    the outbox goes to the delta topic inside a Kafka transaction
 //
-// cache.go bounds what is in memory. dimension.go keeps the rows that joins read, joined.go counts them, join.go joins them, again too where they are as of
+// cache.go bounds what is in memory, warm.go brings it near before it is worked on. dimension.go keeps the rows that joins read, joined.go counts them, join.go joins them, again too where they are as of
 // now; snapshot.go takes snapshots in, the first and those beside the stream. hop_send.go sends on what rows give whose
 // entity is known only after a join, hop_receive.go folds that.
 //

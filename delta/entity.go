@@ -71,6 +71,7 @@ type ref struct {
 const (
 	entitySize = 496 // about, with its place in the cache and without what grows
 	refSize    = 32
+	spareSize  = 48 // of a tile without its accumulators
 	valueSize  = 40
 )
 
@@ -103,6 +104,10 @@ func (v *view) prepare() {
 
 // entity finds an entity by its ordered key, or makes one that is not loaded.
 func (f *fold) entity(v *view, id []byte) (*entity, error) {
+	if e := f.likely; e != nil && e.view == v && e.id == string(id) {
+		e.used = true
+		return e, nil
+	}
 	if e := v.cached[string(id)]; e != nil {
 		e.used = true
 		return e, nil
@@ -322,12 +327,12 @@ func (l *level) spare() *aggregate.Tile {
 	return aggregate.New(l.ops)
 }
 
-// keptSpare bounds the tiles of a level that wait to be used again.
-const keptSpare = 1024
+// spareShare is the part of what a partition may hold, one in so many, that a level's tiles may take that wait to be used again.
+const spareShare = 16
 
 // drop gives a tile's memory back; it is in the store.
 func (f *fold) drop(e *entity, l *level, r *ref) {
-	if len(l.free) < keptSpare {
+	if int64(len(l.free)*(l.weight+spareSize)) < f.o.Memory.share()/spareShare {
 		l.free = append(l.free, r.tile)
 	}
 	f.resize(e, -l.weight-refSize)
@@ -345,17 +350,22 @@ func (f *fold) soil(e *entity) {
 
 // keep writes what the batch changed of an entity.
 func (f *fold) keep(e *entity) error {
-	for _, write := range f.keepers() {
-		if err := write(e); err != nil {
+	for _, k := range f.keepers() {
+		if err := k.write(e); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// keepers write one part of an entity each.
-func (f *fold) keepers() []func(*entity) error {
-	return []func(*entity) error{f.keepRows, f.keepTiles, f.keepServed, f.keepTimer}
+// keeper writes one part of an entity, which lies so deep below it.
+type keeper struct {
+	write func(*entity) error
+	depth int
+}
+
+func (f *fold) keepers() []keeper {
+	return []keeper{{f.keepRows, 1}, {f.keepTiles, deepest}, {f.keepServed, deepest}, {f.keepTimer, 1}}
 }
 
 // keepAll writes what the batch changed of all entities, in the order of the keys: the store takes a key fastest
@@ -368,9 +378,12 @@ func (f *fold) keepAll() error {
 		}
 		return a.compare(b)
 	})
-	for _, write := range f.keepers() {
-		for _, e := range f.dirty {
-			if err := write(e); err != nil {
+	for _, k := range f.keepers() {
+		for i, e := range f.dirty {
+			if i%warmed == 0 {
+				f.warm(f.dirty[i:min(len(f.dirty), i+warmed)], k.depth)
+			}
+			if err := k.write(e); err != nil {
 				return err
 			}
 		}

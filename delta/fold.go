@@ -67,7 +67,11 @@ type fold struct {
 	changed   []string
 	delta     change.Delta
 	textOf    position.Position
-	text      string // of textOf
+	text      string    // of textOf
+	guesses   []*entity // of the rows that are folded next, by row and source: see warm.go
+	guessed   []int     // by row, where its own begin
+	likely    *entity   // of the row being folded
+	warmth    uint64
 }
 
 // cell folds a whole cell, or one control record, and applies the batch if it must end here.
@@ -79,10 +83,14 @@ func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
 		return err
 	}
 	for i := range rows {
-		if err := f.change(&rows[i]); err != nil {
+		if i%warmed == 0 {
+			f.ahead(rows[i:min(len(rows), i+warmed)])
+		}
+		if err := f.change(&rows[i], i%warmed); err != nil {
 			return err
 		}
 	}
+	f.forgetGuesses()
 	fresh := c != nil && (c.Position.After(f.meta.Position) || f.pieces && c.Position == f.meta.Position)
 	if c != nil {
 		if err := f.control(c); err != nil {
@@ -292,6 +300,7 @@ func (f *fold) cleared() {
 	}
 	clear(f.dirty)
 	f.dirty = f.dirty[:0]
+	f.forgetGuesses()
 	f.cache.trim()
 }
 
@@ -326,8 +335,8 @@ func (f *fold) reader() state.Reader {
 	return f.before
 }
 
-// change folds one row event, unless it was folded before.
-func (f *fold) change(r *pending) error {
+// change folds one row event, unless it was folded before. at is where it is among the rows looked ahead at.
+func (f *fold) change(r *pending, at int) error {
 	ch := &r.ch
 	f.raw, f.shape = r.raw, r.shape
 	if ch.Op == change.Snapshot {
@@ -358,13 +367,14 @@ func (f *fold) change(r *pending) error {
 	if err := f.seen(r.shape, ch); err != nil {
 		return err
 	}
-	for _, v := range r.shape.sources {
+	for i, v := range r.shape.sources {
 		if !f.folds(v) {
 			if s := f.meta.Stopped[v.Name]; !s.Replaced && !s.Awaits {
 				f.stats.Skipped++
 			}
 			continue
 		}
+		f.guess(at, i)
 		if err := f.rowChange(v, ch); err != nil {
 			return err
 		}

@@ -14,9 +14,14 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 )
 
+const (
+	leastBehind = 50_000 // records; to fold them takes half a second
+	recordBytes = 1_000  // to fold a record takes as long as to fetch so many bytes: 10 µs, at 100 MB/s
+)
+
 // farBehind is how many records a checkpoint must be ahead of a state on disk to be fetched instead of
 // folding them again.
-const farBehind = 1_000_000
+func farBehind(m *checkpoint.Manifest) int64 { return max(leastBehind, m.Bytes()/recordBytes) }
 
 // noted is what is kept beside a partition's directory, as <directory>.json.
 type noted struct {
@@ -87,7 +92,7 @@ func (s *slot) recover(ctx context.Context) (*Partition, error) {
 		if err != nil {
 			return nil, err
 		}
-		if at := p.Meta().Offset; at >= log.Start && at >= newest.Offset-farBehind {
+		if at := p.Meta().Offset; at >= log.Start && at >= newest.Offset-farBehind(newest) {
 			return p, nil
 		}
 		if err := p.Close(); err != nil {

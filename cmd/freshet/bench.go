@@ -51,6 +51,9 @@ func benchCommand() *cobra.Command {
 				err = errors.Join(err, f.Close())
 			}()
 		}
+		if args[0] == "delta" {
+			collectLess() // it has a node in this process
+		}
 		ctx, stop := untilNobodyReads(c.Context())
 		defer stop()
 		return bench.Run(ctx, args[0], o)

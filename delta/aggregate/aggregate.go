@@ -465,3 +465,17 @@ func (t *Tile) DecodeFrom(ops []Op, b []byte) error {
 	}
 	return nil
 }
+
+// Near reads a word of each piece of memory that lies so deep below the tile, 0 being its accumulators, so that it is in
+// the processor's cache when the tile is worked on.
+func (t *Tile) Near(depth int) (sum uint64) {
+	for i := range t.Accs {
+		a := &t.Accs[i]
+		if depth == 0 {
+			sum += a.N
+		} else if s, ok := a.state.(*support); ok {
+			sum += s.near(depth)
+		}
+	}
+	return sum
+}

@@ -128,6 +128,22 @@ func (s *support) add(op *Op, v feature.Value, r Row) error {
 	return s.trim(op)
 }
 
+// near is Tile.Near of what is below an accumulator.
+func (s *support) near(depth int) uint64 {
+	switch {
+	case depth == 1:
+		return s.kept
+	case len(s.entries) == 0:
+		return 0
+	case depth == 2:
+		return s.entries[0].rows
+	case depth == 3 && len(s.entries[0].order) > 0:
+		return uint64(s.entries[0].order[0])
+	default:
+		return 0
+	}
+}
+
 // addToOne is add where only one entry is kept, as of events, which are never taken back.
 func (s *support) addToOne(op *Op, e entry) {
 	kept := &s.entries[0]
