@@ -3,11 +3,13 @@ package capture
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
 )
 
 // A view is paused by one control record. It is resumed by another, and snapshots of the tables it uses beside
@@ -19,6 +21,45 @@ func (r *Runner) resumes() string { return "resume/" + r.o.Source.Slot + "/" }
 // ResumeKey is the entry of the registry, with any value, for which the capture of a slot resumes a view when it
 // takes over.
 func ResumeKey(slot, view string) string { return "resume/" + slot + "/" + view }
+
+// holds is where it is noted that a generation is held, with its number, before it is activated; until it is switched to.
+func (r *Runner) holds() string { return "hold/" + r.o.Source.Slot + "/" }
+
+// HoldKey is the entry of the registry, with a generation's number, for which the capture of a slot activates that generation so
+// that it is held when it is built.
+func HoldKey(slot, view string) string { return "hold/" + slot + "/" + view }
+
+// held tells whether a view's newest generation is to be held.
+func (r *Runner) held(v *feature.View) bool {
+	b, ok := r.ledger.get(r.holds() + v.Name)
+	return ok && string(b) == strconv.FormatUint(uint64(v.Generation), 10)
+}
+
+// ViewSwitch lets the generation of a view that is held take the place of the one that is shown, in every partition at the next commit boundary,
+// which it gives; where it is not built yet, as soon as it is.
+func (r *Runner) ViewSwitch(ctx context.Context, view string) (position.Position, error) {
+	at, err := r.turnHeld(ctx, view, change.Switch)
+	if err != nil {
+		return at, err
+	}
+	return at, r.ledger.put(ctx, r.holds()+view, nil)
+}
+
+// ViewCompare has the generation that is held compared with the one that is shown, as they are at the next commit boundary, which it gives.
+func (r *Runner) ViewCompare(ctx context.Context, view string) (position.Position, error) {
+	return r.turnHeld(ctx, view, change.Compare)
+}
+
+func (r *Runner) turnHeld(ctx context.Context, view, action string) (position.Position, error) {
+	v, err := r.turnable(view)
+	if err != nil {
+		return position.Position{}, err
+	}
+	if !r.held(v) {
+		return position.Position{}, fault.New(fault.Usage, "no generation of view %s is held", view).ToMend("freshet apply --hold keeps definitions whose changes are held; freshet views shows which generation is shown")
+	}
+	return r.activateAt(ctx, change.ActivationDetail{View: view, Action: action, Generation: v.Generation})
+}
 
 // ViewPause lets a view stand still from the next commit boundary on, also over restarts.
 func (r *Runner) ViewPause(ctx context.Context, view string) error {
@@ -66,23 +107,37 @@ func (r *Runner) turnable(view string) (*feature.View, error) {
 	return v, nil
 }
 
-// activate puts an activation into every partition of this slot's groups, at the next boundary.
 func (r *Runner) activate(ctx context.Context, d change.ActivationDetail) error {
-	c, err := change.NewActivation(d)
-	if err != nil {
-		return err
-	}
-	return r.atBoundary(ctx, 0, func(ctx context.Context, l *loop) error { return l.p.activate(ctx, c, l.logTime) })
+	_, err := r.activateAt(ctx, d)
+	return err
 }
 
-func (p *publisher) activate(ctx context.Context, c change.Control, logTime int64) error {
+// activateAt puts an activation into every partition of this slot's groups, at the next boundary, and gives its place.
+func (r *Runner) activateAt(ctx context.Context, d change.ActivationDetail) (at position.Position, err error) {
+	c, err := change.NewActivation(d)
+	if err != nil {
+		return at, err
+	}
+	placed := make(chan position.Position, 1) // read when the boundary is over, or not at all
+	err = r.atBoundary(ctx, 0, func(ctx context.Context, l *loop) error {
+		at, err := l.p.activate(ctx, c, l.logTime)
+		placed <- at
+		return err
+	})
+	if err != nil {
+		return at, err
+	}
+	return <-placed, nil
+}
+
+func (p *publisher) activate(ctx context.Context, c change.Control, logTime int64) (position.Position, error) {
 	c.Position = p.next()
 	c.ID = "activation " + c.Position.String()
 	c.CommitTime, c.LogTime, c.Resume = p.commitTime, max(p.logTime, logTime), p.whole
 	if err := p.control(ctx, c); err != nil {
-		return err
+		return c.Position, err
 	}
-	return p.commit(ctx)
+	return c.Position, p.commit(ctx)
 }
 
 // bound lets the log say how much of joined tables may be kept, once as this process begins: what is said again
@@ -110,7 +165,8 @@ func (s *session) boundHere(ctx context.Context) error {
 		return err
 	}
 	s.bounded = true
-	return s.p.activate(ctx, c, s.p.logTime)
+	_, err = s.p.activate(ctx, c, s.p.logTime)
+	return err
 }
 
 func (s *session) boundToSay() (change.ActivationDetail, bool) {
@@ -121,7 +177,7 @@ func (s *session) boundToSay() (change.ActivationDetail, bool) {
 }
 
 func (r *Runner) resumeView(ctx context.Context, v *feature.View) (Job, error) {
-	if err := r.activate(ctx, change.ActivationDetail{View: v.Name, Action: change.Resume, Generation: v.Generation}); err != nil {
+	if err := r.activate(ctx, change.ActivationDetail{View: v.Name, Action: change.Resume, Generation: v.Generation, Hold: r.held(v)}); err != nil {
 		return Job{}, err
 	}
 	var tables []string

@@ -30,9 +30,11 @@ func (s *session) initial(ctx context.Context, conn *pgx.Conn, h history) (posit
 	if err := s.jobs.forget(ctx); err != nil {
 		return 0, err
 	}
-	for key := range s.ledger.list(s.resumes()) { // all views begin anew
-		if err := s.ledger.put(ctx, key, nil); err != nil {
-			return 0, err
+	for _, prefix := range []string{s.resumes(), s.holds()} { // all views begin anew
+		for key := range s.ledger.list(prefix) {
+			if err := s.ledger.put(ctx, key, nil); err != nil {
+				return 0, err
+			}
 		}
 	}
 	if err := s.o.Source.DropSlot(ctx, conn); err != nil {

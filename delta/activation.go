@@ -20,8 +20,12 @@ func (f *fold) activation(c *change.Control) error {
 	if err != nil {
 		return err
 	}
-	if d.Action == change.Bound {
+	switch d.Action {
+	case change.Bound:
 		return f.bound(d.Bytes, c.Position)
+	case change.Switch, change.Compare:
+		f.turnHeld(&d)
+		return nil
 	}
 	for _, v := range f.lines[d.View] {
 		s, stands := f.meta.Stopped[v.Name]
@@ -50,7 +54,7 @@ func turn(s *Stopped, v *view, d *change.ActivationDetail) bool {
 		if s.Paused {
 			return false
 		}
-		s.Paused, s.Mending, s.Reason, s.Mend = true, false, "it was paused", "freshet resume "+v.public
+		s.Paused, s.Mending, s.Built, s.Reason, s.Mend = true, false, false, "it was paused", "freshet resume "+v.public
 		return true
 	}
 	if !s.Paused && !(s.Awaits && d.Generation == v.Generation) {
@@ -59,7 +63,9 @@ func turn(s *Stopped, v *view, d *change.ActivationDetail) bool {
 	if s.Paused {
 		s.Paused, s.Reason, s.Mend = false, "it was paused, and goes on when "+v.Source.FullName()+" has been read again", waiting
 	}
-	s.Awaits = s.Awaits && d.Generation != v.Generation
+	if s.Awaits && d.Generation == v.Generation {
+		s.Awaits, s.Hold = false, d.Hold
+	}
 	return true
 }
 

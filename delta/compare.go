@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/position"
 )
 
@@ -69,6 +70,88 @@ func (f *fold) compares(v *view) {
 	}
 	f.meta.Compared[v.public] = Compared{From: old.Generation, To: v.Generation, Position: f.meta.Position, LogTime: f.meta.LogTime}
 	f.comparing = v.Name
+}
+
+// built has a view go on whose tables have been read, or, if it is a generation that is held, compared: then it is folded on,
+// and nothing of it is shown.
+func (f *fold) built(v *view, s Stopped) {
+	if s.Added && v.Generation > 1 {
+		f.compares(v)
+	}
+	if !s.Hold {
+		f.goOn(v, s)
+		return
+	}
+	s.Built = true
+	f.meta.Stopped[v.Name] = s
+	f.compareAll(v)
+}
+
+// compareAll has every entity of a generation that is held, and of the one that is shown, compared in this cell.
+func (f *fold) compareAll(v *view) {
+	f.touchAll(v, shownOf(f.lines[v.public], f.was), change.CauseBackfill)
+	f.touchAll(v, v, change.CauseBackfill)
+}
+
+// turnHeld does with a generation that is held what an activation says.
+func (f *fold) turnHeld(d *change.ActivationDetail) {
+	for _, v := range f.lines[d.View] {
+		s := f.meta.Stopped[v.Name]
+		switch {
+		case v.Generation != d.Generation || !s.Hold || s.Replaced:
+		case d.Action == change.Compare:
+			if s.Built {
+				f.compares(v)
+				f.compareAll(v)
+			}
+		default:
+			s.Hold = false
+			f.meta.Stopped[v.Name] = s
+			if s.Built {
+				f.built(v, s)
+			}
+		}
+	}
+}
+
+// isCompared tells whether a view's entities are compared in this cell, on either side: then they stay in memory for as long as the piece
+// of it. They are few in each.
+func (f *fold) isCompared(v *view) bool {
+	c := f.views[f.comparing]
+	return c != nil && c.public == v.public
+}
+
+// compareHeld compares an entity of a generation that is held with what is shown of it, and leaves both as they are. The one that is shown
+// has been served before, if this cell changes it: its name is less.
+func (f *fold) compareHeld(e *entity) error {
+	v := e.view
+	old := f.generation(v, f.meta.Compared[v.public].From)
+	if err := f.load(e); err != nil {
+		return err
+	}
+	was, err := f.shownRow(old, e.id)
+	if err != nil {
+		return err
+	}
+	is, err := f.compute(e, f.meta.LogTime)
+	if err != nil {
+		return err
+	}
+	was.Values = old.project(v, was.Values)
+	f.count(v, &was, is, f.differences(v, &was, is))
+	return f.unload(e)
+}
+
+// shownRow gives what is shown of an entity, as this cell has it.
+func (f *fold) shownRow(v *view, id string) (s Served, err error) {
+	if e := v.cached[id]; e != nil && e.loaded {
+		return e.row, nil
+	}
+	b, err := f.get(append(append(f.key[:0], v.servedPrefix...), id...))
+	if err == nil {
+		_, err = s.decode(b, len(v.names))
+	}
+	return s, err
 }
 
 // count counts one entity of the generation that is compared in this cell: its row that was, as the generation has it, its row that is,

@@ -1,6 +1,10 @@
 package delta
 
 import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
@@ -11,11 +15,13 @@ import (
 )
 
 // shownRows gives what lookups give of the view.
-func shownRows(t *testing.T, p *Partition) map[string][]feature.Value {
+func shownRows(t *testing.T, p *Partition) map[string][]feature.Value { return rowsOf(t, p, "delays") }
+
+func rowsOf(t *testing.T, p *Partition, view string) map[string][]feature.Value {
 	t.Helper()
 	out := map[string][]feature.Value{}
 	for _, plane := range []string{"A", "B", "C", "D"} {
-		row, err := p.Lookup("delays", []feature.Value{feature.OfString(plane)})
+		row, err := p.Lookup(view, []feature.Value{feature.OfString(plane)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,4 +91,149 @@ func comparedRows(old, names []string, before, after map[string][]feature.Value)
 		}
 	}
 	return c
+}
+
+// heldHistory is one in which the second generation is held, compared now and then, and switched to at a record.
+func heldHistory(t *testing.T, r *rand.Rand) (l *log, first, switched int64) {
+	t.Helper()
+	h := rereadHistory(r, 10+r.IntN(10), false)
+	first = int64(len(h.l.records))
+	turn := func(d change.ActivationDetail) {
+		d.View, d.Generation = "delays", 2
+		h.control(change.Activation, fmt.Sprintf("%s %d", d.Action, len(h.l.records)), "", detail(t, d))
+	}
+	turn(change.ActivationDetail{Action: change.Resume, Hold: true})
+	for range 60 {
+		h.step(false)
+		switch r.IntN(40) {
+		case 0, 1, 2, 3, 4:
+			turn(change.ActivationDetail{Action: change.Compare})
+		case 5: // it is held all the same
+			turn(change.ActivationDetail{Action: change.Resume})
+		case 6:
+			turn(change.ActivationDetail{Action: change.Pause})
+			turn(change.ActivationDetail{Action: change.Resume})
+		}
+	}
+	switched = int64(len(h.l.records))
+	turn(change.ActivationDetail{Action: change.Switch})
+	for range 20 {
+		h.step(false)
+	}
+	h.cut()
+	return h.l, first, switched
+}
+
+// A generation that is held is not shown before its switch. What is counted of it is at each place how the rows that are shown differ
+// from those of a view that was so from the beginning; over restarts and losses between two pieces of a cell the state is, to the byte, that of one who
+// has folded everything at once.
+func TestAHeldGenerationIsCompared(t *testing.T) {
+	s := seed(t)
+	held, changed, atOnce, lossesSeen, all := 0, 0, 0, 0, Compared{}
+	for n := range uint64(8) {
+		r := rand.New(rand.NewPCG(s, 8000+n))
+		before, after := generations(t)
+		l, first, switched := heldHistory(t, r)
+		o := PartitionOptions{Catalog: before, Group: "plane", Dir: filepath.Join(t.TempDir(), "p"), Schemas: schemas{}, fanServed: int(n%2) * 2}
+		p := openWith(t, o)
+		folds(t, p, l, first)
+		closed(t, p)
+		var losses []string
+		var atSwitch map[string]string
+		o.Catalog = after
+		o.Point = func(name string) {
+			if name == "delta.after-piece" && p.wide.Comparing != "" && len(losses) < 12 {
+				losses = append(losses, filepath.Join(t.TempDir(), "lost"))
+				if err := p.store.Checkpoint(losses[len(losses)-1]); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		p = openWith(t, o)
+		for at := first + 1; at <= int64(len(l.records)); at++ {
+			if !wholeCell(l, at) {
+				continue
+			}
+			if at == switched {
+				atSwitch = contents(t, p)
+			}
+			last, _ := p.Compared("delays")
+			rows, was := shownRows(t, p), p.shown("delays").Generation
+			folds(t, p, l, at)
+			shown, _, building := p.Generation("delays")
+			c, _ := p.Compared("delays")
+			switch {
+			case shown == 2 && at <= switched || shown == 1 && at > switched && building.Built:
+				t.Fatalf("history %d of SEED=%d: generation %d is shown at %d, switched at %d: %+v", n, s, shown, at, switched, building)
+			case was != shown:
+				sameAsCompared(t, p, rows, c)
+				changed++
+				if at == switched+1 {
+					atOnce++
+				}
+			case c.Position != last.Position:
+				all.Add(sameAsBecomes(t, p, c))
+				held++
+			}
+			if r.IntN(12) == 0 {
+				closed(t, p)
+				o.Memory, o.BatchBytes = NewMemory([]int64{1, 1 << 20}[r.IntN(2)]), []int{1, 1 << 20}[r.IntN(2)]
+				p = openWith(t, o)
+			}
+		}
+		wholeStory(t, p, n)
+		want, meta := contents(t, p), p.Meta()
+		closed(t, p)
+		o.Point = nil
+		for i, dir := range append(losses, filepath.Join(t.TempDir(), "p")) {
+			o.Dir = dir
+			again := openWith(t, o)
+			if i == len(losses) { // from the beginning
+				folds(t, again, l, switched-1)
+				if got := contents(t, again); !maps.Equal(got, atSwitch) {
+					t.Errorf("history %d of SEED=%d, before the switch: %s", n, s, firstDifference(atSwitch, got))
+				}
+			}
+			folds(t, again, l, int64(len(l.records)))
+			if got := contents(t, again); !maps.Equal(got, want) {
+				t.Errorf("history %d of SEED=%d, lost %d of %d: %s", n, s, i, len(losses), firstDifference(want, got))
+			}
+			if got := again.Meta(); !reflect.DeepEqual(got.Compared, meta.Compared) || !maps.Equal(got.Sequences, meta.Sequences) {
+				t.Errorf("history %d of SEED=%d, lost %d of %d: %+v, want %+v", n, s, i, len(losses), got, meta)
+			}
+			closed(t, again)
+		}
+		lossesSeen += len(losses)
+	}
+	if held < 10 || changed < 4 || atOnce < 3 || lossesSeen < 10 || all.Equal == 0 || all.Differ == 0 || all.OnlyOld == 0 || all.Wider == 0 {
+		t.Errorf("SEED=%d: compared %d times while it was held, %+v, and switched %d times, %d at once, with %d losses", s, held, all, changed, atOnce, lossesSeen)
+	}
+}
+
+// folds folds the log up to a record.
+func folds(t *testing.T, p *Partition, l *log, to int64) {
+	t.Helper()
+	if err := p.Fold(t.Context(), l.records[p.Meta().Offset:to]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sameAsBecomes checks what was counted of a generation that is held by the rows of its twin.
+func sameAsBecomes(t *testing.T, p *Partition, got Compared) Compared {
+	t.Helper()
+	line, twin := p.lines["delays"], p.lines["becomes"][0]
+	after := rowsOf(t, p, "becomes")
+	for plane, row := range after {
+		as := make([]feature.Value, len(row))
+		for i, name := range line[1].names {
+			as[i] = row[slices.Index(twin.names, name)]
+		}
+		after[plane] = as
+	}
+	want := comparedRows(line[0].names, line[1].names, shownRows(t, p), after)
+	want.From, want.To, want.Position, want.LogTime = 1, 2, p.Meta().Position, p.Meta().LogTime
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("compared %+v, want %+v", got, want)
+	}
+	return want
 }

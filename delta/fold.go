@@ -131,7 +131,7 @@ func (f *fold) cell(rows []pending, c *change.Control, offset int64) error {
 }
 
 func (f *fold) begin(c *change.Control) error {
-	if c != nil && (c.Kind == change.Truncate || c.Kind == change.SchemaChange || c.Kind == change.SnapshotBegin || c.Kind == change.SnapshotEnd) {
+	if c != nil && (c.Kind == change.Truncate || c.Kind == change.SchemaChange || c.Kind == change.SnapshotBegin || c.Kind == change.SnapshotEnd || c.Kind == change.Activation) {
 		if err := f.flush(); err != nil {
 			return err
 		}

@@ -60,7 +60,12 @@ func generations(t *testing.T) (before, after *feature.Catalog) {
 
 func activated(t *testing.T, generation uint32) string {
 	t.Helper()
-	b, err := json.Marshal(change.ActivationDetail{View: "delays", Action: change.Resume, Generation: generation})
+	return detail(t, change.ActivationDetail{View: "delays", Action: change.Resume, Generation: generation})
+}
+
+func detail(t *testing.T, d change.ActivationDetail) string {
+	t.Helper()
+	b, err := json.Marshal(d)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -302,7 +302,7 @@ func (f *fold) serveEntity(e *entity) error {
 	if err := f.serveOne(e); err != nil {
 		return err
 	}
-	if f.cache.over() && !f.asleep(e.view) {
+	if f.cache.over() && !f.asleep(e.view) && !f.isCompared(e.view) {
 		return f.unload(e)
 	}
 	return nil
@@ -325,6 +325,9 @@ func (f *fold) unload(e *entity) error {
 func (f *fold) serveOne(e *entity) error {
 	v := e.view
 	if f.asleep(v) {
+		if f.comparing == v.Name {
+			return f.compareHeld(e)
+		}
 		return f.mend(e)
 	}
 	if err := f.load(e); err != nil {

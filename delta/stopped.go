@@ -39,6 +39,9 @@ type Stopped struct {
 	Replaced bool   `json:"replaced,omitempty"`
 	Through  uint64 `json:"through,omitempty"`
 	Dropped  bool   `json:"dropped,omitempty"`
+	// Hold tells that it is not shown, though it is built, before its switch is in the log; Built that it waits for nothing else.
+	Hold  bool `json:"hold,omitempty"`
+	Built bool `json:"built,omitempty"`
 }
 
 // Fault gives what to tell whoever asks for the view.
@@ -129,7 +132,7 @@ func (f *fold) halt(v *view, table string, at position.Position, why, how string
 	if !slices.Contains(s.Tables, table) {
 		s.Tables = slices.Insert(slices.Clone(s.Tables), 0, table)
 	}
-	s.Mending, s.Reason = false, why
+	s.Mending, s.Built, s.Reason = false, false, why
 	if s.Paused {
 		s.Reason = "it was paused; and " + why
 	}
@@ -185,7 +188,7 @@ func (f *fold) schemaChange(c *change.Control) error {
 // mendBegin notes that a table is being read whole again, or (whole is false) not any more.
 func (f *fold) mendBegin(table string, whole bool) {
 	for name, s := range f.meta.Stopped {
-		if v := f.views[name]; v.Source.FullName() == table && !v.Events && !s.Paused && !s.Awaits && !s.Replaced {
+		if v := f.views[name]; v.Source.FullName() == table && !v.Events && !s.Paused && !s.Awaits && !s.Replaced && !s.Built {
 			s.Mending = whole && len(s.Tables) == 1
 			f.meta.Stopped[name] = s
 		}
@@ -199,10 +202,7 @@ func (f *fold) mendEnd(table string) {
 		switch {
 		case !ok || s.Awaits || s.Replaced:
 		case v.Source.FullName() == table && s.Mending:
-			if s.Added && v.Generation > 1 {
-				f.compares(v)
-			}
-			f.goOn(v, s)
+			f.built(v, s)
 		case v.Source.FullName() != table && !f.meta.Joined[joinedKey(v.Name, table)].Awaits:
 			s.Tables = slices.DeleteFunc(slices.Clone(s.Tables), func(t string) bool { return t == table })
 			f.meta.Stopped[v.Name] = s

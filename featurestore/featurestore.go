@@ -346,9 +346,11 @@ func (s *Server) Describe(_ context.Context, in *freshetv1.DescribeRequest) (*fr
 		}
 		for _, p := range s.o.Node.Partitions(v.Group.Name) {
 			d.Deltas += s.o.Node.Published(p, v.Name)
-			if shown, _, _ := p.Generation(v.Name); d.Shown == 0 || shown < d.Shown {
+			shown, _, building := p.Generation(v.Name)
+			if d.Shown == 0 || shown < d.Shown {
 				d.Shown = shown
 			}
+			d.Held = d.Held || building.Hold
 			if at, stands := p.Stopped(v.Name); stands {
 				d.Stopped = append(d.Stopped, &freshetv1.StoppedView{
 					Partition: int32(p.Number()), Position: at.Position.String(), LogTime: at.LogTime, Reason: at.Reason, Mend: at.Mend, Mending: at.Mending,

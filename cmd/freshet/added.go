@@ -5,6 +5,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -15,8 +16,9 @@ import (
 // keepDefinitions keeps definitions as those that run from the next start on. Views that are new are noted first:
 // nodes do not fold them before their tables have been read, and capture reads those. It does so too for views that are
 // defined anew; what they were is kept with the definitions, as generations before, and so is what is dropped. Begins tells
-// of slots that begin a new epoch, which computes everything, what is added too; nil: none does.
-func keepDefinitions(ctx context.Context, r *topic.Registry, defs *feature.Definitions, steps []plan.Step, parts []feature.SlotPart, begins func(slot string) bool) error {
+// of slots that begin a new epoch, which computes everything, what is added too; nil: none does. With hold those that are defined
+// anew are not shown, when they are built, before they are switched to.
+func keepDefinitions(ctx context.Context, r *topic.Registry, defs *feature.Definitions, steps []plan.Step, parts []feature.SlotPart, begins func(slot string) bool, hold bool) error {
 	if err := toGrow(ctx, r, defs, steps); err != nil {
 		return err
 	}
@@ -41,6 +43,13 @@ func keepDefinitions(ctx context.Context, r *topic.Registry, defs *feature.Defin
 		}
 		switch {
 		case s.Way == plan.NextGeneration:
+			var number []byte // nil: nobody is to find what a change that was cut off left
+			if hold {
+				number = strconv.AppendInt(nil, int64(len(defs.Earlier[s.Name]))+1, 10)
+			}
+			if err := r.Put(ctx, capture.HoldKey(slot, s.Name), number); err != nil {
+				return err
+			}
 		case s.Way != plan.Backfill || begins != nil && begins(slot):
 			continue
 		default:

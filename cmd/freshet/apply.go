@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,7 +22,7 @@ import (
 
 func applyCommand() *cobra.Command {
 	var o planOptions
-	var dryRun, allowDrop bool
+	var dryRun, allowDrop, hold bool
 	c := &cobra.Command{
 		Use: "apply [-f DIR] [-c FILE]", Short: "Check definitions and keep them as those that the next start runs",
 		Long: "Check definitions, show the plan, and keep them in the registry topic as those that the next start of up, capture or node runs.\n" +
@@ -42,12 +43,15 @@ func applyCommand() *cobra.Command {
 			if err := admissible(p.steps, false, allowDrop); err != nil || dryRun {
 				return err
 			}
+			if hold && !slices.ContainsFunc(p.steps, func(s plan.Step) bool { return s.Kind == "view" && s.Way == plan.NextGeneration }) {
+				return fault.New(fault.Usage, "--hold is of views that are defined anew and built beside what is shown, and there is none").ToMend("freshet plan shows what changes; without --hold it is kept")
+			}
 			wanted, err := wants(cfg, p.catalog.Definitions)
 			if err != nil {
 				return err
 			}
 			there, err := withRegistry(c.Context(), cfg, func(_ string, r *topic.Registry) error {
-				return keepDefinitions(c.Context(), r, p.catalog.Definitions, p.steps, wanted.parts, nil)
+				return keepDefinitions(c.Context(), r, p.catalog.Definitions, p.steps, wanted.parts, nil, hold)
 			})
 			if err != nil {
 				return err
@@ -56,6 +60,9 @@ func applyCommand() *cobra.Command {
 				return fault.New(fault.Unreachable, "nothing runs, so there is no registry to keep the definitions in").
 					ToMend("freshet up -c %s  starts with them and keeps them itself", o.file)
 			}
+			if hold {
+				fmt.Fprintln(c.OutOrStdout(), "Views that are defined anew are held when they are built: freshet compare VIEW says how they differ, freshet switch VIEW shows them.")
+			}
 			fmt.Fprintln(c.OutOrStdout(), "Kept. The next start of freshet up, capture or node runs them.")
 			return nil
 		},
@@ -63,6 +70,7 @@ func applyCommand() *cobra.Command {
 	configFlag(c, &o.file)
 	definitionsFlag(c, &o.dir)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would be done, and whether it is refused")
+	c.Flags().BoolVar(&hold, "hold", false, "views that are defined anew are built and compared, and not shown before freshet switch VIEW")
 	c.Flags().BoolVar(&allowDrop, "allow-drop", false, "keep definitions that lack what readers may use")
 	c.Flags().Float64Var(&o.rate, "rate", plan.DefaultRate, "rows a second that are read and folded, for the times")
 	return c
@@ -86,7 +94,7 @@ func (s *system) admit(ctx context.Context, tables []*feature.Table) error {
 			return err
 		}
 	}
-	if err := keepDefinitions(ctx, s.registry, s.defs, steps, s.wanted.parts, s.begins); err != nil {
+	if err := keepDefinitions(ctx, s.registry, s.defs, steps, s.wanted.parts, s.begins, false); err != nil {
 		return err
 	}
 	s.added = s.registry.Added()

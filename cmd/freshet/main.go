@@ -40,7 +40,7 @@ func rootCommand() *cobra.Command {
 		Example: "  freshet demo --once\n  freshet init shop",
 	}
 	root.AddCommand(demoCommand(), upCommand(), captureCommand(), nodeCommand(),
-		snapshotCommand(), pauseCommand(), resumeCommand(), slotCommand(), deadCommand(), getCommand(), viewsCommand(), tailCommand(), cutCommand(), mergeCommand(), gateCommand(), modelCommand(), scoreCommand(),
+		snapshotCommand(), pauseCommand(), resumeCommand(), compareCommand(), switchCommand(), slotCommand(), deadCommand(), getCommand(), viewsCommand(), tailCommand(), cutCommand(), mergeCommand(), gateCommand(), modelCommand(), scoreCommand(),
 		pipelineCommand(), tableCommand(), verifyCommand(), nodesCommand(), initCommand(), configCommand(), doctorCommand(), planCommand(), diffCommand(), applyCommand(), explainCommand(), testCommand(), benchCommand(), versionCommand())
 	for _, c := range root.Commands() {
 		if c.HasSubCommands() && !c.Runnable() {

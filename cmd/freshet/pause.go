@@ -20,6 +20,7 @@ type turnedView struct {
 	View     string       `json:"view"`
 	Action   string       `json:"action"`
 	Snapshot *snapshotRow `json:"snapshot,omitempty"` // that a resumed view waits for
+	Position string       `json:"position,omitempty"` // where it switched, or was compared
 }
 
 // View pauses a view, or lets it go on.
@@ -35,9 +36,11 @@ func (a admin) View(in *freshetv1.ViewRequest, out freshetv1.Admin_ViewServer) e
 	switch in.Action {
 	case change.Pause:
 		return finish(out, turned, r.ViewPause(out.Context(), in.View))
+	case change.Switch, change.Compare:
+		return a.turnHeld(r, turned, out)
 	case change.Resume:
 	default:
-		return unknownAction(in.Action, "pause, resume")
+		return unknownAction(in.Action, "pause, resume, switch, compare")
 	}
 	j, err := r.ViewResume(out.Context(), in.View)
 	if err == nil && in.Wait {

@@ -1280,6 +1280,7 @@ type View struct {
 	Stopped       []*StoppedView         `protobuf:"bytes,10,rep,name=stopped,proto3" json:"stopped,omitempty"`   // where the view stands still; nowhere: none
 	Shown         uint32                 `protobuf:"varint,11,opt,name=shown,proto3" json:"shown,omitempty"`      // the generation that lookups see; less than generation while that is built
 	Compared      *Comparison            `protobuf:"bytes,12,opt,name=compared,proto3" json:"compared,omitempty"` // of the two generations that were compared last; not there: none were
+	Held          bool                   `protobuf:"varint,13,opt,name=held,proto3" json:"held,omitempty"`        // generation is not shown before it is switched to, though it may be built
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1396,6 +1397,13 @@ func (x *View) GetCompared() *Comparison {
 		return x.Compared
 	}
 	return nil
+}
+
+func (x *View) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
 }
 
 // Comparison counts, by the rows at one position, how a generation of a view differs from the one before for its readers.
@@ -2067,7 +2075,7 @@ func (x *ApplyResponse) GetChanges() []*PlannedChange {
 	return nil
 }
 
-// ViewRequest says what to do with a view: pause or resume. With wait a resume is followed until the view has
+// ViewRequest says what to do with a view: pause, resume, or with a generation that is held: switch, compare. With wait a resume is followed until the view has
 // every row.
 type ViewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3871,7 +3879,7 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\acolumns\x18\x01 \x01(\v2\x13.freshet.v1.ColumnsR\acolumns\x12)\n" +
 	"\x06deltas\x18\x02 \x03(\v2\x11.freshet.v1.DeltaR\x06deltas\"%\n" +
 	"\x0fDescribeRequest\x12\x12\n" +
-	"\x04view\x18\x01 \x01(\tR\x04view\"\x84\x03\n" +
+	"\x04view\x18\x01 \x01(\tR\x04view\"\x98\x03\n" +
 	"\x04View\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x1e\n" +
@@ -3889,7 +3897,8 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\astopped\x18\n" +
 	" \x03(\v2\x17.freshet.v1.StoppedViewR\astopped\x12\x14\n" +
 	"\x05shown\x18\v \x01(\rR\x05shown\x122\n" +
-	"\bcompared\x18\f \x01(\v2\x16.freshet.v1.ComparisonR\bcompared\"\xfc\x02\n" +
+	"\bcompared\x18\f \x01(\v2\x16.freshet.v1.ComparisonR\bcompared\x12\x12\n" +
+	"\x04held\x18\r \x01(\bR\x04held\"\xfc\x02\n" +
 	"\n" +
 	"Comparison\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12\x0e\n" +
