@@ -89,5 +89,5 @@ func examine(ctx context.Context, cfg *config.Config, defs *feature.Definitions)
 		}
 		o.Tables = append(o.Tables, doctor.Table{PublishedTable: t, Filter: of.Filter, Secret: of.Secret, Keys: w.keys[t.Name], Slots: slots})
 	}
-	return doctor.Run(ctx, o)
+	return append(doctor.Run(ctx, o), joinedChecks(ctx, cfg, w, defs)...)
 }

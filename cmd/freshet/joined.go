@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet-io/freshet/delta"
+	"github.com/freshet-io/freshet/internal/config"
+	"github.com/freshet-io/freshet/internal/doctor"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/plan"
 )
@@ -95,4 +97,55 @@ func printJoined(out io.Writer, all []plan.Joined) {
 				j.Table, bytesText(j.Bytes), j.Rows, j.Partitions, bytesText(j.Bytes*int64(j.Partitions)))
 		}
 	}
+}
+
+// nearBound is the part of the bound from which doctor warns, in percent.
+const nearBound = 80
+
+// joinedChecks says of each table that a view joins in every partition how much of it that keeps, and warns before the
+// bound. Where that cannot be known, other checks say why.
+func joinedChecks(ctx context.Context, cfg *config.Config, w *wanted, defs *feature.Definitions) []doctor.Check {
+	c, err := sourceOf(cfg).Connect(ctx)
+	if err != nil {
+		return nil
+	}
+	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing depends on a clean goodbye
+	tables, err := w.describe(ctx, c)
+	if err != nil {
+		return nil
+	}
+	catalog, err := feature.Resolve(defs, tables.after)
+	if err != nil {
+		return nil
+	}
+	stats, err := tableStats(ctx, c, defs.Tables())
+	if err != nil {
+		return []doctor.Check{doctor.Failed("joined tables", err)}
+	}
+	var out []doctor.Check
+	for _, v := range catalog.Views {
+		all, err := delta.Broadcasts(v)
+		if err != nil {
+			return nil
+		}
+		for _, b := range all {
+			out = append(out, joinedCheck(v.Name, plan.PriceJoined(v, b.Join, b.Columns, nil, stats, int64(cfg.Source.JoinedTables))))
+		}
+	}
+	return out
+}
+
+func joinedCheck(view string, j plan.Joined) doctor.Check {
+	k := doctor.Check{Name: "view " + view + " joins " + j.Table, Status: doctor.OK}
+	switch {
+	case j.Unknown:
+		k.What = "how large it is in each partition cannot be told, it was never analyzed"
+		k.Mend = "ANALYZE " + j.Table + ";"
+	default:
+		k.What = fmt.Sprintf("about %s of %d rows in each partition, of %s that may be", bytesText(j.Bytes), j.Rows, bytesText(j.Bound))
+	}
+	if !j.Unknown && j.Bytes > j.Bound/100*nearBound {
+		k.Status, k.Mend = doctor.Warn, "raise source.joined_tables before the view stands still; or let it read fewer columns"
+	}
+	return k
 }

@@ -112,7 +112,14 @@ func TestAJoinedTableOverTheBound(t *testing.T) {
 		w.want("sums", "A", int64(10))
 		stands(w)
 	})
+	if out, _ := command(t, doctorCommand(), "-c", base.file); !strings.Contains(out, "\nok    view counts joins public.kinds") || !strings.Contains(out, "to mend: ANALYZE public.kinds;") {
+		t.Fatal(out)
+	}
 	base.exec("analyze public.kinds")
+	out, _ := command(t, doctorCommand(), "-c", base.file)
+	if !strings.Contains(out, "\nwarn  view counts joins public.kinds") || !strings.Contains(out, " of 4 rows in each partition, of 60 B that may be") {
+		t.Fatal(out)
+	}
 	defs := reshapedDefinitions + "---\n" + strings.Replace(reshapedDefinitions[strings.LastIndex(reshapedDefinitions, "apiVersion"):], "name: counts", "name: more", 1)
 	base.definitions(defs)
 	out, code := command(t, planCommand(), "-c", base.file)
