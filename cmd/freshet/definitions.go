@@ -169,7 +169,7 @@ func checkSchedule(p feature.PipelineDef) []error {
 		return nil
 	}
 	if _, err := pipeline.ParseSchedule(p.Schedule, p.Timezone); err != nil {
-		return []error{fault.Wrap(fault.Usage, err, "pipeline %s", p.Name).At("%s", p.Meta)}
+		return []error{fault.Wrap(fault.Usage, err, "pipeline %s", p.Name).At("%s", feature.Place(p.Meta, p.Lines, "schedule"))}
 	}
 	return nil
 }

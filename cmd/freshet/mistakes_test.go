@@ -38,6 +38,12 @@ derived:
 kind: FeatureSet
 name: inputs
 features: [orders.n_1d, orders.per_order]
+---
+kind: Pipeline
+name: nightly
+schedule: '0 2 * * *'
+steps:
+  - {name: merge_orders, merge: orders}
 `
 
 // TestMistakes: what is likely to be written wrongly, and all that is printed. testdata/mistakes/NAME.txt has
@@ -91,6 +97,22 @@ func TestMistakes(t *testing.T) {
 		{"events-without-lateness", "mode: rows", "mode: events"},
 		{"no-features", "features:\n  - {name: n, agg: count, windows: [1d, 7d]}\n  - {name: spent, agg: sum, of: amount, windows: [1d]}\n  - {name: city, agg: last, of: shop.city}\nderived:\n  - {name: per_order, type: double, expr: 'n_1d / 2'}\n", ""},
 		{"set-of-what-is-not-there", "orders.n_1d, ", "orders.n_2d, "},
+		{"one-value-for-a-list", "windows: [1d, 7d]", "windows: 7d"},
+		{"one-value-for-pairs", "key: {customer: customer}", "key: customer"},
+		{"a-list-for-one-value", "of: amount", "of: [amount]"},
+		{"no-number", "partitions: 8", "partitions: eight"},
+		{"a-fraction", "partitions: 8", "partitions: 8.5"},
+		{"key-twice", "mode: rows", "mode: rows\nmode: events"},
+		{"kind-left-out", "kind: FeatureView\n", ""},
+		{"name-left-out", "name: orders\n", ""},
+		{"group-left-out", "group: customer\n", ""},
+		{"aggregate-left-out", "agg: sum, ", ""},
+		{"partitions-left-out", "\npartitions: 8", ""},
+		{"type-of-another-name", "type: double, expr", "type: float, expr"},
+		{"key-type-of-another-name", "type: int64}", "type: bigint}"},
+		{"schedule-of-two-fields", "'0 2 * * *'", "'2 am'"},
+		{"step-of-what-is-not-there", "merge: orders", "merge: order"},
+		{"step-that-needs-a-later-one", "merge: orders}", "merge: orders, needs: [other]}"},
 		{"not-yaml", "entity: [customer]", "entity: [customer"},
 	} {
 		t.Run(m.name, func(t *testing.T) {
@@ -167,7 +189,7 @@ func TestDefinitionsFirst(t *testing.T) {
 	if after, err := os.ReadDir(dir); err != nil || len(after) != len(before) {
 		t.Errorf("a refused start left %v %v", after, err)
 	}
-	if out, code := command(t, doctorCommand(), "-c", file); code != 2 || !strings.HasPrefix(out, "freshet: "+example+":15: ") || !strings.Contains(out, "FRESHET_SOURCE_URL is not set") {
+	if out, code := command(t, doctorCommand(), "-c", file); code != 2 || !strings.HasPrefix(out, "freshet: "+example+":17: ") || !strings.Contains(out, "FRESHET_SOURCE_URL is not set") {
 		t.Errorf("doctor: exit %d, %s", code, out)
 	}
 }

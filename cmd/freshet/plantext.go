@@ -113,7 +113,28 @@ func (p *proposal) print(out io.Writer, items []planItem) error {
 	}
 	p.prices(out, items)
 	fmt.Fprintf(out, "\nEverything was checked against %s. %s\n", p.checked, p.compared())
+	if next := p.next(); next != "" {
+		fmt.Fprintln(out, next)
+	}
 	return nil
+}
+
+// next says how the change is made; "" where there is none, or nothing to compare with.
+func (p *proposal) next() string {
+	if p.runs == nil || plan.Worst(p.steps) == plan.None {
+		return ""
+	}
+	const start = "The next start of freshet up, or of capture and node, makes it"
+	if admissible(p.steps, false, false) == nil {
+		return start + "."
+	}
+	if admissible(p.steps, false, true) == nil {
+		return start + " with --allow-drop, as readers may use what is dropped."
+	}
+	if admissible(p.steps, true, true) == nil {
+		return start + " with --new-snapshot, which computes everything anew, and --allow-drop where something is dropped."
+	}
+	return "A start refuses it, with what to do: freshet apply --dry-run says that now."
 }
 
 // compared says what the definitions were compared with, and what comes of it.
@@ -162,6 +183,10 @@ func (p *proposal) prices(out io.Writer, items []planItem) {
 }
 
 func priceText(p *plan.Price, rate float64) string {
+	if p.Rows == 0 && len(p.Unknown) > 0 {
+		return fmt.Sprintf("%s of %s are read; how many rows those are is not known, as they were never analyzed (ANALYZE %s;)",
+			bytesText(p.Bytes), strings.Join(p.Tables, ", "), strings.Join(p.Unknown, ", "))
+	}
 	text := fmt.Sprintf("%d rows (%s) of %s are read: about %s at %g rows a second (--rate)", p.Rows, bytesText(p.Bytes), strings.Join(p.Tables, ", "), p.Duration(), rate)
 	if len(p.Unknown) > 0 {
 		text += "; without those of " + strings.Join(p.Unknown, ", ") + ", which were never analyzed (ANALYZE " + strings.Join(p.Unknown, ", ") + ";)"

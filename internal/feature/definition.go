@@ -82,12 +82,13 @@ func (m Meta) String() string { return fmt.Sprintf("%s:%d", m.File, m.Line) }
 
 // PartitionGroup is a key type and a number of partitions; everything keyed by it is co-located.
 type PartitionGroup struct {
-	Meta       Meta     `json:"meta" yaml:"-"`
-	APIVersion string   `json:"apiVersion,omitempty" yaml:"apiVersion"`
-	Kind       string   `json:"kind" yaml:"kind"`
-	Name       string   `json:"name" yaml:"name"`
-	Key        GroupKey `json:"key" yaml:"key"`
-	Partitions int      `json:"partitions" yaml:"partitions"`
+	Meta       Meta           `json:"meta" yaml:"-"`
+	Lines      map[string]int `json:"-" yaml:"-"` // of its keys; for errors
+	APIVersion string         `json:"apiVersion,omitempty" yaml:"apiVersion"`
+	Kind       string         `json:"kind" yaml:"kind"`
+	Name       string         `json:"name" yaml:"name"`
+	Key        GroupKey       `json:"key" yaml:"key"`
+	Partitions int            `json:"partitions" yaml:"partitions"`
 	// Generation counts the numbers of partitions that the group has had; 0 is 1. It is of what runs, not of the
 	// definition (Catalog.At).
 	Generation uint32 `json:"-" yaml:"-"`
@@ -181,25 +182,27 @@ type Limit struct {
 
 // FeatureSet is a named list of view.feature.
 type FeatureSet struct {
-	Meta       Meta     `json:"meta" yaml:"-"`
-	APIVersion string   `json:"apiVersion,omitempty" yaml:"apiVersion"`
-	Kind       string   `json:"kind" yaml:"kind"`
-	Name       string   `json:"name" yaml:"name"`
-	Features   []string `json:"features" yaml:"features"`
+	Meta       Meta           `json:"meta" yaml:"-"`
+	Lines      map[string]int `json:"-" yaml:"-"` // of its keys; for errors
+	APIVersion string         `json:"apiVersion,omitempty" yaml:"apiVersion"`
+	Kind       string         `json:"kind" yaml:"kind"`
+	Name       string         `json:"name" yaml:"name"`
+	Features   []string       `json:"features" yaml:"features"`
 }
 
 // ModelDef is a model; paths are relative to the file that defines it.
 type ModelDef struct {
-	Meta       Meta      `json:"meta" yaml:"-"`
-	APIVersion string    `json:"apiVersion,omitempty" yaml:"apiVersion"`
-	Kind       string    `json:"kind" yaml:"kind"`
-	Name       string    `json:"name" yaml:"name"`
-	Format     string    `json:"format" yaml:"format"`
-	URI        string    `json:"uri" yaml:"uri"`
-	SHA256     string    `json:"sha256" yaml:"sha256"`
-	Parity     string    `json:"parity" yaml:"parity"`
-	Inputs     string    `json:"inputs" yaml:"inputs"`
-	Outputs    []ColType `json:"outputs" yaml:"outputs"`
+	Meta       Meta           `json:"meta" yaml:"-"`
+	Lines      map[string]int `json:"-" yaml:"-"` // of its keys; for errors
+	APIVersion string         `json:"apiVersion,omitempty" yaml:"apiVersion"`
+	Kind       string         `json:"kind" yaml:"kind"`
+	Name       string         `json:"name" yaml:"name"`
+	Format     string         `json:"format" yaml:"format"`
+	URI        string         `json:"uri" yaml:"uri"`
+	SHA256     string         `json:"sha256" yaml:"sha256"`
+	Parity     string         `json:"parity" yaml:"parity"`
+	Inputs     string         `json:"inputs" yaml:"inputs"`
+	Outputs    []ColType      `json:"outputs" yaml:"outputs"`
 }
 
 // ColType is a named type as users write it.
@@ -210,14 +213,15 @@ type ColType struct {
 
 // PipelineDef is a scheduled graph of steps that share one cut.
 type PipelineDef struct {
-	Meta       Meta      `json:"meta" yaml:"-"`
-	APIVersion string    `json:"apiVersion,omitempty" yaml:"apiVersion"`
-	Kind       string    `json:"kind" yaml:"kind"`
-	Name       string    `json:"name" yaml:"name"`
-	Schedule   string    `json:"schedule,omitempty" yaml:"schedule"`
-	Timezone   string    `json:"timezone,omitempty" yaml:"timezone"`
-	Steps      []StepDef `json:"steps" yaml:"steps"`
-	OnHeld     string    `json:"on_held,omitempty" yaml:"on_held"`
+	Meta       Meta           `json:"meta" yaml:"-"`
+	Lines      map[string]int `json:"-" yaml:"-"` // of its keys; for errors
+	APIVersion string         `json:"apiVersion,omitempty" yaml:"apiVersion"`
+	Kind       string         `json:"kind" yaml:"kind"`
+	Name       string         `json:"name" yaml:"name"`
+	Schedule   string         `json:"schedule,omitempty" yaml:"schedule"`
+	Timezone   string         `json:"timezone,omitempty" yaml:"timezone"`
+	Steps      []StepDef      `json:"steps" yaml:"steps"`
+	OnHeld     string         `json:"on_held,omitempty" yaml:"on_held"`
 }
 
 // StepDef is one step: exactly one of Merge (a view) and Score (a model).

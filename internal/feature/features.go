@@ -99,6 +99,9 @@ func (v *View) argument(fd *FeatureDef, arg, name string) (Ref, Type, error) {
 
 func (v *View) resolveFeature(fd *FeatureDef) ([]Feature, error) {
 	a, ok := aggregateOf(fd.Agg)
+	if fd.Agg == "" {
+		return nil, fd.refuse(v.Def, "agg", "it does not say which aggregate it is").ToMend("add agg: count, or another of: %s", strings.Join(aggregateNames(), ", "))
+	}
 	if !ok {
 		return nil, fd.refuse(v.Def, "agg", "unknown aggregate %q", fd.Agg).ToMend("%s", nearAggregate(fd.Agg))
 	}

@@ -28,6 +28,9 @@ func (c *Catalog) resolve(view func(*FeatureView) (*View, error)) (*Catalog, err
 	d, names := c.Definitions, map[string]Meta{}
 	const mend = "write lower-case letters, digits and _, a letter first"
 	unique := func(kind, name string, m Meta) error {
+		if name == "" {
+			return fault.New(fault.Usage, "this %s has no name", kind).At("%s", m).ToMend("add name: NAME, of lower-case letters, digits and _, a letter first")
+		}
 		if !validName(name) {
 			return fault.New(fault.Usage, "%s name %q is not a name", kind, name).At("%s", m).ToMend(mend)
 		}
@@ -115,10 +118,14 @@ func validName(s string) bool {
 func checkGroup(g *PartitionGroup) error {
 	t, err := ParseType(g.Key.Type)
 	if err != nil || !slices.Contains([]Kind{Int64, String, UUID, Date}, t.Kind) {
-		return fault.New(fault.Usage, "group %s: key type %q cannot be hashed", g.Name, g.Key.Type).At("%s", g.Meta).ToMend("use int64, string, uuid or date")
+		return fault.New(fault.Usage, "group %s: key type %q cannot be hashed", g.Name, g.Key.Type).At("%s", Place(g.Meta, g.Lines, "key.type")).ToMend("%s", nearType(g.Key.Type, "int64, string, uuid or date"))
+	}
+	at := Place(g.Meta, g.Lines, "partitions")
+	if g.Partitions == 0 {
+		return fault.New(fault.Usage, "group %s does not say how many partitions it has", g.Name).At("%s", at).ToMend("add partitions: 16; a power of two, and a few times as many as nodes will be")
 	}
 	if n := g.Partitions; n < 1 || n > 4096 || n&(n-1) != 0 {
-		return fault.New(fault.Usage, "group %s: %d partitions: the number must be a power of two", g.Name, n).At("%s", g.Meta).ToMend("use one of 1, 2, 4, 8, … 4096")
+		return fault.New(fault.Usage, "group %s: %d partitions: the number must be a power of two", g.Name, n).At("%s", at).ToMend("use one of 1, 2, 4, 8, … 4096")
 	}
 	return nil
 }
@@ -136,10 +143,12 @@ func refuseAt(d *FeatureView, key, what string, args ...any) *fault.Error {
 
 // Place gives where a key of the view stands in its file, as in "join.0.on"; of what is not there, where
 // what it would stand in does.
-func (d *FeatureView) Place(key string) Meta {
-	m := d.Meta
+func (d *FeatureView) Place(key string) Meta { return Place(d.Meta, d.Lines, key) }
+
+// Place gives where a key of a definition stands, by the lines of its keys.
+func Place(m Meta, lines map[string]int, key string) Meta {
 	for key != "" {
-		if line := d.Lines[key]; line > 0 {
+		if line := lines[key]; line > 0 {
 			m.Line = line
 			break
 		}
@@ -164,8 +173,11 @@ func (c *Catalog) newView(d *FeatureView) (*View, error) {
 		return v, nil
 	}
 	e := refuseAt(d, "group", "group %q is not defined", d.Group)
-	if len(c.Groups) == 0 {
+	switch {
+	case len(c.Groups) == 0:
 		return nil, e.ToMend("define it: {kind: PartitionGroup, name: %s, key: {name: COLUMN, type: int64}, partitions: 16}", cmp.Or(d.Group, "NAME"))
+	case d.Group == "":
+		return nil, refuseAt(d, "group", "it does not say of which group it is").ToMend("add group: NAME, one of: %s", c.groupNames())
 	}
 	return nil, e.ToMend("define it with kind: PartitionGroup, or use one of: %s", c.groupNames())
 }
@@ -520,7 +532,7 @@ func (v *View) resolveFeatures() error {
 		key := "derived." + strconv.Itoa(i)
 		t, err := ParseType(dd.Type)
 		if err != nil {
-			return refuseAt(d, key+".type", "derived %s: type %q is not known", dd.Name, dd.Type).ToMend("use bool, int64, double, decimal(p,s), string, bytes, date, timestamp or uuid")
+			return refuseAt(d, key+".type", "derived %s: type %q is not known", dd.Name, dd.Type).ToMend("%s", nearType(dd.Type, "bool, int64, double, decimal(p,s), string, bytes, date, timestamp or uuid"))
 		}
 		if t.Kind == List {
 			return refuseAt(d, key+".type", "derived %s: expressions do not give lists yet", dd.Name).ToMend("use a type that is no list")

@@ -1,6 +1,8 @@
 package feature
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/freshet-io/freshet/internal/fault"
@@ -12,11 +14,11 @@ func (c *Catalog) Set(name string) (fields []SetField, err error) {
 		if s.Name != name {
 			continue
 		}
-		for _, f := range s.Features {
+		for i, f := range s.Features {
 			view, column, _ := strings.Cut(f, ".")
 			v := c.View(view)
 			if v == nil || v.Output(column) < 0 {
-				return nil, fault.New(fault.Usage, "feature set %s: there is no feature %q", name, f).At("%s", s.Meta).ToMend("%s", near(f, "features", c.featureNames()))
+				return nil, fault.New(fault.Usage, "feature set %s: there is no feature %q", name, f).At("%s", Place(s.Meta, s.Lines, fmt.Sprintf("features.%d", i))).ToMend("%s", near(f, "features", c.featureNames()))
 			}
 			fields = append(fields, SetField{v, v.Output(column)})
 		}
@@ -67,49 +69,76 @@ func (c *Catalog) checkUses(unique func(kind, name string, m Meta) error) error 
 }
 
 func (c *Catalog) checkModel(m ModelDef) error {
+	bad := func(key, what string, args ...any) *fault.Error {
+		return fault.New(fault.Usage, "model "+m.Name+": "+what, args...).At("%s", Place(m.Meta, m.Lines, key))
+	}
+	if !slices.ContainsFunc(c.Definitions.Sets, func(s FeatureSet) bool { return s.Name == m.Inputs }) {
+		return bad("inputs", "inputs: there is no feature set %q", m.Inputs).ToMend("%s", nearOf(m.Inputs, "FeatureSet", c.Definitions.Sets, func(s FeatureSet) string { return s.Name }))
+	}
 	fields, err := c.Set(m.Inputs)
 	if err != nil {
-		return fault.Wrap(fault.Usage, err, "model %s", m.Name).At("%s", m.Meta)
+		return err
 	}
 	for _, f := range fields {
 		if f.View != fields[0].View {
-			return fault.New(fault.Usage, "model %s: inputs come from views %s and %s; for now all inputs must be of one view", m.Name, fields[0].View.Name, f.View.Name).At("%s", m.Meta)
+			return bad("inputs", "inputs come from views %s and %s; for now all inputs must be of one view", fields[0].View.Name, f.View.Name).
+				ToMend("give the model a set of features of one view")
 		}
 	}
 	if m.Format != "lightgbm" {
-		return fault.New(fault.Usage, "model %s: format %q is not supported yet: use lightgbm", m.Name, m.Format).At("%s", m.Meta)
+		return bad("format", "format %q is not supported yet", m.Format).ToMend("use format: lightgbm")
 	}
 	if len(m.Outputs) != 1 || m.Outputs[0].Type != "double" {
-		return fault.New(fault.Usage, "model %s: expected exactly one output of type double", m.Name).At("%s", m.Meta)
+		return bad("outputs", "expected exactly one output of type double").ToMend("outputs: [{name: NAME, type: double}]")
 	}
 	return nil
 }
 
-func (c *Catalog) checkPipeline(p PipelineDef, models map[string]bool) error {
-	bad := func(what string, args ...any) *fault.Error {
-		return fault.New(fault.Usage, "pipeline "+p.Name+": "+what, args...).At("%s", p.Meta)
+// nearOf says which of a kind was meant.
+func nearOf[T any](word, kind string, of []T, name func(T) string) string {
+	if len(of) == 0 {
+		return "define it with kind: " + kind
 	}
-	seen := map[string]bool{}
-	for _, s := range p.Steps {
+	var known []string
+	for _, x := range of {
+		known = append(known, name(x))
+	}
+	return near(word, "there", known)
+}
+
+func (c *Catalog) checkPipeline(p PipelineDef, models map[string]bool) error {
+	bad := func(key, what string, args ...any) *fault.Error {
+		return fault.New(fault.Usage, "pipeline "+p.Name+": "+what, args...).At("%s", Place(p.Meta, p.Lines, key))
+	}
+	var before []string
+	for i, s := range p.Steps {
+		at := fmt.Sprintf("steps.%d", i)
 		switch {
-		case seen[s.Name] || s.Name == "":
-			return bad("step %q is unnamed or defined twice", s.Name)
+		case s.Name == "":
+			return bad(at, "a step has no name").ToMend("add name: NAME, by which others need it")
+		case slices.Contains(before, s.Name):
+			return bad(at+".name", "step %s is there twice", s.Name).ToMend("give it a name of its own")
 		case (s.Merge == "") == (s.Score == ""):
-			return bad("step %s must have exactly one of merge: and score:", s.Name)
+			return bad(at, "step %s must have exactly one of merge: and score:", s.Name).ToMend("write merge: VIEW, or score: MODEL")
 		case s.Merge != "" && c.View(s.Merge) == nil:
-			return bad("step %s: there is no view %q", s.Name, s.Merge)
+			return bad(at+".merge", "step %s: there is no view %q", s.Name, s.Merge).ToMend("%s", nearOf(s.Merge, "FeatureView", c.Views, func(v *View) string { return v.Name }))
 		case s.Score != "" && !models[s.Score]:
-			return bad("step %s: there is no model %q", s.Name, s.Score)
+			return bad(at+".score", "step %s: there is no model %q", s.Name, s.Score).
+				ToMend("%s", nearOf(s.Score, "Model", c.Definitions.Models, func(m ModelDef) string { return m.Name }))
 		}
 		for _, n := range s.Needs {
-			if !seen[n] {
-				return bad("step %s needs %q, which is not a step before it", s.Name, n)
+			if !slices.Contains(before, n) {
+				e := bad(at+".needs", "step %s needs %q, which is not a step before it", s.Name, n)
+				if len(before) == 0 {
+					return e.ToMend("leave needs out of the first step, or write the step that it needs before it")
+				}
+				return e.ToMend("%s", near(n, "steps before it", before))
 			}
 		}
-		seen[s.Name] = true
+		before = append(before, s.Name)
 	}
 	if p.OnHeld != "" && p.OnHeld != "stop" {
-		return bad("on_held: %q is not supported yet: use stop", p.OnHeld)
+		return bad("on_held", "on_held: %q is not supported yet", p.OnHeld).ToMend("use on_held: stop")
 	}
 	return nil
 }

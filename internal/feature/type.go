@@ -53,6 +53,19 @@ func (t Type) String() string {
 	return t.Kind.String()
 }
 
+// nearType says which type was meant, where it is written as other systems do.
+func nearType(written, all string) string {
+	elsewhere := map[string]string{
+		"int": "int64", "integer": "int64", "bigint": "int64", "smallint": "int64", "long": "int64", "int32": "int64", "int4": "int64", "int8": "int64",
+		"text": "string", "varchar": "string", "str": "string", "float": "double", "float64": "double", "real": "double", "number": "double",
+		"boolean": "bool", "timestamptz": "timestamp", "datetime": "timestamp", "numeric": "decimal(12,2)", "decimal": "decimal(12,2)",
+	}
+	if t := elsewhere[strings.ToLower(written)]; t != "" && strings.Contains(all, strings.TrimSuffix(t, "(12,2)")) {
+		return "did you mean " + t + "?"
+	}
+	return "use " + all
+}
+
 // ParseType reads the form that String gives for the types of features.
 func ParseType(s string) (Type, error) {
 	if rest, ok := strings.CutPrefix(s, "list("); ok {

@@ -32,6 +32,9 @@ type Document struct {
 func Parse(file string, data []byte) ([]Document, error) {
 	f, err := parser.ParseBytes(data, 0)
 	if err != nil {
+		if m := twice.FindStringSubmatch(err.Error()); m != nil {
+			return nil, fault.New(fault.Usage, "key %s is there twice, first in line %s", m[1], m[2]).At("%s", place(file, err)).ToMend("leave one of the two")
+		}
 		return nil, fault.New(fault.Usage, "not valid YAML: %s", oneLine(err)).At("%s", place(file, err)).
 			ToMend("look at that line and the one before: brackets and quotes closed, a space after each colon, indented by spaces")
 	}
@@ -94,7 +97,10 @@ func lines(n ast.Node, path string, out map[string]int) {
 func (d Document) Decode(into any) error {
 	err := yaml.NewDecoder(bytes.NewReader(nil), yaml.DisallowUnknownField()).DecodeFromNode(d.node, into)
 	if err == nil || errors.Is(err, io.EOF) {
-		return nil
+		return d.fractions(d.node, reflect.TypeOf(into), "")
+	}
+	if e := d.explain(err); e != nil {
+		return e
 	}
 	where := place(d.File, err)
 	if m := quoted.FindStringSubmatch(err.Error()); m != nil && where == d.File {

@@ -41,7 +41,7 @@ func Load(fsys fs.FS, name string) (*feature.Definitions, error) {
 		}
 	}
 	if len(d.Views) == 0 {
-		return nil, fault.New(fault.Usage, "no feature view is defined").At("%s", name).ToMend("write one with kind: FeatureView; see docs/architecture.md")
+		return nil, fault.New(fault.Usage, "no feature view is defined").At("%s", name).ToMend("write one with kind: FeatureView; freshet init writes an example")
 	}
 	return d, nil
 }
@@ -53,15 +53,17 @@ func add(d *feature.Definitions, doc strict.Document) error {
 	}
 	switch kind := doc.Field("kind"); kind {
 	case "PartitionGroup":
-		return into(&d.Groups, doc, func(x *feature.PartitionGroup) { x.Meta = meta })
+		return into(&d.Groups, doc, func(x *feature.PartitionGroup) { x.Meta, x.Lines = meta, doc.Lines() })
 	case "FeatureView":
 		return into(&d.Views, doc, func(x *feature.FeatureView) { x.Meta, x.Lines = meta, doc.Lines() })
 	case "FeatureSet":
-		return into(&d.Sets, doc, func(x *feature.FeatureSet) { x.Meta = meta })
+		return into(&d.Sets, doc, func(x *feature.FeatureSet) { x.Meta, x.Lines = meta, doc.Lines() })
 	case "Model":
-		return into(&d.Models, doc, func(x *feature.ModelDef) { x.Meta = meta })
+		return into(&d.Models, doc, func(x *feature.ModelDef) { x.Meta, x.Lines = meta, doc.Lines() })
 	case "Pipeline":
-		return into(&d.Pipelines, doc, func(x *feature.PipelineDef) { x.Meta = meta })
+		return into(&d.Pipelines, doc, func(x *feature.PipelineDef) { x.Meta, x.Lines = meta, doc.Lines() })
+	case "":
+		return fault.New(fault.Usage, "it does not say of which kind it is").At("%s", meta).ToMend("add kind: FeatureView, or PartitionGroup, FeatureSet, Model or Pipeline")
 	default:
 		return fault.New(fault.Usage, "kind %q is not known", kind).At("%s", meta).
 			ToMend("use PartitionGroup, FeatureView, FeatureSet, Model or Pipeline")
