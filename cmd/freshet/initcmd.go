@@ -71,9 +71,40 @@ derived:
 description: what each customer ordered lately
 `
 
+const initTables = `# The tables as the tests see them. "freshet plan --record-schema definitions/tests/tables.yaml" writes
+# this file from the source.
+apiVersion: freshet/v1
+kind: Tables
+tables:
+  public.orders:
+    primary_key: [id]
+    replica_identity: full
+    columns: {id: bigint, customer_id: bigint not null, amount: 'numeric(12,2)', ordered_at: timestamptz}
+`
+
+const initFixture = `# Changes in, rows out: "freshet test" runs this with nothing else running.
+apiVersion: freshet/v1
+kind: Fixture
+name: an order that is deleted is taken back
+steps:
+  - at: 2026-01-05T12:00:00Z        # when the transaction is committed
+    commit:
+      - insert: public.orders
+        rows:
+          - {id: 1, customer_id: 7, amount: 20.50, ordered_at: 2026-01-05T11:00:00Z}
+          - {id: 2, customer_id: 7, amount: 9.50, ordered_at: 2026-01-05T11:30:00Z}
+    expect:
+      - {view: customer_orders, key: 7, values: {orders_1d: 2, spent_1d: 30.00, biggest: 20.50}}
+  - at: +10m
+    commit:
+      - {delete: public.orders, rows: [{id: 1}]}
+    expect:
+      - {view: customer_orders, key: 7, values: {orders_1d: 1, spent_1d: 9.50, biggest: 9.50}}
+`
+
 func initCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "init [DIR]", Short: "Write a commented freshet.yaml and example definitions",
+		Use: "init [DIR]", Short: "Write a commented freshet.yaml, example definitions and a test of them",
 		Example: "  freshet init shop", Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			dir := "."
@@ -87,12 +118,13 @@ func initCommand() *cobra.Command {
 
 // writeStart writes what is not there yet, and replaces nothing.
 func writeStart(out io.Writer, dir string) error {
-	if err := os.MkdirAll(filepath.Join(dir, "definitions"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "definitions", "tests"), 0o755); err != nil {
 		return err
 	}
 	config := filepath.Join(dir, "freshet.yaml")
 	for _, f := range []struct{ name, text string }{
 		{config, initConfig}, {filepath.Join(dir, "definitions", "example.yaml"), initDefinitions},
+		{filepath.Join(dir, "definitions", "tests", "tables.yaml"), initTables}, {filepath.Join(dir, "definitions", "tests", "example.yaml"), initFixture},
 	} {
 		w, err := os.OpenFile(f.name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 		if errors.Is(err, fs.ErrExist) {
@@ -110,11 +142,12 @@ func writeStart(out io.Writer, dir string) error {
 	}
 	fmt.Fprintf(out, `
 Next:
-  1. export FRESHET_SOURCE_URL=postgres://user:password@host:5432/database
-  2. put your own tables into %s
-  3. freshet doctor -c %s    what the source still needs, with the statements
-  4. freshet plan -c %s      what the definitions give
-  5. freshet up -c %s
-`, filepath.Join(dir, "definitions", "example.yaml"), config, config, config)
+  1. freshet test -c %s      runs the example; nothing needs to be there
+  2. export FRESHET_SOURCE_URL=postgres://user:password@host:5432/database
+  3. put your own tables into %s, and what you expect into the folder tests beside it
+  4. freshet doctor -c %s    what the source still needs, with the statements
+  5. freshet plan -c %s      what the definitions give
+  6. freshet up -c %s
+`, config, filepath.Join(dir, "definitions", "example.yaml"), config, config, config)
 	return nil
 }

@@ -154,6 +154,33 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// TestWhatInitWrites: its example is right by itself and by its own tables, and its test holds, with nothing running;
+// written again, nothing that is there is replaced.
+func TestWhatInitWrites(t *testing.T) {
+	dir := t.TempDir()
+	var told bytes.Buffer
+	for range 2 {
+		if err := writeStart(&told, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(told.String(), "is there, kept:"); n != 4 {
+		t.Errorf("%d files are kept: %s", n, told.String())
+	}
+	file, tests := filepath.Join(dir, "freshet.yaml"), filepath.Join(dir, "definitions", "tests")
+	if out, code := command(t, testCommand(), "-c", file); code != 0 || !strings.Contains(out, "ok") || !strings.Contains(out, "2 steps, 8 checks") {
+		t.Errorf("test: exit %d, %s", code, out)
+	}
+	if out, code := command(t, planCommand(), "-c", file, "--schema", filepath.Join(tests, "tables.yaml")); code != 0 || !strings.Contains(out, "sum of amount over 1d") {
+		t.Errorf("plan: exit %d, %s", code, out)
+	}
+	fixture := filepath.Join(tests, "example.yaml")
+	write(t, fixture, strings.Replace(initFixture, "biggest: 9.50", "biggest: 20.50", 1))
+	if out, code := command(t, testCommand(), "-c", file); code != 1 || !strings.Contains(out, fixture+":") {
+		t.Errorf("a test that does not hold: exit %d, %s", code, out)
+	}
+}
+
 // TestDefinitionsFirst: whatever reads definitions tells of a slip in them before it asks for a source, a Kafka or
 // a node, which a newcomer does not have yet.
 func TestDefinitionsFirst(t *testing.T) {
