@@ -62,7 +62,7 @@ type span struct {
 // ref is a tile in memory.
 type ref struct {
 	start   int64
-	tile    *aggregate.Tile
+	tile    aggregate.Tile
 	dirty   bool
 	stored  bool
 	rebuild bool
@@ -70,8 +70,8 @@ type ref struct {
 
 const (
 	entitySize = 496 // about, with its place in the cache and without what grows
-	refSize    = 32
-	spareSize  = 48 // of a tile without its accumulators
+	refSize    = 56
+	spareSize  = 32 // of a tile without its accumulators
 	valueSize  = 40
 )
 
@@ -233,15 +233,16 @@ func (f *fold) loadTiles(e *entity, l *level, s *span) error {
 	from, to := append(bytes.Clone(prefix), signed(s.low)...), successor(prefix)
 	var bad error
 	err := f.reader().Scan(from, to, func(key, value []byte) bool {
-		r := ref{start: unsigned(key[len(prefix):]), tile: l.spare(), stored: true}
 		f.resize(e, refSize+l.weight+8)
-		s.refs, s.starts = append(s.refs, r), append(s.starts, r.start)
+		s.refs = append(s.refs, ref{start: unsigned(key[len(prefix):]), tile: l.spare(), stored: true})
+		r := &s.refs[len(s.refs)-1]
+		s.starts = append(s.starts, r.start)
 		if bad = r.tile.DecodeFrom(l.ops, value); bad != nil || r.start >= s.to {
 			return bad == nil
 		}
 		for j := range s.totals {
 			if r.start >= s.froms[j] && bad == nil {
-				bad = s.totals[j].Merge(l.ops, r.tile)
+				bad = s.totals[j].Merge(l.ops, &r.tile)
 			}
 		}
 		return bad == nil
@@ -301,7 +302,7 @@ func (f *fold) ref(e *entity, i int, start int64) (*ref, error) {
 func (f *fold) readTile(e *entity, i int, start int64) (*aggregate.Tile, error) {
 	l, s := &e.view.levels[i+1], &e.spans[i]
 	if at, ok := s.find(start); ok {
-		return s.refs[at].tile, nil
+		return &s.refs[at].tile, nil
 	}
 	var b []byte
 	if start < s.low || s.has(start) {
@@ -317,14 +318,12 @@ func (f *fold) readTile(e *entity, i int, start int64) (*aggregate.Tile, error) 
 }
 
 // spare gives a tile of no rows.
-func (l *level) spare() *aggregate.Tile {
+func (l *level) spare() (t aggregate.Tile) {
 	if n := len(l.free); n > 0 {
-		t := l.free[n-1]
-		l.free = l.free[:n-1]
-		t.Reset(l.ops)
-		return t
+		t, l.free = l.free[n-1], l.free[:n-1]
 	}
-	return aggregate.New(l.ops)
+	t.Reset(l.ops)
+	return t
 }
 
 // spareShare is the part of what a partition may hold, one in so many, that a level's tiles may take that wait to be used again.

@@ -249,7 +249,7 @@ func (f *fold) hearTile(e *entity, t *hop.Tile) error {
 		return err
 	}
 	f.soilTile(r, l)
-	if err := t.Apply(l.ops, r.tile); err != nil {
+	if err := t.Apply(l.ops, &r.tile); err != nil {
 		return fmt.Errorf("%w", err)
 	}
 	f.mark(e, s, r)

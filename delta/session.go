@@ -177,7 +177,7 @@ func (f *fold) replaceTile(e *entity, i int, start int64, by *aggregate.Tile) er
 	}
 	f.soilTile(r, l)
 	if r.tile.Reset(l.ops); by.Rows > 0 {
-		r.tile = by
+		r.tile = *by
 	}
 	f.mark(e, &e.spans[i], r)
 	return nil

@@ -265,7 +265,7 @@ func (f *fold) mend(e *entity) error {
 			if !r.rebuild {
 				continue
 			}
-			if err := f.rebuild(e, &e.view.levels[i+1], r.start, r.tile); err != nil {
+			if err := f.rebuild(e, &e.view.levels[i+1], r.start, &r.tile); err != nil {
 				return err
 			}
 			r.rebuild = false

@@ -81,7 +81,7 @@ type level struct {
 	steady     bool // adding rows to a total gives what merging their tiles does
 	invertible bool // tiles can be subtracted from a total
 	resumes    bool // what its windows come to lies behind the served row
-	free       []*aggregate.Tile
+	free       []aggregate.Tile
 	scratch    aggregate.Tile
 	lent       aggregate.Tile // read and not kept
 }

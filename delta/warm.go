@@ -31,19 +31,19 @@ func (e *entity) near(depth int) (sum uint64) {
 	if depth == 0 {
 		return e.order[0] + uint64(e.timer) + e.row.Version + uint64(e.row.wake) + e.life.Rows + uint64(e.newest.I) + e.cell + uint64(e.size)
 	}
-	sum = e.life.Near(depth - 1)
+	sum = e.life.Near(e.view.levels[0].ops, depth-1)
 	if depth == 1 {
 		for i := range e.row.Values {
 			sum += uint64(e.row.Values[i].I)
 		}
 	}
 	for i := range e.spans {
-		sum += e.spans[i].near(depth - 1)
+		sum += e.spans[i].near(&e.view.levels[i+1], depth-1)
 	}
 	return sum
 }
 
-func (s *span) near(depth int) (sum uint64) {
+func (s *span) near(l *level, depth int) (sum uint64) {
 	n := len(s.refs)
 	switch depth {
 	case 0:
@@ -59,10 +59,10 @@ func (s *span) near(depth int) (sum uint64) {
 		return sum
 	}
 	for j := range s.totals {
-		sum += s.totals[j].Near(depth - 2)
+		sum += s.totals[j].Near(l.ops, depth-2)
 	}
 	if n > 0 {
-		sum += s.refs[n-1].tile.Rows + s.refs[n-1].tile.Near(depth-3)
+		sum += s.refs[n-1].tile.Near(l.ops, depth-2)
 	}
 	return sum
 }

@@ -468,9 +468,12 @@ func (t *Tile) DecodeFrom(ops []Op, b []byte) error {
 
 // Near reads a word of each piece of memory that lies so deep below the tile, 0 being its accumulators, so that it is in
 // the processor's cache when the tile is worked on.
-func (t *Tile) Near(depth int) (sum uint64) {
+func (t *Tile) Near(ops []Op, depth int) (sum uint64) {
 	for i := range t.Accs {
 		a := &t.Accs[i]
+		if ops[i].Input < 0 { // it has nothing of its own
+			continue
+		}
 		if depth == 0 {
 			sum += a.N
 		} else if s, ok := a.state.(*support); ok {
