@@ -29,6 +29,12 @@ func (r *Runner) holds() string { return "hold/" + r.o.Source.Slot + "/" }
 // that it is held when it is built.
 func HoldKey(slot, view string) string { return "hold/" + slot + "/" + view }
 
+func (r *Runner) at(point string) {
+	if r.o.Point != nil {
+		r.o.Point(point)
+	}
+}
+
 // held tells whether a view's newest generation is to be held.
 func (r *Runner) held(v *feature.View) bool {
 	b, ok := r.ledger.get(r.holds() + v.Name)
@@ -42,6 +48,7 @@ func (r *Runner) ViewSwitch(ctx context.Context, view string) (position.Position
 	if err != nil {
 		return at, err
 	}
+	r.at("capture.switched")
 	return at, r.ledger.put(ctx, r.holds()+view, nil)
 }
 
@@ -180,6 +187,7 @@ func (r *Runner) resumeView(ctx context.Context, v *feature.View) (Job, error) {
 	if err := r.activate(ctx, change.ActivationDetail{View: v.Name, Action: change.Resume, Generation: v.Generation, Hold: r.held(v)}); err != nil {
 		return Job{}, err
 	}
+	r.at("capture.activated")
 	var tables []string
 	for _, j := range v.Joins {
 		if t := j.Table.FullName(); t != v.Source.FullName() && !slices.Contains(tables, t) {

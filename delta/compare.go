@@ -194,6 +194,13 @@ func (p *Partition) generation(v *view, number uint32) *view {
 	return nil
 }
 
+// pointCompared is point where two generations are compared in the cell that is applied.
+func (f *fold) pointCompared(name string) {
+	if f.comparing != "" {
+		f.point(name)
+	}
+}
+
 // tellCompared tells what was compared since was. It is called when that is applied.
 func (f *fold) tellCompared(was map[string]Compared) {
 	for name, c := range f.meta.Compared {

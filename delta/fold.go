@@ -181,10 +181,12 @@ func (f *fold) flush() error {
 		}
 	}
 	f.point("delta.before-apply")
+	f.pointCompared("generation.compared")
 	if err := f.apply(); err != nil {
 		return err
 	}
 	f.point("delta.after-apply")
+	f.pointCompared("generation.changed")
 	if f.cut != "" {
 		if err := f.store.Sync(); err != nil {
 			return err

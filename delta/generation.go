@@ -266,6 +266,7 @@ func (f *fold) dropReplaced() error {
 		}
 		s.Dropped = true
 		f.meta.Stopped[name] = s
+		f.point("generation.dropped")
 	}
 	return nil
 }

@@ -13,12 +13,19 @@ import (
 	"github.com/freshet-io/freshet/internal/topic"
 )
 
+// keeping says how definitions are kept.
+type keeping struct {
+	parts []feature.SlotPart
+	// begins tells of slots that begin a new epoch, which computes everything, what is added too; nil: none does.
+	begins func(slot string) bool
+	hold   bool // what is defined anew is not shown, when it is built, before it is switched to
+	point  func(name string)
+}
+
 // keepDefinitions keeps definitions as those that run from the next start on. Views that are new are noted first:
 // nodes do not fold them before their tables have been read, and capture reads those. It does so too for views that are
-// defined anew; what they were is kept with the definitions, as generations before, and so is what is dropped. Begins tells
-// of slots that begin a new epoch, which computes everything, what is added too; nil: none does. With hold those that are defined
-// anew are not shown, when they are built, before they are switched to.
-func keepDefinitions(ctx context.Context, r *topic.Registry, defs *feature.Definitions, steps []plan.Step, parts []feature.SlotPart, begins func(slot string) bool, hold bool) error {
+// defined anew; what they were is kept with the definitions, as generations before, and so is what is dropped.
+func keepDefinitions(ctx context.Context, r *topic.Registry, defs *feature.Definitions, steps []plan.Step, k keeping) error {
 	if err := toGrow(ctx, r, defs, steps); err != nil {
 		return err
 	}
@@ -35,7 +42,7 @@ func keepDefinitions(ctx context.Context, r *topic.Registry, defs *feature.Defin
 			continue
 		}
 		group := cmp.Or(fresh, old).Group
-		slot := parts[slices.IndexFunc(parts, func(p feature.SlotPart) bool { return slices.Contains(p.Groups, group) })].Slot
+		slot := k.parts[slices.IndexFunc(k.parts, func(p feature.SlotPart) bool { return slices.Contains(p.Groups, group) })].Slot
 		if old != nil && (fresh == nil || s.Way == plan.NextGeneration) {
 			if err := leave(defs, old, r, slot); err != nil {
 				return err
@@ -44,13 +51,13 @@ func keepDefinitions(ctx context.Context, r *topic.Registry, defs *feature.Defin
 		switch {
 		case s.Way == plan.NextGeneration:
 			var number []byte // nil: nobody is to find what a change that was cut off left
-			if hold {
+			if k.hold {
 				number = strconv.AppendInt(nil, int64(len(defs.Earlier[s.Name]))+1, 10)
 			}
 			if err := r.Put(ctx, capture.HoldKey(slot, s.Name), number); err != nil {
 				return err
 			}
-		case s.Way != plan.Backfill || begins != nil && begins(slot):
+		case s.Way != plan.Backfill || k.begins != nil && k.begins(slot):
 			continue
 		default:
 			if err := r.AddView(ctx, s.Name); err != nil {
@@ -60,6 +67,9 @@ func keepDefinitions(ctx context.Context, r *topic.Registry, defs *feature.Defin
 		if err := r.Put(ctx, capture.ResumeKey(slot, s.Name), []byte("{}")); err != nil {
 			return err
 		}
+	}
+	if k.point != nil && len(steps) > 0 {
+		k.point("definitions.promised")
 	}
 	return r.KeepDefinitions(ctx, defs)
 }

@@ -51,7 +51,7 @@ func applyCommand() *cobra.Command {
 				return err
 			}
 			there, err := withRegistry(c.Context(), cfg, func(_ string, r *topic.Registry) error {
-				return keepDefinitions(c.Context(), r, p.catalog.Definitions, p.steps, wanted.parts, nil, hold)
+				return keepDefinitions(c.Context(), r, p.catalog.Definitions, p.steps, keeping{parts: wanted.parts, hold: hold})
 			})
 			if err != nil {
 				return err
@@ -94,8 +94,11 @@ func (s *system) admit(ctx context.Context, tables []*feature.Table) error {
 			return err
 		}
 	}
-	if err := keepDefinitions(ctx, s.registry, s.defs, steps, s.wanted.parts, s.begins, false); err != nil {
+	if err := keepDefinitions(ctx, s.registry, s.defs, steps, keeping{parts: s.wanted.parts, begins: s.begins, point: s.point}); err != nil {
 		return err
+	}
+	if len(steps) > 0 {
+		s.point("definitions.kept")
 	}
 	s.added = s.registry.Added()
 	return leaveCopy(s.cfg, s.defs)

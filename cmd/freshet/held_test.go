@@ -29,7 +29,7 @@ func (w *world) applies(hold bool) {
 		w.t.Fatal(err)
 	}
 	steps := plan.Compare(plan.Set{Definitions: kept, Tables: shapes}, plan.Set{Definitions: defs, Tables: shapes}, plan.Options{Slots: 1})
-	if err := keepDefinitions(w.t.Context(), w.sys.registry, defs, steps, w.sys.wanted.parts, nil, hold); err != nil {
+	if err := keepDefinitions(w.t.Context(), w.sys.registry, defs, steps, keeping{parts: w.sys.wanted.parts, hold: hold}); err != nil {
 		w.t.Fatal(err)
 	}
 }
