@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -16,6 +17,9 @@ import (
 // TestABenchThatIsEndedLeavesNothing: neither its directory nor a process of it, whatever ends it. It is ended while its
 // PostgreSQL starts, and by a reader that goes after the first figure.
 func TestABenchThatIsEndedLeavesNothing(t *testing.T) {
+	hangups := make(chan os.Signal, 1) // under nohup a process begins with them ignored: not one that was started by who takes them
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	for _, end := range []syscall.Signal{syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(end.String(), func(t *testing.T) {
 			b := startBench(t, "capture", "--quick", "--only", "C6")

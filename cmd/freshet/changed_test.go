@@ -59,10 +59,15 @@ func (w *world) writes() (stop func()) {
 
 func (w *world) write(ctx context.Context, writer int) error {
 	c, err := pgx.Connect(ctx, w.source.String())
+	if err == nil {
+		defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only a test's
+	}
+	if ctx.Err() != nil { // it was stopped before it began
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only a test's
 	for i := 0; ctx.Err() == nil; i++ {
 		id := (i*7+writer)%60 + 100
 		_, err := c.Exec(ctx, fmt.Sprintf(`insert into public.items (id, account, n) values (%d, 'account %d', %d)
