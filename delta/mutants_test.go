@@ -37,7 +37,7 @@ var mutants = [][4]string{
 	{"sessions do not end by time", "session.go", "		row.wakeAt(end, change.CauseExpiry)\n", ""},
 	{"sessions do not grow by time", "session.go", "		row.wakeAt(s.starts[at], change.CauseEntry)\n", ""},
 	{"sessions do not reach to what is stored", "session.go", "if low := from - l.gap; low < s.low {", "if low := from - l.gap; false && low < s.low {"},
-	{"sessions reach to tiles that the batch emptied", "session.go", "&& (!here || s.refs[at].tile.Rows > 0) {", "&& (!here || true) {"},
+	{"sessions reach to tiles that the batch emptied", "session.go", "&& (!here || s.refs[at].tile.Rows > 0) {", "&& (!here || at >= 0) {"},
 	{"a session that grew back is not in its total", "session.go", "			return from, f.enter(", "			return from, f.enter(e, i, nil); f.enter("},
 	{"a session that ended stays in its total", "session.go", "		s.totals[0].Reset(l.ops)\n", ""},
 	{"what is late yet cannot lengthen a session", "session.go", "	old := floor(f.meta.LogTime-e.view.Lateness.Microseconds(), l.hop)", "	old := floor(f.meta.LogTime, l.hop)"},
