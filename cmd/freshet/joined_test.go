@@ -9,7 +9,6 @@ import (
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/internal/feature/definitions"
-	"github.com/freshet-io/freshet/internal/fixture"
 	"github.com/freshet-io/freshet/internal/plan"
 	"github.com/freshet-io/freshet/internal/verify"
 )
@@ -18,19 +17,7 @@ import (
 // much of it; in testdata/plan.
 func TestPlanOfAJoinedTable(t *testing.T) {
 	before := copyDemo(t, "", "")
-	runs, err := definitions.Load(os.DirFS(before), "before")
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(before, "tests", "tables.yaml")
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tables, err := fixture.ReadTables(file, text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	runs, tables := runningDemo(t, before)
 	dir := copyDemo(t, "apiVersion: freshet/v1\nkind: FeatureView\nname: plane_schedule", `kind: FeatureView
 name: makers
 group: plane
@@ -47,7 +34,8 @@ apiVersion: freshet/v1
 kind: FeatureView
 name: plane_schedule`)
 	views := filepath.Join(dir, "views.yaml")
-	if text, err = os.ReadFile(views); err != nil {
+	text, err := os.ReadFile(views)
+	if err != nil {
 		t.Fatal(err)
 	}
 	write(t, views, strings.Replace(string(text), "expr: 'arr_delay_1d - arr_delay_7d'", "expr: 'arr_delay_1d / arr_delay_7d'", 1))
@@ -80,17 +68,7 @@ name: plane_schedule`)
 func TestAJoinedTableOverTheBound(t *testing.T) {
 	base := newWorld(t, reshapedTables, "  joined_tables: 60B\n")
 	base.definitions(reshapedDefinitions)
-	life := func(name string, f func(w *world)) {
-		t.Run(name, func(t *testing.T) {
-			w := *base
-			w.t = t
-			w.up()
-			f(&w)
-		})
-		if t.Failed() {
-			t.FailNow()
-		}
-	}
+	life := base.life
 	bound := func(old, fresh string) {
 		text, err := os.ReadFile(base.file)
 		if err != nil || !strings.Contains(string(text), old) {

@@ -55,14 +55,14 @@ func copyDemo(t *testing.T, old, fresh string) (dir string) {
 	return dir
 }
 
-// TestPlans: what plan and diff print for kinds of change, in testdata/plan; UPDATE=1 writes them.
-func TestPlans(t *testing.T) {
-	before := copyDemo(t, "", "")
-	runs, err := definitions.Load(os.DirFS(before), "before")
+// runningDemo gives the definitions of a copy, and the tables that they are of.
+func runningDemo(t *testing.T, dir string) (*feature.Definitions, []*feature.Table) {
+	t.Helper()
+	runs, err := definitions.Load(os.DirFS(dir), "before")
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(before, "tests", "tables.yaml")
+	file := filepath.Join(dir, "tests", "tables.yaml")
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -71,6 +71,13 @@ func TestPlans(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return runs, tables
+}
+
+// TestPlans: what plan and diff print for kinds of change, in testdata/plan; UPDATE=1 writes them.
+func TestPlans(t *testing.T) {
+	before := copyDemo(t, "", "")
+	runs, tables := runningDemo(t, before)
 	stats := map[string]plan.TableStats{"public.flights": {Rows: 336_776, Bytes: 57_958_400}, "public.planes": {Rows: -1, Bytes: 385_024}}
 	for _, c := range []struct{ name, old, fresh string }{
 		{"1-comment", "apiVersion: freshet/v1\nkind: FeatureView\nname: plane_delays", "# who is late\napiVersion: freshet/v1\nkind: FeatureView\nname: plane_delays"},

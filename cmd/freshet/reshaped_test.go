@@ -98,17 +98,7 @@ func (w *world) want(view, account string, want ...any) {
 func TestTablesChangeWhileNothingRuns(t *testing.T) {
 	base := newWorld(t, reshapedTables, "")
 	base.definitions(reshapedDefinitions)
-	life := func(name string, f func(w *world)) {
-		t.Run(name, func(t *testing.T) {
-			w := *base
-			w.t = t
-			w.up()
-			f(&w)
-		})
-		if t.Failed() {
-			t.FailNow()
-		}
-	}
+	life := base.life
 	life("first", func(w *world) {
 		w.want("sums", "A", int64(5))
 		w.want("counts", "B", int64(1), "second")
@@ -195,4 +185,18 @@ func TestTablesChangeWhileNothingRuns(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// life runs a process on the same source and directory as those before it; what fails ends the test.
+func (w *world) life(name string, f func(w *world)) {
+	w.t.Helper()
+	w.t.Run(name, func(t *testing.T) {
+		one := *w
+		one.t = t
+		one.up()
+		f(&one)
+	})
+	if w.t.Failed() {
+		w.t.FailNow()
+	}
 }

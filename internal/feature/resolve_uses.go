@@ -81,7 +81,7 @@ func (c *Catalog) checkModel(m ModelDef) error {
 	}
 	for _, f := range fields {
 		if f.View != fields[0].View {
-			return bad("inputs", "inputs come from views %s and %s; for now all inputs must be of one view", fields[0].View.Name, f.View.Name).
+			return bad("inputs", "inputs come from views %s and %s, and all inputs of a model must be of one view", fields[0].View.Name, f.View.Name).
 				ToMend("give the model a set of features of one view")
 		}
 	}
