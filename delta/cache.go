@@ -55,7 +55,7 @@ func (c *cache) grow(n int) {
 
 // add takes in a new entity.
 func (c *cache) add(e *entity) {
-	e.view.cached[e.id] = e
+	e.view.cached.put(e)
 	c.ring = append(c.ring, e)
 }
 
@@ -74,7 +74,7 @@ func (c *cache) trim() {
 			c.hand++
 			continue
 		}
-		delete(e.view.cached, e.id)
+		e.view.cached.remove(e)
 		c.grow(-e.size)
 		last := len(c.ring) - 1
 		c.ring[c.hand] = c.ring[last]
@@ -86,7 +86,7 @@ func (c *cache) trim() {
 // clear forgets everything, written or not.
 func (c *cache) clear() {
 	for _, v := range c.views {
-		clear(v.cached)
+		v.cached.clear()
 	}
 	clear(c.ring)
 	c.ring, c.hand = c.ring[:0], 0

@@ -144,7 +144,7 @@ func (f *fold) compareHeld(e *entity) error {
 
 // shownRow gives what is shown of an entity, as this cell has it.
 func (f *fold) shownRow(v *view, id string) (s Served, err error) {
-	if e := v.cached[id]; e != nil && e.loaded {
+	if e := v.cached.get([]byte(id)); e != nil && e.loaded {
 		return e.row, nil
 	}
 	b, err := f.get(append(append(f.key[:0], v.servedPrefix...), id...))

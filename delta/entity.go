@@ -77,7 +77,7 @@ const (
 
 // prepare works out what the fold needs of a view and does not change.
 func (v *view) prepare() {
-	v.cached = map[string]*entity{}
+	v.cached = index{}
 	v.sourceKey, v.wide = v.Source.KeyColumns(), v.width()
 	prefix := func(space byte) []byte { return keyOf(space, v.Name) }
 	v.rowPrefix, v.indexPrefix, v.tilePrefix, v.servedPrefix = prefix(spaceRow), prefix(spaceIndex), prefix(spaceTile), prefix(spaceServed)
@@ -104,11 +104,11 @@ func (v *view) prepare() {
 
 // entity finds an entity by its ordered key, or makes one that is not loaded.
 func (f *fold) entity(v *view, id []byte) (*entity, error) {
-	if e := f.likely; e != nil && e.view == v && e.id == string(id) {
+	if e := f.likely; e != nil && e.view == v && e.is(id) {
 		e.used = true
 		return e, nil
 	}
-	if e := v.cached[string(id)]; e != nil {
+	if e := v.cached.get(id); e != nil {
 		e.used = true
 		return e, nil
 	}
@@ -124,13 +124,6 @@ func (f *fold) entity(v *view, id []byte) (*entity, error) {
 	f.cache.add(e)
 	f.resize(e, entitySize+2*len(id)+(len(v.Key)+len(v.names))*valueSize+v.levels[0].weight)
 	return e, nil
-}
-
-// orderOf gives the first 16 bytes of a key as numbers that compare as they do.
-func orderOf(id []byte) (r [2]uint64) {
-	var b [16]byte
-	copy(b[:], id)
-	return [2]uint64{binary.BigEndian.Uint64(b[:]), binary.BigEndian.Uint64(b[8:])}
 }
 
 // compare orders entities of one view by their keys.

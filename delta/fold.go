@@ -70,6 +70,7 @@ type fold struct {
 	text      string    // of textOf
 	guesses   []*entity // of the rows that are folded next, by row and source: see warm.go
 	guessed   []int     // by row, where its own begin
+	hashes    []uint64  // of guesses
 	likely    *entity   // of the row being folded
 	warmth    uint64
 }

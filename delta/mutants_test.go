@@ -46,7 +46,7 @@ var mutants = [][4]string{
 	{"windows of an entity that was emptied stay those of no rows", "tile.go", "		s.valid = false // it may be that of no rows: see renew\n", ""},
 	{"an entity that expired stays when its rows go", "serve.go", " && s.Status == NotFound && old.Status == NotFound {", " && s.Status == NotFound {"},
 	{"what is told ahead of the state is not there", "fold.go", "	err := f.told.Apply()\n", "	var err error\n"},
-	{"a row goes to the entity that was guessed", "entity.go", "e != nil && e.view == v && e.id == string(id) {", "e != nil && e.view == v {"},
+	{"a row goes to the entity that was guessed", "entity.go", "e != nil && e.view == v && e.is(id) {", "e != nil && e.view == v {"},
 	{"tiles are united over a pause", "session.go", "done[first]-done[first-1] <= l.gap; first-- {", "true; first-- {"},
 }
 

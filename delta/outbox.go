@@ -30,8 +30,10 @@ const (
 // outbox makes the blocks of a cell, and keeps what the batch emits for the publisher.
 type outbox struct {
 	deltas, letters block
-	chunk           []byte // where what is handed over lies
 	handed          []handed
+	chunk           chunk            // where what is handed over of one view lies
+	chunks          map[string]chunk // the same of the others
+	free            [][]byte         // of chunks whose records are all published
 }
 
 type block struct {
@@ -49,6 +51,7 @@ type handed struct {
 	key      []byte // of the record
 	position string
 	framed   []byte // frameSize bytes to be filled in, then the Avro binary
+	begins   []byte // the chunk that it is the first record of; nil: it is not the first one
 }
 
 // put adds a delta or dead letter of a view; sequence is its own.
@@ -69,15 +72,40 @@ func (o *outbox) put(b func() *state.Batch, view string, sequence uint64, avro [
 	return nil
 }
 
+// chunk is memory for some records of one view.
+type chunk struct {
+	view  string
+	bytes []byte
+}
+
 // hand keeps a delta for the publisher.
 func (o *outbox) hand(view string, sequence uint64, key []byte, position string, avro []byte) {
-	n := frameSize + len(avro)
-	if cap(o.chunk)-len(o.chunk) < n {
-		o.chunk = make([]byte, 0, max(n, blockBytes))
+	if view != o.chunk.view {
+		if o.chunks == nil {
+			o.chunks = map[string]chunk{}
+		}
+		o.chunks[o.chunk.view] = o.chunk
+		o.chunk = chunk{view, o.chunks[view].bytes}
 	}
-	at := len(o.chunk)
-	o.chunk = append(o.chunk[:at+frameSize], avro...)
-	o.handed = append(o.handed, handed{view, sequence, key, position, o.chunk[at:len(o.chunk):len(o.chunk)]})
+	n, h := frameSize+len(avro), handed{view: view, sequence: sequence, key: key, position: position}
+	if cap(o.chunk.bytes)-len(o.chunk.bytes) < n {
+		o.chunk.bytes = o.fresh(n)
+		h.begins = o.chunk.bytes
+	}
+	at := len(o.chunk.bytes)
+	o.chunk.bytes = append(o.chunk.bytes[:at+frameSize], avro...)
+	h.framed = o.chunk.bytes[at:len(o.chunk.bytes):len(o.chunk.bytes)]
+	o.handed = append(o.handed, h)
+}
+
+// fresh gives memory for a chunk that begins with a record of n bytes.
+func (o *outbox) fresh(n int) []byte {
+	if k := len(o.free); k > 0 && n <= blockBytes {
+		b := o.free[k-1]
+		o.free = o.free[:k-1]
+		return b
+	}
+	return make([]byte, 0, max(n, blockBytes))
 }
 
 // end writes the blocks of a cell.
@@ -134,6 +162,7 @@ type handOver struct {
 	on    bool // a publisher takes it
 	views map[string]*handQueue
 	bytes int64
+	free  [][]byte // chunks whose records are all published, for the outbox
 }
 
 // handQueue is what is handed over of one view, in chunks: the records from head of the first one on.
@@ -141,12 +170,14 @@ type handQueue struct {
 	chunks [][]handed
 	head   int
 	spare  [][]handed // empty ones of full size
+	open   []byte     // the chunk that the record before the head is in; nil: it is not known
 }
 
 const (
-	handOverhead = 120   // what a handed record takes besides its bytes
+	handOverhead = 144   // what a handed record takes besides its bytes
 	handChunk    = 1_024 // records of a chunk, where many wait
 	keptChunks   = 4     // that are kept for the next ones
+	keptFree     = 32    // chunks of bytes that are kept for the next ones
 )
 
 func (h *handed) size() int64 { return int64(len(h.framed) + handOverhead) }
@@ -190,19 +221,28 @@ func (q *handQueue) each(fn func(h *handed) bool) {
 	}
 }
 
-// pop forgets the first n records.
-func (q *handQueue) pop(n int) {
+// pop forgets the first n records, and gives free what only they were in.
+func (q *handQueue) pop(n int, free [][]byte) [][]byte {
 	for n > 0 {
 		c := q.chunks[0]
 		here := min(n, len(c)-q.head)
+		for _, h := range c[q.head : q.head+here] {
+			if h.begins == nil {
+				continue
+			}
+			if cap(q.open) == blockBytes && len(free) < keptFree {
+				free = append(free, q.open[:0])
+			}
+			q.open = h.begins
+		}
 		clear(c[q.head : q.head+here])
 		n -= here
 		if q.head += here; q.head < len(c) {
-			return
+			break
 		}
 		if len(q.chunks) == 1 {
 			q.chunks[0], q.head = c[:0], 0
-			return
+			break
 		}
 		if cap(c) == handChunk && len(q.spare) < keptChunks {
 			q.spare = append(q.spare, c[:0])
@@ -210,6 +250,7 @@ func (q *handQueue) pop(n int) {
 		q.chunks[0] = nil
 		q.chunks, q.head = q.chunks[1:], 0
 	}
+	return free
 }
 
 // add takes over what a batch emitted. When memory is full what was there is dropped: the publisher
@@ -231,6 +272,8 @@ func (h *handOver) add(o *outbox, m *Memory) {
 	}
 	clear(o.handed)
 	o.handed = o.handed[:0]
+	o.free, h.free = append(o.free, h.free...), h.free[:0]
+	o.free = o.free[:min(len(o.free), keptFree)]
 }
 
 func (h *handOver) push(records []handed) {
@@ -298,7 +341,7 @@ func (p *Partition) taken(view string, through uint64) {
 	})
 	p.hand.bytes -= size
 	p.o.Memory.handed.Add(-size)
-	q.pop(n)
+	p.hand.free = q.pop(n, p.hand.free)
 }
 
 // handsOver makes the partition keep what it emits for a publisher.

@@ -3,6 +3,9 @@ package delta
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
+	"maps"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/freshet-io/freshet/delta/state"
@@ -78,5 +81,55 @@ func TestServedRowGoldenAndTruncation(t *testing.T) {
 	b[0] = 1
 	if _, err := got.decode(b, 2); err == nil {
 		t.Error("version 1 was accepted")
+	}
+}
+
+// What is handed over keeps its bytes until it is published, whatever memory is used again meanwhile: two views in turn,
+// records of many sizes, publishing in steps, and a memory that is full at times.
+func TestHandedRecordsKeepTheirBytes(t *testing.T) {
+	s := seed(t)
+	rng := rand.New(rand.NewPCG(s, 2))
+	views := []string{"a", "b"}
+	sequences, published := map[string]uint64{}, map[string]uint64{}
+	text := func(view string, sequence uint64) []byte {
+		return bytes.Repeat(fmt.Appendf(nil, "%s%d.", view, sequence), int(1+sequence%97))
+	}
+	p := &Partition{o: PartitionOptions{Memory: NewMemory(8 << 20)}}
+	p.hand.on = true
+	var o outbox
+	again := 0
+	for step := range 2_000 {
+		view := views[rng.IntN(2)]
+		for range rng.IntN(40) {
+			sequences[view]++
+			avro := text(view, sequences[view])
+			if step%100 == 99 {
+				avro = bytes.Repeat(avro, 1+blockBytes/len(avro)) // larger than a chunk
+			}
+			before := len(o.free)
+			o.hand(view, sequences[view], nil, "", avro)
+			again += before - len(o.free)
+		}
+		p.hand.add(&o, p.o.Memory)
+		if step%400 == 399 {
+			p.hand.drop(p.o.Memory)
+			published = maps.Clone(sequences)
+		}
+		for _, view := range views {
+			records := p.take(view, published[view])
+			for i := range records[:rng.IntN(len(records)+1)] {
+				r := &records[i]
+				if published[view]++; r.sequence != published[view] {
+					t.Fatalf("SEED=%d, step %d: %s has %d, want %d", s, step, view, r.sequence, published[view])
+				}
+				if want := text(view, r.sequence); !bytes.HasPrefix(r.framed[frameSize:], want) {
+					t.Fatalf("SEED=%d, step %d: %s %d is %.40q, want %.40q", s, step, view, r.sequence, r.framed[frameSize:], want)
+				}
+			}
+			p.taken(view, published[view])
+		}
+	}
+	if again < 100 {
+		t.Errorf("memory was used again %d times only", again)
 	}
 }

@@ -48,7 +48,7 @@ type view struct {
 	outbox   string      // what it sends is under this name there
 
 	// Of the fold: see prepare.
-	cached    map[string]*entity
+	cached    index // of what is in memory
 	sourceKey []int // primary key of the source
 	wide      int   // columns of the source row followed by the joined rows
 	slots     []int // by plan, the window among its level's; -1: lifetime

@@ -70,38 +70,47 @@ func (s *span) near(l *level, depth int) (sum uint64) {
 // ahead finds the entities that some rows of a cell will most likely be folded into, those that are in memory, and
 // warms them.
 func (f *fold) ahead(rows []pending) {
-	f.guesses, f.guessed = f.guesses[:0], f.guessed[:0]
+	f.guesses, f.guessed, f.hashes = f.guesses[:0], f.guessed[:0], f.hashes[:0]
 	for i := range rows {
 		r := &rows[i]
-		f.guessed = append(f.guessed, len(f.guesses))
+		f.guessed = append(f.guessed, len(f.hashes))
 		row := r.ch.After
 		if row == nil {
 			row = r.ch.Before
 		}
 		for _, v := range r.shape.sources {
-			f.guesses = append(f.guesses, f.lookUp(v, row))
+			hash := f.hash(v, row)
+			f.hashes = append(f.hashes, hash)
+			f.warmth += v.cached.near(hash)
+		}
+	}
+	n := 0
+	for i := range rows {
+		for _, v := range rows[i].shape.sources {
+			f.guesses = append(f.guesses, v.cached.likely(f.hashes[n]))
+			n++
 		}
 	}
 	f.warm(f.guesses, deepest)
 }
 
-// lookUp gives the entity that a row of a view's source is of, or nil.
-func (f *fold) lookUp(v *view, row []feature.Value) *entity {
-	if row == nil || len(v.cached) == 0 {
-		return nil
+// hash gives that of the entity that a row of a view's source is of, or 0.
+func (f *fold) hash(v *view, row []feature.Value) uint64 {
+	if row == nil || v.cached.n == 0 {
+		return 0
 	}
 	f.place = f.place[:0]
 	for _, k := range v.Keys {
 		if k.Join >= 0 { // it is known after the join
-			return nil
+			return 0
 		}
 		key, err := feature.FromRow(v.column(k), row[k.Column])
 		if err != nil || key.IsNull() {
-			return nil // told when it is folded
+			return 0 // told when it is folded
 		}
 		f.place = feature.AppendKey(f.place, key)
 	}
-	return v.cached[string(f.place)]
+	return v.cached.hash(f.place)
 }
 
 // guess lets a row be folded into a view find its entity without looking it up again.

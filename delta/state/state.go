@@ -13,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -72,6 +73,9 @@ func Open(dir string, o Options) (*Store, error) {
 		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 	}
 	po.Experimental.SpanPolicyFunc = spans(o.Apart)
+	// Files of level 0 are soon merged into others.
+	po.Levels[0].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
+	po.Levels[1].Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
 	// Most of what is looked up and not cached is new, and in no file.
 	po.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
 	if o.Cache != nil {

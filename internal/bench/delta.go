@@ -150,6 +150,10 @@ func (r *run) pay(ctx context.Context, k *kafkaSide, f folding) (*history, error
 	return h, p.write(ctx, h, r.changes)
 }
 
+// d1Memory is state.memory in D1: as much as lets 100,000 entities stay in memory with what they are to write. Kafka Streams
+// may have a heap of 2 GB.
+const d1Memory = 1 << 30
+
 // foldedOnce is what one run of a node took, and what it made.
 type foldedOnce struct {
 	spent
@@ -169,7 +173,7 @@ func (r *run) foldOnce(ctx context.Context, k *kafkaSide, f folding, view string
 	var folded atomic.Int64
 	whole := make(chan struct{})
 	n, err := delta.OpenNode(delta.NodeOptions{
-		Name: k.prefix, Dir: filepath.Join(r.dir, k.prefix, view), Catalog: catalog, Topics: k.topics, Registry: k.registry,
+		Name: k.prefix, Dir: filepath.Join(r.dir, k.prefix, view), Catalog: catalog, Topics: k.topics, Registry: k.registry, Memory: d1Memory,
 		Events: delta.Events{Folded: func(_ string, _, records int) {
 			if now := folded.Add(int64(records)); now >= int64(r.changes) && now-int64(records) < int64(r.changes) {
 				close(whole)
