@@ -69,6 +69,11 @@ func gap(h history, at server, s resumeState, name string) error {
 	if at.slot.Confirmed > s.token {
 		return fault.New(fault.Failed, "slot %s is confirmed up to %s, but the changes topics end at %s: what lies between is lost", name, at.slot.Confirmed, s.token).ToMend("%s", mend)
 	}
+	// Asked for what it has not, a server sends nothing up to there, whatever is committed meanwhile.
+	if at.id.WAL < s.token {
+		return fault.New(fault.Failed, "the server's log ends at %s, and the changes topics have it up to %s: the server was set back, as by an older copy of its files", at.id.WAL, s.token).
+			At("source.postgres.url").ToMend("%s, and so corrects what others have seen", mend)
+	}
 	return nil
 }
 

@@ -77,6 +77,7 @@ func failover(t *testing.T, running bool) {
 		w.start()
 	}
 	w.began()
+	w.compare() // while they write
 	stop()
 	w.compare()
 	cut, err := w.runner.Cut(t.Context(), false)
@@ -97,27 +98,47 @@ func failover(t *testing.T, running bool) {
 // slots that have failover.
 func (w *world) standby(conn *pgx.Conn) *embedded.Postgres {
 	w.t.Helper()
+	w.exec(conn, "select pg_create_physical_replication_slot('standby_1', true)")
+	dir := w.copied(conn, "standby.signal")
+	c := conn.Config()
+	return w.serve(dir, map[string]string{
+		"max_standby_streaming_delay": "-1", "max_standby_archive_delay": "-1",
+		"hot_standby_feedback": "on", "sync_replication_slots": "on", "primary_slot_name": "standby_1", "wal_retrieve_retry_interval": "100ms",
+		"primary_conninfo": fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=%s application_name=standby_1", c.Port, c.User, c.Password, c.Database),
+	})
+}
+
+// copied copies the files of the server that conn is connected to, as a backup does, and adds empty ones.
+func (w *world) copied(conn *pgx.Conn, more ...string) (dir string) {
+	w.t.Helper()
 	ctx := w.t.Context()
 	var data, label string
 	if err := conn.QueryRow(ctx, "show data_directory").Scan(&data); err != nil {
 		w.t.Fatal(err)
 	}
-	w.exec(conn, "select pg_create_physical_replication_slot('standby_1', true)")
-	w.exec(conn, "select pg_backup_start('standby', true)")
-	dir := testkit.Dir(w.t)
-	copied := filepath.Join(dir, "data")
-	if out, err := exec.CommandContext(ctx, "cp", "-a", data, copied).CombinedOutput(); err != nil {
-		w.t.Fatalf("%v: %s", err, out)
+	w.exec(conn, "select pg_backup_start('copy', true)")
+	dir = testkit.Dir(w.t)
+	to := filepath.Join(dir, "data")
+	cp := func(from, to string) {
+		if out, err := exec.CommandContext(ctx, "cp", "-a", from, to).CombinedOutput(); err != nil {
+			w.t.Fatalf("%v: %s", err, out)
+		}
 	}
+	cp(data, to)
 	if err := conn.QueryRow(ctx, "select labelfile from pg_backup_stop(false)").Scan(&label); err != nil {
 		w.t.Fatal(err)
 	}
+	cp(filepath.Join(data, "pg_wal"), to) // with the backup's end
 	var owner syscall.Stat_t
-	if err := syscall.Stat(copied, &owner); err != nil {
+	if err := syscall.Stat(to, &owner); err != nil {
 		w.t.Fatal(err)
 	}
-	for name, content := range map[string]string{"backup_label": label, "standby.signal": ""} {
-		path := filepath.Join(copied, name)
+	for _, name := range append(more, "backup_label") {
+		path := filepath.Join(to, name)
+		content := ""
+		if name == "backup_label" {
+			content = label
+		}
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			w.t.Fatal(err)
 		}
@@ -125,17 +146,18 @@ func (w *world) standby(conn *pgx.Conn) *embedded.Postgres {
 			w.t.Fatal(err)
 		}
 	}
-	if err := os.Remove(filepath.Join(copied, "postmaster.pid")); err != nil {
+	if err := os.Remove(filepath.Join(to, "postmaster.pid")); err != nil {
 		w.t.Fatal(err)
 	}
-	c := conn.Config()
+	return dir
+}
+
+// serve starts a server on copied files, until the test ends.
+func (w *world) serve(dir string, settings map[string]string) *embedded.Postgres {
+	w.t.Helper()
 	starting, cancel := testkit.Patience(w.t)
 	defer cancel()
-	p, err := embedded.StartPostgres(starting, embedded.PostgresOptions{Dir: dir, Major: testkit.PostgresMajor(), Settings: map[string]string{
-		"max_standby_streaming_delay": "-1", "max_standby_archive_delay": "-1",
-		"hot_standby_feedback": "on", "sync_replication_slots": "on", "primary_slot_name": "standby_1", "wal_retrieve_retry_interval": "100ms",
-		"primary_conninfo": fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=%s application_name=standby_1", c.Port, c.User, c.Password, c.Database),
-	}})
+	p, err := embedded.StartPostgres(starting, embedded.PostgresOptions{Dir: dir, Major: testkit.PostgresMajor(), Settings: settings})
 	if err != nil {
 		w.t.Fatal(err)
 	}

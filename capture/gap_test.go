@@ -16,12 +16,14 @@ func TestGap(t *testing.T) {
 		change func(at *server, s *resumeState)
 		want   string // in the error; "": it goes on
 	}{
-		"as it was":       {func(*server, *resumeState) {}, ""},
-		"confirmed to it": {func(at *server, _ *resumeState) { at.slot.Confirmed = token }, ""},
-		"confirmed above": {func(at *server, _ *resumeState) { at.slot.Confirmed = token + 1 }, "what lies between is lost"},
-		"another cluster": {func(at *server, _ *resumeState) { at.id.System = "two" }, "another database cluster"},
-		"no slot":         {func(at *server, _ *resumeState) { at.slot.Exists = false }, "is gone"},
-		"lost":            {func(at *server, _ *resumeState) { at.slot.Status = "lost" }, "has lost the log"},
+		"as it was":               {func(*server, *resumeState) {}, ""},
+		"confirmed to it":         {func(at *server, _ *resumeState) { at.slot.Confirmed = token }, ""},
+		"confirmed above":         {func(at *server, _ *resumeState) { at.slot.Confirmed = token + 1 }, "what lies between is lost"},
+		"another cluster":         {func(at *server, _ *resumeState) { at.id.System = "two" }, "another database cluster"},
+		"a log that ends there":   {func(at *server, _ *resumeState) { at.id.WAL = token }, ""},
+		"a log that was set back": {func(at *server, _ *resumeState) { at.id.WAL = token - 1 }, "was set back"},
+		"no slot":                 {func(at *server, _ *resumeState) { at.slot.Exists = false }, "is gone"},
+		"lost":                    {func(at *server, _ *resumeState) { at.slot.Status = "lost" }, "has lost the log"},
 		"promoted after what was published": {func(at *server, _ *resumeState) {
 			at.id.Timeline, at.switches = 3, []pgwire.Switch{{Timeline: 1, At: 90}, {Timeline: 2, At: token + 1}}
 		}, ""},
@@ -48,7 +50,7 @@ func TestGap(t *testing.T) {
 		"the server that was left": {func(at *server, _ *resumeState) { at.id.Timeline = 1 }, "name the one in use"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			at := server{id: pgwire.Identity{System: "one", Timeline: 2}, slot: pgwire.SlotState{Exists: true, Confirmed: 400}}
+			at := server{id: pgwire.Identity{System: "one", Timeline: 2, WAL: 1000}, slot: pgwire.SlotState{Exists: true, Confirmed: 400}}
 			s := resumeState{last: position.Position{Epoch: 3, LSN: 450, Seq: 1}, token: token}
 			c.change(&at, &s)
 			err := gap(was, at, s, "freshet")

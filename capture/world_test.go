@@ -15,6 +15,7 @@ import (
 	"github.com/freshet-io/freshet/capture/pgwire"
 	"github.com/freshet-io/freshet/capture/spool"
 	"github.com/freshet-io/freshet/internal/feature"
+	"github.com/freshet-io/freshet/internal/position"
 	"github.com/freshet-io/freshet/internal/testkit"
 	"github.com/freshet-io/freshet/internal/testkit/audit"
 	"github.com/freshet-io/freshet/internal/topic"
@@ -38,6 +39,7 @@ type world struct {
 	done   chan error
 	lost   int
 	full   int
+	taken  []position.Position // what each run found published
 }
 
 // newWorld makes public.items, watched, under a server with these settings, and whatever more is to be
@@ -110,6 +112,11 @@ func (w *world) start() {
 		defer w.mu.Unlock()
 		w.lost++
 	}
+	o.Events.Taken = func(last position.Position, _ bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.taken = append(w.taken, last)
+	}
 	o.Events.SpoolFull = func(*spool.Full) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -171,7 +178,9 @@ func (w *world) catalog(shapes []*feature.Table) *feature.Catalog {
 	return c
 }
 
-// compare puts a cut and compares everything before it with the audit log. Nobody may write meanwhile.
+// compare puts a cut that equals a snapshot of the source, and compares everything before it with the audit
+// log as that snapshot has it. Others may write meanwhile: also one that was told to stop may have a statement
+// on its way, which the server commits after the cut.
 func (w *world) compare() []audit.Seen {
 	w.t.Helper()
 	ctx, cancel := testkit.Patience(w.t)
@@ -191,8 +200,13 @@ func (w *world) compare() []audit.Seen {
 		default:
 		}
 	}
-	cut.Export.Close()
-	logged, err := audit.Logged(ctx, w.connect())
+	defer cut.Export.Close()
+	conn, err := w.source.Adopt(ctx, cut.Export.Name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	logged, err := audit.Logged(ctx, conn)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -202,9 +216,28 @@ func (w *world) compare() []audit.Seen {
 	}
 	if d := audit.Difference(logged, seen); d != "" {
 		w.t.Errorf("what capture published is not what was committed:\n%s", d)
+		w.place(ctx, conn, cut, audit.Differing(logged, seen))
 	}
 	w.t.Logf("%d changes compared", len(logged))
 	return seen
+}
+
+// place says where in the source's log rows that differ were written, beside the places that matter for that.
+func (w *world) place(ctx context.Context, conn *pgx.Conn, cut capture.Cut, rows []string) {
+	w.t.Helper()
+	where, err := audit.Where(ctx, conn, rows)
+	if err != nil {
+		w.t.Error(err)
+	}
+	var server string
+	err = conn.QueryRow(ctx, `select format('timeline %s, log up to %s, slots %s', (select timeline_id from pg_control_checkpoint()),
+		pg_current_wal_lsn(), (select jsonb_agg(to_jsonb(s)) from pg_replication_slots s))`).Scan(&server)
+	if err != nil {
+		w.t.Error(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.t.Logf("cut %s at %s, consistent at %s; capture was taken over at %v; %s\n%s", cut.ID, cut.Position, cut.Export.Consistent, w.taken, server, where)
 }
 
 // began waits until the first snapshot is done.

@@ -17,7 +17,7 @@ import (
 
 // Install makes schema audit with its log. A table is watched by [Watch].
 const Install = `create schema audit;
-create table audit.log (n bigserial primary key, xid bigint not null, op text not null, tbl text not null, id text not null, before text, after text);
+create table audit.log (n bigserial primary key, lsn pg_lsn not null default pg_current_wal_insert_lsn(), xid bigint not null, op text not null, tbl text not null, id text not null, before text, after text);
 create function audit.record() returns trigger language plpgsql as $$
 begin
 	insert into audit.log (xid, op, tbl, id, before, after) values (pg_current_xact_id()::text::bigint, lower(tg_op),
@@ -45,6 +45,18 @@ func Logged(ctx context.Context, c *pgx.Conn) ([]Entry, error) {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[Entry])
+}
+
+// Where says of rows which transactions wrote them last, and from which place in the source's log on.
+func Where(ctx context.Context, c *pgx.Conn, rows []string) (string, error) {
+	var out string
+	err := c.QueryRow(ctx, `select coalesce(string_agg(format('transaction %s from %s on: %s', xid, lsn, what), E'\n'), '') from (
+		select xid, min(lsn) lsn, string_agg(op || ' ' || id, ', ' order by n) what from audit.log
+		where tbl || ' ' || id = any($1) group by xid order by max(n) desc limit 20) t`, rows).Scan(&out)
+	if err != nil {
+		return "", fmt.Errorf("audit log: %w", err)
+	}
+	return out, nil
 }
 
 // Seen is a change as the topics have it.

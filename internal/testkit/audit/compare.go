@@ -59,23 +59,44 @@ func quote(s string) string {
 // Difference says how what was seen differs from what was logged; empty: not at all. Every change must
 // be there once, and those of one row in their order.
 func Difference(logged []Entry, seen []Seen) string {
-	want, got := byRow(logged, func(e Entry) Entry { return e }), byRow(seen, func(s Seen) Entry { return s.Entry })
+	want, got := sorted(logged, seen)
+	var out []string
+	for i, row := range differing(want, got) {
+		if i == 10 {
+			out = append(out, "and more rows")
+			break
+		}
+		w, g := want[row], got[row]
+		said := fmt.Sprintf("%d changes logged", len(w))
+		if len(w) == 0 {
+			said = "never logged"
+		}
+		out = append(out, fmt.Sprintf("%s: %s, %d seen%s", row, said, len(g), first(w, g)))
+	}
+	return strings.Join(out, "\n")
+}
+
+// Differing gives the rows that [Difference] tells of, all of them.
+func Differing(logged []Entry, seen []Seen) []string { return differing(sorted(logged, seen)) }
+
+func sorted(logged []Entry, seen []Seen) (want, got map[string][]Entry) {
+	return byRow(logged, func(e Entry) Entry { return e }), byRow(seen, func(s Seen) Entry { return s.Entry })
+}
+
+func differing(want, got map[string][]Entry) []string {
 	var out []string
 	for row, w := range want {
-		if g := got[row]; !slices.Equal(w, g) {
-			out = append(out, fmt.Sprintf("%s: %d changes logged, %d seen%s", row, len(w), len(g), first(w, g)))
+		if !slices.Equal(w, got[row]) {
+			out = append(out, row)
 		}
 	}
-	for row, g := range got {
+	for row := range got {
 		if _, ok := want[row]; !ok {
-			out = append(out, fmt.Sprintf("%s: never logged, %d seen%s", row, len(g), first(nil, g)))
+			out = append(out, row)
 		}
 	}
 	slices.Sort(out)
-	if len(out) > 10 {
-		out = append(out[:10], fmt.Sprintf("and %d rows more", len(out)-10))
-	}
-	return strings.Join(out, "\n")
+	return out
 }
 
 func first(want, got []Entry) string {
