@@ -124,14 +124,16 @@ func (s *slot) run(ctx context.Context) error {
 }
 
 // memTable is the size of one memory table: the larger, the less often an entity that changes again and again
-// is written to files.
+// is written to files. Each partition has two at most, of which one is being written to a file; a batch that is larger than half of one takes
+// the place of one. All of them are taken from the block cache, which must keep half of itself: else each read of a state that does
+// not fit in it goes to the disk, and for the filters of files before anything else.
 func (o *NodeOptions) memTable() uint64 {
-	return uint64(min(max(o.Memory*3/16/int64(o.partitions()), 2<<20), 64<<20))
+	return uint64(min(max(o.Memory/16/int64(o.partitions()), 1<<20), 64<<20))
 }
 
 // batch is how much a batch of a partition writes while it is behind: all of them may be ahead of what they have applied.
 func (o *NodeOptions) batch() int {
-	return int(min(max(o.Memory/2/int64(o.partitions()), 2<<20), 32<<20))
+	return int(min(max(o.Memory/8/int64(o.partitions()), 2<<20), 32<<20))
 }
 
 // partitions is how many there are, of all groups.

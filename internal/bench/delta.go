@@ -152,7 +152,7 @@ func (r *run) pay(ctx context.Context, k *kafkaSide, f folding) (*history, error
 
 // d1Memory is state.memory in D1: as much as lets 100,000 entities stay in memory with what they are to write. Kafka Streams
 // may have a heap of 2 GB.
-const d1Memory = 1 << 30
+const d1Memory = 2 << 30
 
 // foldedOnce is what one run of a node took, and what it made.
 type foldedOnce struct {
