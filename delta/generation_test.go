@@ -42,7 +42,21 @@ func redefined(t *testing.T, old *feature.Catalog) feature.FeatureView {
 func generations(t *testing.T) (before, after *feature.Catalog) {
 	t.Helper()
 	old := catalog(t)
-	was, is := *old.Views[0].Def, redefined(t, old)
+	return redefines(t, *old.Views[0].Def, redefined(t, old))
+}
+
+// widened is the other way round, but for what is joined as of the position of a row: that is another one where rows are read again.
+func widened(t *testing.T) (before, after *feature.Catalog) {
+	t.Helper()
+	old := catalog(t)
+	is := *old.Views[0].Def
+	is.Features = slices.DeleteFunc(slices.Clone(is.Features), func(f feature.FeatureDef) bool { return f.Of == "p.seats" })
+	return redefines(t, redefined(t, old), is)
+}
+
+func redefines(t *testing.T, was, is feature.FeatureView) (before, after *feature.Catalog) {
+	t.Helper()
+	old := catalog(t)
 	def := func(d feature.FeatureView, name string) feature.FeatureView { d.Name = name; return d }
 	defs := feature.Definitions{Groups: old.Definitions.Groups, Views: []feature.FeatureView{was, def(was, "was"), def(is, "becomes")}}
 	resolve := func(d feature.Definitions) *feature.Catalog {

@@ -95,3 +95,20 @@ var joinedMutants = [][4]string{
 func TestJoinedMutantsAreFound(t *testing.T) {
 	testkit.Mutants(t, joinedMutants, "BoundsOfJoined|ABoundIs|AJoinedTable", "SEED=5")
 }
+
+// comparedMutants break one rule each of how two generations are compared.
+var comparedMutants = [][4]string{
+	{"entities that leave are not counted", "compare.go", "		c.OnlyOld++\n", "		c.Equal++\n"},
+	{"entities that come are not counted", "compare.go", "		c.OnlyNew++\n", "		c.Equal++\n"},
+	{"what is shown of nobody is counted", "compare.go", "	case was.Status != Present && is.Status != Present:\n		return\n", ""},
+	{"a feature more counts as another value", "compare.go", "			kept = kept || old != nil && ", "			kept = old != nil || "},
+	{"what this cell changed is compared as it was stored", "compare.go", "e != nil && e.loaded {", "e != nil && e.loaded && false {"},
+	{"a generation that is held is shown when it is built", "compare.go", "	if !s.Hold {\n", "	if true {\n"},
+	{"a comparison counts on", "compare.go", "	f.meta.Compared[v.public] = Compared{From:", "	if c := f.meta.Compared[v.public]; c.From == 0 {\n		f.meta.Compared[v.public] = c\n	} else if c.From == old.Generation {\n		f.comparing = v.Name\n		return\n	}\n	f.meta.Compared[v.public] = Compared{From:"},
+	{"a held generation is compared before it is built", "compare.go", "			if s.Built {\n				f.compares(v)", "			if true {\n				f.compares(v)"},
+}
+
+// With any one of them broken what is counted is not how the rows differ.
+func TestComparedMutantsAreFound(t *testing.T) {
+	testkit.Mutants(t, comparedMutants, "AHeldGeneration|AChangedViewEquals")
+}
