@@ -52,7 +52,7 @@ var mutants = [][4]string{
 
 // With any one rule broken some test fails.
 func TestMutantsAreFound(t *testing.T) {
-	testkit.Mutants(t, mutants, "RandomHistories$|TestAnEntity", "HISTORIES=120")
+	testkit.Mutants(t, mutants, "RandomHistories$|TestAnEntity|ASessionGrows", "HISTORIES=120")
 }
 
 // hopMutants break one rule each of how a view gets what its rows give in other partitions.

@@ -1,9 +1,12 @@
 package delta
 
 import (
+	"fmt"
 	"maps"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/feature"
@@ -75,4 +78,37 @@ func TestAnEntityThatExpiredAndWent(t *testing.T) {
 			first = states
 		}
 	}
+}
+
+// A row of the future enters its session when log time reaches it, although nothing else happens to its entity then: in a view that has
+// nothing but sessions, whose other windows would have it computed anyway.
+func TestASessionGrowsByTimeAlone(t *testing.T) {
+	def := *catalog(t).Views[0].Def
+	def.Where, def.TTL, def.Join, def.Derived = "", 0, nil, nil
+	def.Features = []feature.FeatureDef{{Name: "n", Agg: "count", Session: []feature.Duration{feature.Duration(2 * time.Hour)}}}
+	c, err := feature.Resolve(&feature.Definitions{
+		Groups: []feature.PartitionGroup{{Name: "plane", Key: feature.GroupKey{Name: "plane", Type: "string"}, Partitions: 1}},
+		Views:  []feature.FeatureView{def},
+	}, []*feature.Table{trips()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := int64(1000 * day)
+	l := &log{}
+	var changes []*change.Change
+	for i, at := range []int64{now, now + 60*minute} {
+		changes = append(changes, &change.Change{Op: change.Insert, After: []feature.Value{
+			feature.OfInt(int64(i)), feature.OfString("A"), feature.OfMicros(at), feature.OfInt(1),
+		}})
+	}
+	l.commit(now, changes, func(int) uint32 { return tripsNow })
+	p := openWith(t, PartitionOptions{Catalog: c, Group: "plane", Dir: filepath.Join(t.TempDir(), "p"), Schemas: schemas{}})
+	for i, step := range []struct{ after, rows int64 }{{0, 1}, {30 * minute, 1}, {75 * minute, 2}, {150 * minute, 2}, {300 * minute, 0}} {
+		l.cut(fmt.Sprint(i), now+step.after)
+		folds(t, p, l, int64(len(l.records)))
+		if got := rowsOf(t, p, "delays")["A"]; len(got) != 1 || got[0] != feature.OfInt(step.rows) {
+			t.Errorf("%d minutes on the session has %v rows, want %d", step.after/minute, got, step.rows)
+		}
+	}
+	closed(t, p)
 }
