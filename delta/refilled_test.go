@@ -93,7 +93,7 @@ func TestASessionGrowsByTimeAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := int64(1000 * day)
+	now := 1000 * day
 	l := &log{}
 	var changes []*change.Change
 	for i, at := range []int64{now, now + 60*minute} {
