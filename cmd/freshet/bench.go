@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/pprof"
@@ -18,9 +19,8 @@ import (
 
 func benchCommand() *cobra.Command {
 	o := bench.Options{
-		Out: os.Stdout, Python: os.Getenv("FRESHET_BENCH_PYTHON"), Debezium: os.Getenv("FRESHET_BENCH_DEBEZIUM"),
+		Python: os.Getenv("FRESHET_BENCH_PYTHON"), Debezium: os.Getenv("FRESHET_BENCH_DEBEZIUM"),
 		KafkaStreams: os.Getenv("FRESHET_BENCH_KAFKASTREAMS"),
-		Progress:     func(s string) { fmt.Fprintln(os.Stderr, s) },
 	}
 	var profile string
 	c := &cobra.Command{
@@ -56,17 +56,41 @@ func benchCommand() *cobra.Command {
 		}
 		ctx, stop := untilNobodyReads(c.Context())
 		defer stop()
+		o.Out = reads{os.Stdout, stop}
+		said := reads{os.Stderr, stop}
+		o.Progress = func(s string) { fmt.Fprintln(said, s) }
 		return bench.Run(ctx, args[0], o)
 	}
 	return c
 }
 
-// untilNobodyReads ends also where the reader of what is printed goes, as head does, and where the terminal goes: a
-// process that dies of these signals would leave its children and its temporary files.
-func untilNobodyReads(ctx context.Context) (context.Context, context.CancelFunc) {
-	ends := []os.Signal{syscall.SIGPIPE}
+// untilNobodyReads ends also where the terminal goes, and where stop is called: a process that dies of SIGHUP or SIGPIPE would
+// leave its children and its temporary files. SIGPIPE itself ends nothing: it also comes of a connection to a node that was killed,
+// which is what some figures are about. What is printed goes through [reads].
+func untilNobodyReads(ctx context.Context) (_ context.Context, stop context.CancelFunc) {
+	piped := make(chan os.Signal, 1)
+	signal.Notify(piped, syscall.SIGPIPE) // taken, and not looked at
+	stopHangups := func() {}
 	if !signal.Ignored(syscall.SIGHUP) { // by nohup
-		ends = append(ends, syscall.SIGHUP)
+		ctx, stopHangups = signal.NotifyContext(ctx, syscall.SIGHUP)
 	}
-	return signal.NotifyContext(ctx, ends...)
+	ctx, cancel := context.WithCancel(ctx)
+	return ctx, func() {
+		cancel()
+		stopHangups()
+	}
+}
+
+// reads ends what is going on when nobody reads what is written, as when head has had its lines.
+type reads struct {
+	to  io.Writer
+	end func()
+}
+
+func (r reads) Write(b []byte) (int, error) {
+	n, err := r.to.Write(b)
+	if err != nil {
+		r.end()
+	}
+	return n, err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -20,7 +21,7 @@ func TestABenchThatIsEndedLeavesNothing(t *testing.T) {
 	hangups := make(chan os.Signal, 1) // under nohup a process begins with them ignored: not one that was started by who takes them
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
-	for _, end := range []syscall.Signal{syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT} {
+	for _, end := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(end.String(), func(t *testing.T) {
 			b := startBench(t, "capture", "--quick", "--only", "C6")
 			for said := bufio.NewScanner(b.stderr); said.Scan(); {
@@ -39,6 +40,36 @@ func TestABenchThatIsEndedLeavesNothing(t *testing.T) {
 		b.stdout.Close() //nolint:errcheck // only read
 		b.endsCleanly(t)
 	})
+}
+
+// A connection that its peer has closed ends no bench: nodes are killed in some. What nobody reads does.
+func TestABenchGoesOnWithoutANode(t *testing.T) {
+	ctx, stop := untilNobodyReads(t.Context())
+	defer stop()
+	node, goes, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Close(); err != nil {
+		t.Fatal(err)
+	}
+	defer goes.Close() //nolint:errcheck // nobody reads it
+	arrived := make(chan os.Signal, 1)
+	signal.Notify(arrived, syscall.SIGPIPE)
+	defer signal.Stop(arrived)
+	if _, err := goes.WriteString("x"); err == nil {
+		t.Fatal("it was written")
+	}
+	<-arrived
+	if ctx.Err() != nil {
+		t.Fatalf("it ended: %v", context.Cause(ctx))
+	}
+	if _, err := (reads{goes, stop}).Write([]byte("x")); err == nil {
+		t.Fatal("it was written")
+	}
+	if ctx.Err() == nil {
+		t.Error("it goes on, and nobody reads it")
+	}
 }
 
 // benchProcess is freshet bench as a process of its own, with temporary files where nobody else has some.
