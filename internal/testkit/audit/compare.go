@@ -61,9 +61,10 @@ func quote(s string) string {
 func Difference(logged []Entry, seen []Seen) string {
 	want, got := sorted(logged, seen)
 	var out []string
-	for i, row := range differing(want, got) {
+	rows := differing(want, got)
+	for i, row := range rows {
 		if i == 10 {
-			out = append(out, "and more rows")
+			out = append(out, fmt.Sprintf("and %d rows more", len(rows)-i))
 			break
 		}
 		w, g := want[row], got[row]
