@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -32,18 +33,22 @@ type Options struct {
 }
 
 // Cache is a block cache shared by the stores of a node.
-type Cache struct{ c *pebble.Cache }
+type Cache struct {
+	c      *pebble.Cache
+	stores atomic.Int64 // that share it
+}
 
 // NewCache makes a cache of a size in bytes. The memory tables of the stores that share it are part of the size: what
 // they take is not there for blocks, and where they take all of it every block is read and decompressed anew.
-func NewCache(size int64) *Cache { return &Cache{pebble.NewCache(size)} }
+func NewCache(size int64) *Cache { return &Cache{c: pebble.NewCache(size)} }
 
 // Close gives the cache's memory back once all stores are closed.
 func (c *Cache) Close() { c.c.Unref() }
 
 // Store is the state of one partition. Reads are safe for concurrent use, writes have one owner.
 type Store struct {
-	db *pebble.DB
+	db    *pebble.DB
+	cache *Cache
 }
 
 type logger struct{ fatal func(string) }
@@ -78,9 +83,11 @@ func Open(dir string, o Options) (*Store, error) {
 	po.Levels[1].Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
 	// Most of what is looked up and not cached is new, and in no file.
 	po.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
-	if o.Cache != nil {
-		po.Cache = o.Cache.c
+	if o.Cache == nil {
+		o.Cache = NewCache(ownCache)
+		defer o.Cache.Close() // the store holds it
 	}
+	po.Cache = o.Cache.c
 	if o.FS == nil {
 		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 			return nil, fmt.Errorf("state: %w", err)
@@ -90,8 +97,12 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening state %s: %w", dir, err)
 	}
-	return &Store{db: db}, nil
+	o.Cache.stores.Add(1)
+	return &Store{db: db, cache: o.Cache}, nil
 }
+
+// ownCache is the size of the cache of a store that shares none.
+const ownCache = 8 << 20
 
 // spans cuts files before and after the keys that begin with one of apart.
 func spans(apart []byte) pebble.SpanPolicyFunc {
@@ -113,6 +124,7 @@ func spans(apart []byte) pebble.SpanPolicyFunc {
 
 // Close syncs and closes the store.
 func (s *Store) Close() error {
+	s.cache.stores.Add(-1)
 	err := errors.Join(s.Sync(), s.db.Close())
 	if err != nil {
 		return fmt.Errorf("closing state: %w", err)
