@@ -10,6 +10,7 @@ import (
 	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/topic"
 )
 
 // A view is paused by one control record. It is resumed by another, and snapshots of the tables it uses beside
@@ -218,6 +219,26 @@ func (s *session) turnViews(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// addressKey is where it is noted which process captures through a slot.
+func addressKey(slot string) string { return "process/" + slot }
+
+// claim begins a term, and notes where the other processes reach this one. Whoever reads it asks there, and is told if it is so no more.
+func (s *session) claim(ctx context.Context) error {
+	if err := s.o.Registry.Refresh(ctx); err != nil {
+		return err
+	}
+	if err := s.ledger.claim(ctx, s.p.writer, s.key(), s.jobs.prefix); err != nil || s.o.Address == "" {
+		return err
+	}
+	return s.ledger.put(ctx, addressKey(s.o.Source.Slot), []byte(s.o.Address))
+}
+
+// Address gives where the process is reached that captured through a slot last; false: none has said.
+func Address(r *topic.Registry, slot string) (string, bool) {
+	b, ok := (&ledger{registry: r}).get(addressKey(slot))
+	return string(b), ok
 }
 
 // OfView gives the runner through whose slot a view's group is captured; nil if none here does.

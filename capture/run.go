@@ -185,10 +185,7 @@ func (s *session) resume(ctx context.Context, conn *pgx.Conn) (position.LSN, err
 	if s.began {
 		return s.again(ctx, conn)
 	}
-	if err := s.o.Registry.Refresh(ctx); err != nil {
-		return 0, err
-	}
-	if err := s.ledger.claim(ctx, s.p.writer, s.key(), s.jobs.prefix); err != nil {
+	if err := s.claim(ctx); err != nil {
 		return 0, err
 	}
 	h, found, err := s.load()

@@ -53,6 +53,8 @@ type Options struct {
 	// Slots names every slot of the source, this one among them, where there are several over disjoint groups
 	// and tables. The catalogue is then of what this one reads only (feature.Catalog.Part).
 	Slots []string
+	// Address is where other processes reach this one; "": nowhere.
+	Address string
 	// NewSnapshot begins a new epoch with a new snapshot, whatever there is.
 	NewSnapshot bool
 	Now         func() time.Time // for the server's statistics; nil: time.Now

@@ -40,6 +40,22 @@ func (c *Compared) Add(o Compared) {
 	}
 }
 
+// Furthest adds up what partitions counted where they compared two generations of a view last: those n of them that have come furthest, as
+// others have it of another place still.
+func Furthest(parts []Compared) (sum Compared, n int) {
+	for _, c := range parts {
+		switch {
+		case n == 0, c.Position.After(sum.Position):
+			sum, n = c, 1
+			sum.Columns = maps.Clone(c.Columns)
+		case c.Position == sum.Position:
+			sum.Add(c)
+			n++
+		}
+	}
+	return sum, n
+}
+
 func cloneCompared(m map[string]Compared) map[string]Compared {
 	out := maps.Clone(m)
 	for name, c := range out {

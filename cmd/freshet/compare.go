@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,85 +12,50 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
-	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/internal/change"
-	"github.com/freshet-io/freshet/internal/position"
+	"github.com/freshet-io/freshet/internal/fault"
 )
-
-// turnHeld switches to a generation that is held, or has it compared, and waits until the partitions that are here have done it.
-func (a admin) turnHeld(r *capture.Runner, turned turnedView, out freshetv1.Admin_ViewServer) error {
-	do := r.ViewSwitch
-	if turned.Action == change.Compare {
-		do = r.ViewCompare
-	}
-	at, err := do(out.Context(), turned.View)
-	if err == nil {
-		turned.Position = at.String()
-		err = a.s.waitFolded(out.Context(), a.s.catalog.View(turned.View).Group.Name, at)
-	}
-	return finish(out, turned, err)
-}
-
-// waitFolded waits until the partitions of a group that are here have folded a control record.
-func (s *system) waitFolded(ctx context.Context, group string, at position.Position) error {
-	if s.node == nil {
-		return nil
-	}
-	for _, p := range s.node.Partitions(group) {
-		for {
-			moved := p.Moved()
-			if !at.After(p.Position()) {
-				break
-			}
-			select {
-			case <-moved:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	}
-	return nil
-}
 
 func compareCommand() *cobra.Command {
 	anew := false
 	c := &cobra.Command{
 		Use: "compare VIEW", Short: "Say how the generation of a view that is built differs from the one that is shown", Args: cobra.ExactArgs(1),
-		Example: "  freshet compare plane_delays\n  freshet compare plane_delays --anew -o json",
+		Example: "  freshet compare plane_delays\n  freshet compare plane_delays --anew -o json\n  freshet compare plane_delays --anew --timeout 5m",
 		Long: "Shows what came of comparing the two generations of a view last, entity by entity: at the end of the snapshot by which the later one was built,\n" +
-			"and, once it is shown, where it took the place of the other. --anew compares one that is held (freshet apply --hold) as it is now, at one commit.",
+			"and, once it is shown, where it took the place of the other. --anew compares one that is held (freshet apply --hold) as it is now, at one commit.\n" +
+			"Adds up the partitions of all nodes, whichever process is asked, and says which are missing and why: exit 7 where a node does not answer.\n" +
+			"--anew waits until all partitions have compared, and tells which are awaited; --timeout bounds that.",
 	}
 	c.Flags().BoolVar(&anew, "anew", false, "compare them as they are now")
 	return remoteLong(c, func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error {
+		action := showGenerations
 		if anew {
-			if _, err := turnView(ctx, conn, change.Compare, args[0]); err != nil {
-				return err
-			}
+			action = change.Compare
 		}
-		r, err := freshetv1.NewFeatureStoreClient(conn).Describe(ctx, &freshetv1.DescribeRequest{View: args[0]})
+		t, err := turnView(ctx, conn, action, args[0])
 		if err != nil {
 			return err
 		}
 		if output != "table" {
-			return json.NewEncoder(c.OutOrStdout()).Encode(r.Views[0])
+			err = json.NewEncoder(c.OutOrStdout()).Encode(t.Generations)
+		} else {
+			fmt.Fprint(c.OutOrStdout(), t.Generations.text())
 		}
-		text := generationText(r.Views[0])
-		if text == "" {
-			text = fmt.Sprintf("%s: generation %d is shown; no two were compared", args[0], r.Views[0].Shown)
-		}
-		fmt.Fprintln(c.OutOrStdout(), text)
-		return nil
+		return errors.Join(err, t.Generations.silent())
 	})
 }
 
 func switchCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "switch VIEW", Short: "Let the generation of a view that is held take the place of the one that is shown", Args: cobra.ExactArgs(1),
-		Example: "  freshet compare plane_delays\n  freshet switch plane_delays",
+		Example: "  freshet compare plane_delays\n  freshet switch plane_delays\n  freshet switch plane_delays --timeout 5m",
 		Long: "A view that freshet apply --hold has changed is built beside the one that is shown, and compared with it, and not shown. This shows it, in every\n" +
-			"partition from one commit on; where it is not built yet, as soon as it is.",
+			"partition from one commit on; where it is not built yet, as soon as it is. Waits until all partitions of all nodes have passed that commit, and tells which are\n" +
+			"awaited. When --timeout ends the waiting they switch all the same.",
 	}
 	return remoteLong(c, func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error {
 		t, err := turnView(ctx, conn, change.Switch, args[0])
@@ -104,17 +70,36 @@ func switchCommand() *cobra.Command {
 	})
 }
 
-// turnView has the capture do something to a view.
+// turnView has something done to a view, and follows it.
 func turnView(ctx context.Context, conn *grpc.ClientConn, action, view string) (t turnedView, err error) {
 	r, err := freshetv1.NewAdminClient(conn).View(ctx, &freshetv1.ViewRequest{Action: action, View: view})
 	if err != nil {
 		return t, err
 	}
-	b, err := followPace(r)
+	waits := &lastMessage{receiver: r}
+	b, err := follow(waits)
+	if err != nil && status.Code(err) == codes.DeadlineExceeded && waits.text != "" {
+		return t, fault.New(fault.Timeout, "not all partitions of %s answered in time: %s", view, waits.text).
+			ToMend("it comes to pass all the same where it is folded: freshet compare %s shows how far that is; or give it longer with --timeout", view)
+	}
 	if err == nil {
 		err = json.Unmarshal(b, &t)
 	}
 	return t, err
+}
+
+// lastMessage remembers what a long call told last.
+type lastMessage struct {
+	receiver
+	text string
+}
+
+func (m *lastMessage) Recv() (*freshetv1.Progress, error) {
+	p, err := m.receiver.Recv()
+	if err == nil {
+		m.text = p.Message
+	}
+	return p, err
 }
 
 // generationText says which generation of a view is shown, if another one is built, and how the two differ that were compared

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
+	"github.com/freshet-io/freshet/capture"
 	"github.com/freshet-io/freshet/internal/change"
 )
 
@@ -21,15 +22,26 @@ type turnedView struct {
 	Action   string       `json:"action"`
 	Snapshot *snapshotRow `json:"snapshot,omitempty"` // that a resumed view waits for
 	Position string       `json:"position,omitempty"` // where it switched, or was compared
+	// Generations are those of the view when that was done, or is shown.
+	Generations *generations `json:"generations,omitempty"`
 }
 
-// View pauses a view, or lets it go on.
+// View pauses a view, or lets it go on, or does something with its generations. What only the process that captures can do, that one does.
 func (a admin) View(in *freshetv1.ViewRequest, out freshetv1.Admin_ViewServer) error {
-	if err := a.needsCapture(); err != nil {
-		return err
+	if in.Action == showGenerations {
+		return a.show(in, out)
 	}
-	r := a.s.runner.OfView(in.View)
+	var r *capture.Runner
+	if a.s.runner != nil {
+		r = a.s.runner.OfView(in.View)
+	}
 	if r == nil {
+		if done, err := a.passOn(in, out); done || err != nil {
+			return err
+		}
+		if err := a.needsCapture(); err != nil {
+			return err
+		}
 		return status.Errorf(codes.NotFound, "there is no view %q here: freshet views shows them", in.View)
 	}
 	turned := turnedView{View: in.View, Action: in.Action}
@@ -40,7 +52,7 @@ func (a admin) View(in *freshetv1.ViewRequest, out freshetv1.Admin_ViewServer) e
 		return a.turnHeld(r, turned, out)
 	case change.Resume:
 	default:
-		return unknownAction(in.Action, "pause, resume, switch, compare")
+		return unknownAction(in.Action, "pause, resume, switch, compare, show")
 	}
 	j, err := r.ViewResume(out.Context(), in.View)
 	if err == nil && in.Wait {

@@ -268,7 +268,7 @@ func (s *system) openSlot(ctx context.Context, c *pgx.Conn, source pgwire.Source
 		Name: s.cfg.Name, Source: source, Slots: slots, Clock: src.Clock, Catalog: s.written.Part(part.Groups), Topics: s.topics, Registry: s.registry,
 		Dir: dir, SpoolBytes: int64(src.Spool), Workers: src.Snapshot.Workers, ChunkBytes: int64(src.Snapshot.Chunk),
 		Tables: w.tables, Guard: limits(src.SlotGuard), Heartbeat: time.Duration(src.Heartbeat), JoinedBytes: int64(src.JoinedTables),
-		NewSnapshot: s.roles.newSnapshot, Events: told.over(captureEvents(log)), Point: point,
+		NewSnapshot: s.roles.newSnapshot, Address: s.cfg.Advertise.GRPC, Events: told.over(captureEvents(log)), Point: point,
 	}, shapes)
 	return &captured{r, told}, err
 }

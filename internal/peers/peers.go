@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -34,7 +35,8 @@ const (
 	patience  = time.Minute // for a partition that nobody owns: longer than a take-over takes
 	lookAgain = 200 * time.Millisecond
 	stateWait = 5 * time.Second
-	largest   = 64 << 20 // bytes of one answer: what is staged of one bucket
+	dialAgain = 2 * time.Second // at most, after a node did not answer: gRPC's own two minutes are longer than patience
+	largest   = 64 << 20        // bytes of one answer: what is staged of one bucket
 )
 
 // Options say whom to ask; Catalog is needed, and one of Node and Plan.
@@ -73,7 +75,8 @@ func (c *Cluster) Conn(address string) (*grpc.ClientConn, error) {
 	conn := c.conns[address]
 	if conn == nil {
 		var err error
-		conn, err = grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(largest)))
+		conn, err = grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(largest)),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: lookAgain, Multiplier: 1.6, Jitter: 0.2, MaxDelay: dialAgain}, MinConnectTimeout: stateWait}))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", address, err)
 		}

@@ -2075,13 +2075,14 @@ func (x *ApplyResponse) GetChanges() []*PlannedChange {
 	return nil
 }
 
-// ViewRequest says what to do with a view: pause, resume, or with a generation that is held: switch, compare. With wait a resume is followed until the view has
-// every row.
+// ViewRequest says what to do with a view: pause, resume, or with a generation that is held: switch, compare; or show, which does nothing and tells
+// of the generations in all partitions. With wait a resume is followed until the view has every row. passed_on is set between processes.
 type ViewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Action        string                 `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
 	View          string                 `protobuf:"bytes,2,opt,name=view,proto3" json:"view,omitempty"`
 	Wait          bool                   `protobuf:"varint,3,opt,name=wait,proto3" json:"wait,omitempty"`
+	PassedOn      bool                   `protobuf:"varint,4,opt,name=passed_on,json=passedOn,proto3" json:"passed_on,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2133,6 +2134,13 @@ func (x *ViewRequest) GetView() string {
 func (x *ViewRequest) GetWait() bool {
 	if x != nil {
 		return x.Wait
+	}
+	return false
+}
+
+func (x *ViewRequest) GetPassedOn() bool {
+	if x != nil {
+		return x.PassedOn
 	}
 	return false
 }
@@ -3770,6 +3778,180 @@ func (x *PartitionCopy) GetNext() int64 {
 	return 0
 }
 
+type GenerationsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          string                 `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GenerationsRequest) Reset() {
+	*x = GenerationsRequest{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerationsRequest) ProtoMessage() {}
+
+func (x *GenerationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerationsRequest.ProtoReflect.Descriptor instead.
+func (*GenerationsRequest) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *GenerationsRequest) GetView() string {
+	if x != nil {
+		return x.View
+	}
+	return ""
+}
+
+type GenerationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partitions    []*PartitionGeneration `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GenerationsResponse) Reset() {
+	*x = GenerationsResponse{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerationsResponse) ProtoMessage() {}
+
+func (x *GenerationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerationsResponse.ProtoReflect.Descriptor instead.
+func (*GenerationsResponse) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *GenerationsResponse) GetPartitions() []*PartitionGeneration {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// compared_json is what the partition remembers of the generations that were compared last; empty: none were. newest is as the node's definitions
+// have it.
+type PartitionGeneration struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Position      string                 `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	Shown         uint32                 `protobuf:"varint,3,opt,name=shown,proto3" json:"shown,omitempty"`
+	Newest        uint32                 `protobuf:"varint,4,opt,name=newest,proto3" json:"newest,omitempty"`
+	Held          bool                   `protobuf:"varint,5,opt,name=held,proto3" json:"held,omitempty"`
+	ComparedJson  []byte                 `protobuf:"bytes,6,opt,name=compared_json,json=comparedJson,proto3" json:"compared_json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartitionGeneration) Reset() {
+	*x = PartitionGeneration{}
+	mi := &file_freshet_v1_freshet_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartitionGeneration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartitionGeneration) ProtoMessage() {}
+
+func (x *PartitionGeneration) ProtoReflect() protoreflect.Message {
+	mi := &file_freshet_v1_freshet_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartitionGeneration.ProtoReflect.Descriptor instead.
+func (*PartitionGeneration) Descriptor() ([]byte, []int) {
+	return file_freshet_v1_freshet_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *PartitionGeneration) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *PartitionGeneration) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
+func (x *PartitionGeneration) GetShown() uint32 {
+	if x != nil {
+		return x.Shown
+	}
+	return 0
+}
+
+func (x *PartitionGeneration) GetNewest() uint32 {
+	if x != nil {
+		return x.Newest
+	}
+	return 0
+}
+
+func (x *PartitionGeneration) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *PartitionGeneration) GetComparedJson() []byte {
+	if x != nil {
+		return x.ComparedJson
+	}
+	return nil
+}
+
 var File_freshet_v1_freshet_proto protoreflect.FileDescriptor
 
 const file_freshet_v1_freshet_proto_rawDesc = "" +
@@ -3957,11 +4139,12 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\n" +
 	"allow_drop\x18\x02 \x01(\bR\tallowDrop\"D\n" +
 	"\rApplyResponse\x123\n" +
-	"\achanges\x18\x01 \x03(\v2\x19.freshet.v1.PlannedChangeR\achanges\"M\n" +
+	"\achanges\x18\x01 \x03(\v2\x19.freshet.v1.PlannedChangeR\achanges\"j\n" +
 	"\vViewRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x12\n" +
 	"\x04view\x18\x02 \x01(\tR\x04view\x12\x12\n" +
-	"\x04wait\x18\x03 \x01(\bR\x04wait\"\x1e\n" +
+	"\x04wait\x18\x03 \x01(\bR\x04wait\x12\x1b\n" +
+	"\tpassed_on\x18\x04 \x01(\bR\bpassedOn\"\x1e\n" +
 	"\n" +
 	"CutRequest\x12\x10\n" +
 	"\x03sql\x18\x01 \x01(\bR\x03sql\"\x84\x01\n" +
@@ -4071,7 +4254,20 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\rPartitionCopy\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x12\n" +
-	"\x04next\x18\x03 \x01(\x03R\x04next*4\n" +
+	"\x04next\x18\x03 \x01(\x03R\x04next\"(\n" +
+	"\x12GenerationsRequest\x12\x12\n" +
+	"\x04view\x18\x01 \x01(\tR\x04view\"V\n" +
+	"\x13GenerationsResponse\x12?\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x1f.freshet.v1.PartitionGenerationR\n" +
+	"partitions\"\xb6\x01\n" +
+	"\x13PartitionGeneration\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\tR\bposition\x12\x14\n" +
+	"\x05shown\x18\x03 \x01(\rR\x05shown\x12\x16\n" +
+	"\x06newest\x18\x04 \x01(\rR\x06newest\x12\x12\n" +
+	"\x04held\x18\x05 \x01(\bR\x04held\x12#\n" +
+	"\rcompared_json\x18\x06 \x01(\fR\fcomparedJson*4\n" +
 	"\bEncoding\x12\x13\n" +
 	"\x0fENCODING_VALUES\x10\x00\x12\x13\n" +
 	"\x0fENCODING_PACKED\x10\x01*j\n" +
@@ -4102,13 +4298,14 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\x04View\x12\x17.freshet.v1.ViewRequest\x1a\x14.freshet.v1.Progress0\x01\x127\n" +
 	"\x04Dead\x12\x17.freshet.v1.DeadRequest\x1a\x14.freshet.v1.Progress0\x01\x12<\n" +
 	"\x05Nodes\x12\x18.freshet.v1.NodesRequest\x1a\x19.freshet.v1.NodesResponse\x12;\n" +
-	"\x06Verify\x12\x19.freshet.v1.VerifyRequest\x1a\x14.freshet.v1.Progress0\x012\xc2\x02\n" +
+	"\x06Verify\x12\x19.freshet.v1.VerifyRequest\x1a\x14.freshet.v1.Progress0\x012\x92\x03\n" +
 	"\x05Peers\x12B\n" +
 	"\aWaitCut\x12\x1a.freshet.v1.WaitCutRequest\x1a\x1b.freshet.v1.WaitCutResponse\x12;\n" +
 	"\x04Rows\x12\x17.freshet.v1.RowsRequest\x1a\x18.freshet.v1.RowsResponse0\x01\x12<\n" +
 	"\x05Stage\x12\x18.freshet.v1.StageRequest\x1a\x19.freshet.v1.StageResponse\x129\n" +
 	"\x04Trim\x12\x17.freshet.v1.TrimRequest\x1a\x18.freshet.v1.TrimResponse\x12?\n" +
-	"\x06States\x12\x19.freshet.v1.StatesRequest\x1a\x1a.freshet.v1.StatesResponseB8Z6github.com/freshet-io/freshet/api/freshet/v1;freshetv1b\x06proto3"
+	"\x06States\x12\x19.freshet.v1.StatesRequest\x1a\x1a.freshet.v1.StatesResponse\x12N\n" +
+	"\vGenerations\x12\x1e.freshet.v1.GenerationsRequest\x1a\x1f.freshet.v1.GenerationsResponseB8Z6github.com/freshet-io/freshet/api/freshet/v1;freshetv1b\x06proto3"
 
 var (
 	file_freshet_v1_freshet_proto_rawDescOnce sync.Once
@@ -4123,65 +4320,68 @@ func file_freshet_v1_freshet_proto_rawDescGZIP() []byte {
 }
 
 var file_freshet_v1_freshet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_freshet_v1_freshet_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_freshet_v1_freshet_proto_goTypes = []any{
-	(Encoding)(0),             // 0: freshet.v1.Encoding
-	(Status)(0),               // 1: freshet.v1.Status
-	(*Value)(nil),             // 2: freshet.v1.Value
-	(*ValueList)(nil),         // 3: freshet.v1.ValueList
-	(*Key)(nil),               // 4: freshet.v1.Key
-	(*Selection)(nil),         // 5: freshet.v1.Selection
-	(*GetRequest)(nil),        // 6: freshet.v1.GetRequest
-	(*Row)(nil),               // 7: freshet.v1.Row
-	(*Columns)(nil),           // 8: freshet.v1.Columns
-	(*PartitionLag)(nil),      // 9: freshet.v1.PartitionLag
-	(*GetResponse)(nil),       // 10: freshet.v1.GetResponse
-	(*SubscribeRequest)(nil),  // 11: freshet.v1.SubscribeRequest
-	(*Delta)(nil),             // 12: freshet.v1.Delta
-	(*SubscribeResponse)(nil), // 13: freshet.v1.SubscribeResponse
-	(*DescribeRequest)(nil),   // 14: freshet.v1.DescribeRequest
-	(*View)(nil),              // 15: freshet.v1.View
-	(*Comparison)(nil),        // 16: freshet.v1.Comparison
-	(*StoppedView)(nil),       // 17: freshet.v1.StoppedView
-	(*DescribeResponse)(nil),  // 18: freshet.v1.DescribeResponse
-	(*Progress)(nil),          // 19: freshet.v1.Progress
-	(*PlanRequest)(nil),       // 20: freshet.v1.PlanRequest
-	(*File)(nil),              // 21: freshet.v1.File
-	(*PlanResponse)(nil),      // 22: freshet.v1.PlanResponse
-	(*PlannedChange)(nil),     // 23: freshet.v1.PlannedChange
-	(*ApplyRequest)(nil),      // 24: freshet.v1.ApplyRequest
-	(*ApplyResponse)(nil),     // 25: freshet.v1.ApplyResponse
-	(*ViewRequest)(nil),       // 26: freshet.v1.ViewRequest
-	(*CutRequest)(nil),        // 27: freshet.v1.CutRequest
-	(*CutResponse)(nil),       // 28: freshet.v1.CutResponse
-	(*MergeRequest)(nil),      // 29: freshet.v1.MergeRequest
-	(*GateRequest)(nil),       // 30: freshet.v1.GateRequest
-	(*GateResponse)(nil),      // 31: freshet.v1.GateResponse
-	(*ModelRequest)(nil),      // 32: freshet.v1.ModelRequest
-	(*ModelResponse)(nil),     // 33: freshet.v1.ModelResponse
-	(*ScoreRequest)(nil),      // 34: freshet.v1.ScoreRequest
-	(*PipelineRequest)(nil),   // 35: freshet.v1.PipelineRequest
-	(*TableRequest)(nil),      // 36: freshet.v1.TableRequest
-	(*SnapshotRequest)(nil),   // 37: freshet.v1.SnapshotRequest
-	(*DeadRequest)(nil),       // 38: freshet.v1.DeadRequest
-	(*NodesRequest)(nil),      // 39: freshet.v1.NodesRequest
-	(*NodesResponse)(nil),     // 40: freshet.v1.NodesResponse
-	(*PartitionTraffic)(nil),  // 41: freshet.v1.PartitionTraffic
-	(*HotKey)(nil),            // 42: freshet.v1.HotKey
-	(*VerifyRequest)(nil),     // 43: freshet.v1.VerifyRequest
-	(*WaitCutRequest)(nil),    // 44: freshet.v1.WaitCutRequest
-	(*WaitCutResponse)(nil),   // 45: freshet.v1.WaitCutResponse
-	(*RowsRequest)(nil),       // 46: freshet.v1.RowsRequest
-	(*RowsResponse)(nil),      // 47: freshet.v1.RowsResponse
-	(*StageRequest)(nil),      // 48: freshet.v1.StageRequest
-	(*StageResponse)(nil),     // 49: freshet.v1.StageResponse
-	(*TrimRequest)(nil),       // 50: freshet.v1.TrimRequest
-	(*TrimResponse)(nil),      // 51: freshet.v1.TrimResponse
-	(*StatesRequest)(nil),     // 52: freshet.v1.StatesRequest
-	(*StatesResponse)(nil),    // 53: freshet.v1.StatesResponse
-	(*PartitionState)(nil),    // 54: freshet.v1.PartitionState
-	(*PartitionCopy)(nil),     // 55: freshet.v1.PartitionCopy
-	nil,                       // 56: freshet.v1.Comparison.ColumnsEntry
+	(Encoding)(0),               // 0: freshet.v1.Encoding
+	(Status)(0),                 // 1: freshet.v1.Status
+	(*Value)(nil),               // 2: freshet.v1.Value
+	(*ValueList)(nil),           // 3: freshet.v1.ValueList
+	(*Key)(nil),                 // 4: freshet.v1.Key
+	(*Selection)(nil),           // 5: freshet.v1.Selection
+	(*GetRequest)(nil),          // 6: freshet.v1.GetRequest
+	(*Row)(nil),                 // 7: freshet.v1.Row
+	(*Columns)(nil),             // 8: freshet.v1.Columns
+	(*PartitionLag)(nil),        // 9: freshet.v1.PartitionLag
+	(*GetResponse)(nil),         // 10: freshet.v1.GetResponse
+	(*SubscribeRequest)(nil),    // 11: freshet.v1.SubscribeRequest
+	(*Delta)(nil),               // 12: freshet.v1.Delta
+	(*SubscribeResponse)(nil),   // 13: freshet.v1.SubscribeResponse
+	(*DescribeRequest)(nil),     // 14: freshet.v1.DescribeRequest
+	(*View)(nil),                // 15: freshet.v1.View
+	(*Comparison)(nil),          // 16: freshet.v1.Comparison
+	(*StoppedView)(nil),         // 17: freshet.v1.StoppedView
+	(*DescribeResponse)(nil),    // 18: freshet.v1.DescribeResponse
+	(*Progress)(nil),            // 19: freshet.v1.Progress
+	(*PlanRequest)(nil),         // 20: freshet.v1.PlanRequest
+	(*File)(nil),                // 21: freshet.v1.File
+	(*PlanResponse)(nil),        // 22: freshet.v1.PlanResponse
+	(*PlannedChange)(nil),       // 23: freshet.v1.PlannedChange
+	(*ApplyRequest)(nil),        // 24: freshet.v1.ApplyRequest
+	(*ApplyResponse)(nil),       // 25: freshet.v1.ApplyResponse
+	(*ViewRequest)(nil),         // 26: freshet.v1.ViewRequest
+	(*CutRequest)(nil),          // 27: freshet.v1.CutRequest
+	(*CutResponse)(nil),         // 28: freshet.v1.CutResponse
+	(*MergeRequest)(nil),        // 29: freshet.v1.MergeRequest
+	(*GateRequest)(nil),         // 30: freshet.v1.GateRequest
+	(*GateResponse)(nil),        // 31: freshet.v1.GateResponse
+	(*ModelRequest)(nil),        // 32: freshet.v1.ModelRequest
+	(*ModelResponse)(nil),       // 33: freshet.v1.ModelResponse
+	(*ScoreRequest)(nil),        // 34: freshet.v1.ScoreRequest
+	(*PipelineRequest)(nil),     // 35: freshet.v1.PipelineRequest
+	(*TableRequest)(nil),        // 36: freshet.v1.TableRequest
+	(*SnapshotRequest)(nil),     // 37: freshet.v1.SnapshotRequest
+	(*DeadRequest)(nil),         // 38: freshet.v1.DeadRequest
+	(*NodesRequest)(nil),        // 39: freshet.v1.NodesRequest
+	(*NodesResponse)(nil),       // 40: freshet.v1.NodesResponse
+	(*PartitionTraffic)(nil),    // 41: freshet.v1.PartitionTraffic
+	(*HotKey)(nil),              // 42: freshet.v1.HotKey
+	(*VerifyRequest)(nil),       // 43: freshet.v1.VerifyRequest
+	(*WaitCutRequest)(nil),      // 44: freshet.v1.WaitCutRequest
+	(*WaitCutResponse)(nil),     // 45: freshet.v1.WaitCutResponse
+	(*RowsRequest)(nil),         // 46: freshet.v1.RowsRequest
+	(*RowsResponse)(nil),        // 47: freshet.v1.RowsResponse
+	(*StageRequest)(nil),        // 48: freshet.v1.StageRequest
+	(*StageResponse)(nil),       // 49: freshet.v1.StageResponse
+	(*TrimRequest)(nil),         // 50: freshet.v1.TrimRequest
+	(*TrimResponse)(nil),        // 51: freshet.v1.TrimResponse
+	(*StatesRequest)(nil),       // 52: freshet.v1.StatesRequest
+	(*StatesResponse)(nil),      // 53: freshet.v1.StatesResponse
+	(*PartitionState)(nil),      // 54: freshet.v1.PartitionState
+	(*PartitionCopy)(nil),       // 55: freshet.v1.PartitionCopy
+	(*GenerationsRequest)(nil),  // 56: freshet.v1.GenerationsRequest
+	(*GenerationsResponse)(nil), // 57: freshet.v1.GenerationsResponse
+	(*PartitionGeneration)(nil), // 58: freshet.v1.PartitionGeneration
+	nil,                         // 59: freshet.v1.Comparison.ColumnsEntry
 }
 var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	3,  // 0: freshet.v1.Value.list:type_name -> freshet.v1.ValueList
@@ -4203,7 +4403,7 @@ var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	8,  // 16: freshet.v1.View.columns:type_name -> freshet.v1.Columns
 	17, // 17: freshet.v1.View.stopped:type_name -> freshet.v1.StoppedView
 	16, // 18: freshet.v1.View.compared:type_name -> freshet.v1.Comparison
-	56, // 19: freshet.v1.Comparison.columns:type_name -> freshet.v1.Comparison.ColumnsEntry
+	59, // 19: freshet.v1.Comparison.columns:type_name -> freshet.v1.Comparison.ColumnsEntry
 	15, // 20: freshet.v1.DescribeResponse.views:type_name -> freshet.v1.View
 	9,  // 21: freshet.v1.DescribeResponse.partitions:type_name -> freshet.v1.PartitionLag
 	21, // 22: freshet.v1.PlanRequest.files:type_name -> freshet.v1.File
@@ -4215,57 +4415,60 @@ var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	42, // 28: freshet.v1.PartitionTraffic.hot_keys:type_name -> freshet.v1.HotKey
 	54, // 29: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
 	55, // 30: freshet.v1.StatesResponse.copies:type_name -> freshet.v1.PartitionCopy
-	6,  // 31: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
-	6,  // 32: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
-	11, // 33: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
-	14, // 34: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
-	20, // 35: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
-	24, // 36: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
-	27, // 37: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
-	29, // 38: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
-	30, // 39: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
-	32, // 40: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
-	34, // 41: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
-	35, // 42: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
-	36, // 43: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
-	37, // 44: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
-	26, // 45: freshet.v1.Admin.View:input_type -> freshet.v1.ViewRequest
-	38, // 46: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
-	39, // 47: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
-	43, // 48: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
-	44, // 49: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
-	46, // 50: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
-	48, // 51: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
-	50, // 52: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
-	52, // 53: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
-	10, // 54: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
-	10, // 55: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
-	13, // 56: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
-	18, // 57: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
-	22, // 58: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
-	25, // 59: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
-	28, // 60: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
-	19, // 61: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
-	31, // 62: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
-	33, // 63: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
-	19, // 64: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
-	19, // 65: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
-	19, // 66: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
-	19, // 67: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
-	19, // 68: freshet.v1.Admin.View:output_type -> freshet.v1.Progress
-	19, // 69: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
-	40, // 70: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
-	19, // 71: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
-	45, // 72: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
-	47, // 73: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
-	49, // 74: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
-	51, // 75: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
-	53, // 76: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
-	54, // [54:77] is the sub-list for method output_type
-	31, // [31:54] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	58, // 31: freshet.v1.GenerationsResponse.partitions:type_name -> freshet.v1.PartitionGeneration
+	6,  // 32: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
+	6,  // 33: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
+	11, // 34: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
+	14, // 35: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
+	20, // 36: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
+	24, // 37: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
+	27, // 38: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
+	29, // 39: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
+	30, // 40: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
+	32, // 41: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
+	34, // 42: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
+	35, // 43: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
+	36, // 44: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
+	37, // 45: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
+	26, // 46: freshet.v1.Admin.View:input_type -> freshet.v1.ViewRequest
+	38, // 47: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
+	39, // 48: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
+	43, // 49: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
+	44, // 50: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
+	46, // 51: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
+	48, // 52: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
+	50, // 53: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
+	52, // 54: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
+	56, // 55: freshet.v1.Peers.Generations:input_type -> freshet.v1.GenerationsRequest
+	10, // 56: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
+	10, // 57: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
+	13, // 58: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
+	18, // 59: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
+	22, // 60: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
+	25, // 61: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
+	28, // 62: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
+	19, // 63: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
+	31, // 64: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
+	33, // 65: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
+	19, // 66: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
+	19, // 67: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
+	19, // 68: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
+	19, // 69: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
+	19, // 70: freshet.v1.Admin.View:output_type -> freshet.v1.Progress
+	19, // 71: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
+	40, // 72: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
+	19, // 73: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
+	45, // 74: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
+	47, // 75: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
+	49, // 76: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
+	51, // 77: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
+	53, // 78: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
+	57, // 79: freshet.v1.Peers.Generations:output_type -> freshet.v1.GenerationsResponse
+	56, // [56:80] is the sub-list for method output_type
+	32, // [32:56] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_freshet_v1_freshet_proto_init() }
@@ -4294,7 +4497,7 @@ func file_freshet_v1_freshet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_freshet_v1_freshet_proto_rawDesc), len(file_freshet_v1_freshet_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   55,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -883,11 +883,12 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Peers_WaitCut_FullMethodName = "/freshet.v1.Peers/WaitCut"
-	Peers_Rows_FullMethodName    = "/freshet.v1.Peers/Rows"
-	Peers_Stage_FullMethodName   = "/freshet.v1.Peers/Stage"
-	Peers_Trim_FullMethodName    = "/freshet.v1.Peers/Trim"
-	Peers_States_FullMethodName  = "/freshet.v1.Peers/States"
+	Peers_WaitCut_FullMethodName     = "/freshet.v1.Peers/WaitCut"
+	Peers_Rows_FullMethodName        = "/freshet.v1.Peers/Rows"
+	Peers_Stage_FullMethodName       = "/freshet.v1.Peers/Stage"
+	Peers_Trim_FullMethodName        = "/freshet.v1.Peers/Trim"
+	Peers_States_FullMethodName      = "/freshet.v1.Peers/States"
+	Peers_Generations_FullMethodName = "/freshet.v1.Peers/Generations"
 )
 
 // PeersClient is the client API for Peers service.
@@ -907,6 +908,8 @@ type PeersClient interface {
 	Trim(ctx context.Context, in *TrimRequest, opts ...grpc.CallOption) (*TrimResponse, error)
 	// States tells how far the partitions are that the node owns.
 	States(ctx context.Context, in *StatesRequest, opts ...grpc.CallOption) (*StatesResponse, error)
+	// Generations tells how far the generations of a view are in the partitions that the node owns.
+	Generations(ctx context.Context, in *GenerationsRequest, opts ...grpc.CallOption) (*GenerationsResponse, error)
 }
 
 type peersClient struct {
@@ -976,6 +979,16 @@ func (c *peersClient) States(ctx context.Context, in *StatesRequest, opts ...grp
 	return out, nil
 }
 
+func (c *peersClient) Generations(ctx context.Context, in *GenerationsRequest, opts ...grpc.CallOption) (*GenerationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GenerationsResponse)
+	err := c.cc.Invoke(ctx, Peers_Generations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeersServer is the server API for Peers service.
 // All implementations must embed UnimplementedPeersServer
 // for forward compatibility.
@@ -993,6 +1006,8 @@ type PeersServer interface {
 	Trim(context.Context, *TrimRequest) (*TrimResponse, error)
 	// States tells how far the partitions are that the node owns.
 	States(context.Context, *StatesRequest) (*StatesResponse, error)
+	// Generations tells how far the generations of a view are in the partitions that the node owns.
+	Generations(context.Context, *GenerationsRequest) (*GenerationsResponse, error)
 	mustEmbedUnimplementedPeersServer()
 }
 
@@ -1017,6 +1032,9 @@ func (UnimplementedPeersServer) Trim(context.Context, *TrimRequest) (*TrimRespon
 }
 func (UnimplementedPeersServer) States(context.Context, *StatesRequest) (*StatesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method States not implemented")
+}
+func (UnimplementedPeersServer) Generations(context.Context, *GenerationsRequest) (*GenerationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Generations not implemented")
 }
 func (UnimplementedPeersServer) mustEmbedUnimplementedPeersServer() {}
 func (UnimplementedPeersServer) testEmbeddedByValue()               {}
@@ -1122,6 +1140,24 @@ func _Peers_States_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peers_Generations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GenerationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeersServer).Generations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peers_Generations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeersServer).Generations(ctx, req.(*GenerationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peers_ServiceDesc is the grpc.ServiceDesc for Peers service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1144,6 +1180,10 @@ var Peers_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "States",
 			Handler:    _Peers_States_Handler,
+		},
+		{
+			MethodName: "Generations",
+			Handler:    _Peers_Generations_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
