@@ -157,15 +157,12 @@ func TestTheFirstSnapshotGoesOn(t *testing.T) {
 	w := newWorld(t, nil)
 	c := w.connect()
 	w.exec(c, "insert into public.items select -i, 'account ' || i % 13, i, repeat('y', i % 50) from generate_series(1, 50000) i")
-	stop := make(chan struct{}, 1)
+	var armed atomic.Bool
 	w.options = func(o *capture.Options) {
 		o.ChunkBytes = 256 << 10
 		o.Point = func(name string) {
-			if name == "capture.chunk-committed" {
-				select {
-				case stop <- struct{}{}:
-				default:
-				}
+			if name == "capture.chunk-committed" && armed.CompareAndSwap(true, false) {
+				w.stop()
 			}
 		}
 	}
@@ -173,14 +170,9 @@ func TestTheFirstSnapshotGoesOn(t *testing.T) {
 	own, wc := rand.New(rand.NewPCG(r.Uint64(), r.Uint64())), w.connect()
 	g.Go(func() error { return w.history(own, wc, 1, 60) })
 	for range 3 {
+		armed.Store(true)
 		w.start()
-		<-stop
-		w.stop()
 		w.cutOff()
-		select {
-		case <-stop:
-		default:
-		}
 	}
 	w.start()
 	w.wait("public.items#1", capture.JobDone)

@@ -33,7 +33,10 @@ const lastRow = 1_000_000_000
 // one that streams as soon as some 64 kB are there.
 func startStream(t *testing.T) *stream {
 	t.Helper()
-	settings := map[string]string{"wal_level": "logical", "logical_decoding_work_mem": "64kB"}
+	settings := map[string]string{
+		"wal_level": "logical", "logical_decoding_work_mem": "64kB",
+		"wal_sender_timeout": "0", // nobody answers here, and on a busy machine it takes longer
+	}
 	st := &stream{filler: 3000, messages: make(chan [][]byte, 1)}
 	if testkit.PostgresVersion(t) >= 16 {
 		settings["debug_logical_replication_streaming"] = "immediate"
