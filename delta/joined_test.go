@@ -113,12 +113,7 @@ func checkJoined(t *testing.T, p *Partition) {
 // What views keep of a joined table is counted to the byte, and one that would keep more than the bound stands still until
 // its tables have been read whole and fit: over lost changes, truncations, snapshots, shapes that do not fit, restarts.
 func TestBoundsOfJoinedTablesEqualAPlainModel(t *testing.T) {
-	total := rereadHistories(t, 10, 100, true, true)
-	for _, what := range []string{"over the bound", "over it again", "truncate planes", "goes on", "stopped by public.planes"} {
-		if total[what] == 0 {
-			t.Errorf("no history has %q: %v", what, total)
-		}
-	}
+	rereadHistories(t, 10, 100, true, true, "over the bound", "over it again", "truncate planes", "goes on", "stopped by public.planes")
 }
 
 // Where a view passes the bound does not depend on batches or restarts, nor on how many columns the source had when a
