@@ -72,7 +72,7 @@ func (s *session) backfill(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b := &backfill{session: s, id: j.ID, known: s.known[j.Table]}
+		b := &backfill{session: s, id: j.ID, known: s.known[j.Table], pacer: pacer{patience: s.o.FoldPatience}}
 		err = b.run(ctx)
 		switch {
 		case err == nil:
@@ -116,6 +116,7 @@ type backfill struct {
 	key    initial.Key
 	reader *initial.Reader
 	chunks []initial.Chunk // by blocks; nil: by key
+	pacer  pacer
 }
 
 func (b *backfill) run(ctx context.Context) (err error) {
@@ -154,6 +155,9 @@ func (b *backfill) run(ctx context.Context) (err error) {
 	if err := initial.Fence(limited, b.conn); err != nil {
 		return err
 	}
+	look := time.NewTicker(foldLook)
+	defer look.Stop()
+	defer b.jobs.waits(b.id, "")
 	for {
 		j := b.jobs.get(b.id)
 		switch {
@@ -163,6 +167,14 @@ func (b *backfill) run(ctx context.Context) (err error) {
 			return b.end(ctx, j.Status == JobCancelled)
 		case b.shed.Load():
 			return nil
+		}
+		if !b.may(ctx, j) {
+			select {
+			case <-look.C:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			continue
 		}
 		if err := b.chunk(ctx, j); errors.Is(err, errOver) {
 			return nil
@@ -289,6 +301,9 @@ func (b *backfill) read(ctx context.Context, j Job) (batch *initial.Batch, asked
 
 // chunk reads some rows and publishes those that the stream has not overtaken.
 func (b *backfill) chunk(ctx context.Context, j Job) error {
+	if b.reader.Rows = 0; b.paces(j) {
+		b.reader.Rows = b.pacer.size()
+	}
 	batch, asked, err := b.read(ctx, j)
 	if errors.Is(err, initial.ErrRewritten) { // from the first block on
 		if err := b.jobs.change(ctx, b.id, func(j *Job) error { j.Leaf, j.File, j.Block = "", 0, 0; return nil }); err != nil {
@@ -329,7 +344,10 @@ func (b *backfill) chunk(ctx context.Context, j Job) error {
 			<-pause.C
 		}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return b.noteEnds(ctx, j, batch.Len())
 }
 
 // publish writes a batch. It gives false if the batch is too old by now.

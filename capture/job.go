@@ -58,6 +58,8 @@ type Job struct {
 	// Rank orders jobs: what others join comes first.
 	Rank    int   `json:"rank,omitempty"`
 	LogTime int64 `json:"log_time,omitempty"` // when it was asked for, microseconds
+	// Waits says for which partitions it waits, or no more; "": for none, or not for long.
+	Waits string `json:"-"`
 }
 
 const (
@@ -235,6 +237,16 @@ func (js *jobs) wake() {
 	defer js.mu.Unlock()
 	close(js.moved)
 	js.moved = make(chan struct{})
+}
+
+// waits notes what a job waits for, and tells whether that is new.
+func (js *jobs) waits(id, what string) bool {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	j := js.all[id]
+	was := j.Waits
+	j.Waits = what
+	return was != what
 }
 
 // wait gives the first job that there is something to do for, as soon as there is one: one that runs, or

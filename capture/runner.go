@@ -55,9 +55,14 @@ type Options struct {
 	Slots []string
 	// Address is where other processes reach this one; "": nowhere.
 	Address string
+	// Folded tells, of each partition whose owner is known, which record of the changes is to be folded next. A snapshot
+	// beside the stream then publishes no faster than that. nil: it does not wait for anybody.
+	Folded func(ctx context.Context, tell func(group string, partition int, next int64)) error
+	// FoldPatience bounds the wait for a partition that folds nothing, or of which nothing is told. 0: a minute.
+	FoldPatience time.Duration
 	// NewSnapshot begins a new epoch with a new snapshot, whatever there is.
 	NewSnapshot bool
-	Now         func() time.Time // for the server's statistics; nil: time.Now
+	Now         func() time.Time // for the server's statistics and the pace of snapshots, in no value; nil: time.Now
 	Events      Events
 	Point       func(name string) // named places, for fault injection
 }
@@ -75,6 +80,8 @@ type Events struct {
 	Dead func(letter *change.Dead)
 	// Snapshot tells how far a snapshot beside the stream is.
 	Snapshot func(j Job)
+	// Waits tells for which partitions a snapshot beside the stream waits, or no more; "": it does not wait.
+	Waits func(id, what string)
 	// Guard tells what the slot costs its server, and what there is to do about it.
 	Guard func(r slotguard.Report)
 	// Mute tells that heartbeats may not be written into the source's log.
@@ -133,7 +140,7 @@ func splitClock(clock string) (table, column string) {
 // New checks the options; shapes are of every table that Tables names.
 func New(o Options, shapes []*feature.Table) (*Runner, error) {
 	if o.Now == nil {
-		o.Now = time.Now //nolint:forbidigo // goes to the server's statistics only
+		o.Now = time.Now //nolint:forbidigo // in no value
 	}
 	kept := &ledger{registry: o.Registry}
 	r := &Runner{o: o, known: map[string]*known{}, ledger: kept, jobs: newJobs(kept, o.Source.Slot), drop: make(chan slotguard.Action, 1), cuts: make(chan *cutRequest), steps: make(chan *step), ended: make(chan struct{}), kick: make(chan bool, 1)}

@@ -181,7 +181,7 @@ func (f figure) desc() *prometheus.Desc {
 }
 
 // labelled are the figures that a table or a snapshot has.
-type labelled struct{ first, firstDone, read, rows, estimate, status *prometheus.Desc }
+type labelled struct{ first, firstDone, read, rows, estimate, waits, status *prometheus.Desc }
 
 func labelledDescs() labelled {
 	of := func(name, help string, labels ...string) *prometheus.Desc {
@@ -193,6 +193,7 @@ func labelledDescs() labelled {
 		of("snapshot_read_rows", "Rows read by a snapshot beside the stream.", "snapshot"),
 		of("snapshot_published_rows", "Of them published.", "snapshot"),
 		of("snapshot_estimated_rows", "Rows that the table has by the planner's statistics.", "snapshot"),
+		of("snapshot_waits", "1 while a snapshot beside the stream waits for nodes to fold what it has read, or waits for some no more.", "snapshot"),
 		of("snapshots", "Snapshots beside the stream, by status.", "status"),
 	}
 }
@@ -203,7 +204,7 @@ func (c *captureMetrics) Describe(out chan<- *prometheus.Desc) {
 		out <- f.desc()
 	}
 	l := labelledDescs()
-	for _, d := range []*prometheus.Desc{l.first, l.firstDone, l.read, l.rows, l.estimate, l.status} {
+	for _, d := range []*prometheus.Desc{l.first, l.firstDone, l.read, l.rows, l.estimate, l.waits, l.status} {
 		out <- d
 	}
 }
@@ -244,6 +245,7 @@ func (c *captured) collect(out chan<- prometheus.Metric) {
 		send(l.read, prometheus.GaugeValue, float64(j.Read), j.ID)
 		send(l.rows, prometheus.GaugeValue, float64(j.Rows), j.ID)
 		send(l.estimate, prometheus.GaugeValue, float64(j.Estimate), j.ID)
+		send(l.waits, prometheus.GaugeValue, flag(j.Waits != ""), j.ID)
 	}
 	for status, n := range statuses {
 		send(l.status, prometheus.GaugeValue, float64(n), string(status))

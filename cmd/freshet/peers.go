@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -37,6 +38,25 @@ func (s *system) openPeers() error {
 	s.peers = peers.New(o)
 	s.onClose(s.peers.Close)
 	return nil
+}
+
+// folded tells how far the owners of partitions are in the topics that capture writes. Where a group is about to grow those
+// are others than nodes read, and nobody waits for them.
+func (s *system) folded(ctx context.Context, tell func(group string, partition int, next int64)) error {
+	grows := map[string]bool{}
+	for _, g := range s.written.Groups {
+		if is := s.catalog.Group(g.Name); is == nil || is.Log() != g.Log() {
+			grows[g.Name] = true
+			for i := range g.Partitions {
+				tell(g.Name, i, math.MaxInt64)
+			}
+		}
+	}
+	return s.peers.Folded(ctx, func(group string, partition int, next int64) {
+		if !grows[group] {
+			tell(group, partition, next)
+		}
+	})
 }
 
 func (s *system) groupPlan(ctx context.Context) (*assign.Plan, error) {

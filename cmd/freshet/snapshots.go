@@ -35,12 +35,13 @@ type snapshotRow struct {
 	Why      string `json:"why,omitempty"`
 	Initial  string `json:"initial,omitempty"`
 	Error    string `json:"error,omitempty"`
+	Waits    string `json:"waits,omitempty"` // for which nodes it waits, or no more
 }
 
 func rowOf(j capture.SlotJob) snapshotRow {
 	r := snapshotRow{
 		ID: j.ID, Slot: j.Slot, Table: j.Table, Status: string(j.Status), Rows: j.Rows, Read: j.Read,
-		Where: j.Where, Why: j.Why, Initial: j.Initial, Error: j.Error,
+		Where: j.Where, Why: j.Why, Initial: j.Initial, Error: j.Error, Waits: j.Waits,
 	}
 	if j.Estimate > 0 {
 		r.Estimate = &j.Estimate
@@ -119,6 +120,9 @@ func (s *system) followSnapshot(p progress, id string) error {
 		message := pace.line(j.Job, time.Now()) //nolint:forbidigo // progress on the terminal
 		if guard != nil && guard.State.Stage >= slotguard.Shed && j.Status == capture.JobRunning {
 			message += "; it waits until the slot holds less of the source's log: freshet slot"
+		}
+		if j.Waits != "" {
+			message += "; " + j.Waits + ": freshet nodes"
 		}
 		if err := p.Send(&freshetv1.Progress{Step: id, Count: int64(j.Read), Total: j.Estimate, Message: message}); err != nil {
 			return err

@@ -268,7 +268,7 @@ func (s *system) openSlot(ctx context.Context, c *pgx.Conn, source pgwire.Source
 		Name: s.cfg.Name, Source: source, Slots: slots, Clock: src.Clock, Catalog: s.written.Part(part.Groups), Topics: s.topics, Registry: s.registry,
 		Dir: dir, SpoolBytes: int64(src.Spool), Workers: src.Snapshot.Workers, ChunkBytes: int64(src.Snapshot.Chunk),
 		Tables: w.tables, Guard: limits(src.SlotGuard), Heartbeat: time.Duration(src.Heartbeat), JoinedBytes: int64(src.JoinedTables),
-		NewSnapshot: s.roles.newSnapshot, Address: s.cfg.Advertise.GRPC, Events: told.over(captureEvents(log)), Point: point,
+		NewSnapshot: s.roles.newSnapshot, Address: s.cfg.Advertise.GRPC, Folded: s.folded, Events: told.over(captureEvents(log)), Point: point,
 	}, shapes)
 	return &captured{r, told}, err
 }
@@ -469,6 +469,13 @@ func captureEvents(log *slog.Logger) capture.Events {
 		},
 		SpoolFull: func(full *spool.Full) {
 			log.Warn("the spool of transactions in progress is full: from now on the server keeps them until they are committed", "dir", full.Dir, "bytes", full.Limit)
+		},
+		Waits: func(id, what string) {
+			if what == "" {
+				log.Info("a snapshot beside the stream does not wait any more", "snapshot", id)
+				return
+			}
+			log.Warn("a snapshot beside the stream goes as nodes do", "snapshot", id, "why", what)
 		},
 		Gone: func(table, why string) {
 			log.Error("nothing more comes of a table: the views that use it stand still", "table", table, "why", why)

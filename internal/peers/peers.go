@@ -304,19 +304,28 @@ func (c *Cluster) each(ctx context.Context, tell func(*freshetv1.StatesResponse)
 		return err
 	}
 	for id, address := range plan.Addresses {
-		conn, err := c.Conn(address)
+		r, err := c.ask(ctx, id, address)
 		if err != nil {
 			return err
-		}
-		limited, cancel := context.WithTimeout(ctx, stateWait)
-		r, err := freshetv1.NewPeersClient(conn).States(limited, &freshetv1.StatesRequest{})
-		cancel()
-		if err != nil {
-			return fmt.Errorf("node %s: %w", id, fromPeer(err))
 		}
 		tell(r)
 	}
 	return nil
+}
+
+// ask asks a node how far it is.
+func (c *Cluster) ask(ctx context.Context, id, address string) (*freshetv1.StatesResponse, error) {
+	conn, err := c.Conn(address)
+	if err != nil {
+		return nil, err
+	}
+	limited, cancel := context.WithTimeout(ctx, stateWait)
+	defer cancel()
+	r, err := freshetv1.NewPeersClient(conn).States(limited, &freshetv1.StatesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", id, fromPeer(err))
+	}
+	return r, nil
 }
 
 // Behind gives the least record that some node's copy of a partition is to read next; a copy of a node that does not
@@ -334,6 +343,40 @@ func (c *Cluster) Behind(ctx context.Context, group string, partition int) (int6
 		}
 	})
 	return least, err
+}
+
+// Folded tells, of each partition whose owner answers, which record of its changes is to be folded next. An error says why
+// some are left out.
+func (c *Cluster) Folded(ctx context.Context, tell func(group string, partition int, next int64)) error {
+	if c.o.Plan == nil {
+		for _, p := range c.o.Node.Copies() {
+			if p.Owned {
+				tell(p.Group, p.Partition, p.Next)
+			}
+		}
+		return nil
+	}
+	plan, err := c.o.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	if plan == nil {
+		return fault.New(fault.Unreachable, "the group of nodes has no plan yet").ToMend("freshet node -c FILE")
+	}
+	var errs []error
+	for id, address := range plan.Addresses {
+		r, err := c.ask(ctx, id, address)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, p := range r.Copies {
+			if g := c.o.Catalog.Group(p.Group); g != nil && plan.Owner(g.Log(), int(p.Partition)) == id {
+				tell(p.Group, int(p.Partition), p.Next)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Away is merge.Options.Away.
