@@ -151,7 +151,7 @@ func (p *publisher) closeCell(ctx context.Context) error {
 	p.stats.Cells++
 	clear(p.rows) // they hold on to their values
 	p.rows, p.held = p.rows[:0], 0
-	if snapshot && p.beat.resume > p.last.LSN { // the tails must not hide how far the slot is confirmed
+	if snapshot && p.whole > p.last.LSN { // the tails must not hide how far the slot is confirmed
 		if err := p.beatNow(ctx); err != nil {
 			return err
 		}
@@ -256,10 +256,14 @@ func (p *publisher) control(ctx context.Context, c change.Control) error {
 	return p.write(ctx, c)
 }
 
+// write writes a control record everywhere. It hides the record before it from who takes over, and that one may be why
+// the slot is confirmed as far as it is (a cut at the consistent point of a snapshot is above what the stream has told
+// so far, and a heartbeat comes after it): so it says no less.
 func (p *publisher) write(ctx context.Context, c change.Control) error {
 	if err := p.begin(); err != nil {
 		return err
 	}
+	c.Resume = max(c.Resume, p.whole)
 	for i, g := range p.groups {
 		p.everywhere(ctx, place{p.names[i], g.Partitions, p.controlID[i]}, &c)
 	}
