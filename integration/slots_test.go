@@ -281,18 +281,19 @@ func TestASlotThatIsNotReadForAWhile(t *testing.T) {
 	a := h.start(0, "")
 	for ordinal, dieAt := range []string{"", "capture.before-cut", "capture.cut-in-topics"} {
 		b := h.start(1, dieAt)
-		cuts := capture.NewSeveral(5*time.Second, a.Runner, b.Runner)
+		cuts := capture.NewSeveral(cutPatience, a.Runner, b.Runner)
 		if dieAt == "" { // it is there, and then it is not
-			must(capture.NewSeveral(cutPatience, a.Runner, b.Runner).Cut(ctx, false))(t)
+			must(cuts.Cut(ctx, false))(t)
 			b.stop()
 		}
 		h.write(2)
-		_, err := cuts.Cut(ctx, false)
+		_, err := cuts.Cut(h.leftAlone(ctx, b, int64(ordinal+2)), false)
 		want := fmt.Sprintf("cut-%d was not put through slot freshet_b in time", ordinal+2)
 		if fault.ClassOf(err) != fault.Timeout || !strings.Contains(err.Error(), want) {
 			t.Fatalf("%s: %v, want %s", dieAt, err, want)
 		}
 		b.stop()
+		cuts = capture.NewSeveral(10*time.Second, a.Runner, b.Runner)
 		if _, err := cuts.Cut(ctx, true); fault.ClassOf(err) != fault.Timeout || !strings.Contains(err.Error(), "slot freshet_b is not read as far as the source was when a cut was asked for") {
 			t.Fatalf("%s: %v", dieAt, err)
 		}
@@ -306,6 +307,29 @@ func TestASlotThatIsNotReadForAWhile(t *testing.T) {
 		h.equal(ctx, cut)
 		again.stop()
 	}
+}
+
+// leftAlone gives a context that ends when the left has put its part of a cut, and the right's capture has ended.
+func (h *halves) leftAlone(ctx context.Context, right *half, ordinal int64) context.Context {
+	ctx, over := context.WithCancel(ctx)
+	h.t.Cleanup(over)
+	key := change.CutPart{CutRecord: change.CutRecord{Ordinal: ordinal}, Slot: "freshet"}.PartKey()
+	go func() {
+		defer over()
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for there := false; !there && h.registry.Refresh(ctx) == nil; _, there = h.registry.Get(key) {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+		select {
+		case <-right.done:
+		case <-ctx.Done():
+		}
+	}()
+	return ctx
 }
 
 // goesOn waits until the left's capture has published what was written last.
