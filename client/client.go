@@ -72,10 +72,11 @@ type Query struct {
 	Set      string   // a feature set, instead of View; every key has a row per view of it
 	// After waits until this LSN or position is folded: what a writer knows after COMMIT.
 	After string
-	// MaxAge gives Unavailable for partitions whose last commit is older; 0: any age. Stale gives them
-	// all the same.
+	// MaxAge gives Unavailable for partitions whose last commit is older; 0: any age.
 	MaxAge time.Duration
-	Stale  bool
+	// Stale gives rows all the same, marked, where they are older than MaxAge, or where their owner cannot be reached and
+	// a warm copy has them. After still holds.
+	Stale bool
 }
 
 // Key is the key of one entity, in the order of the view's keys: string, int, int64, Date or UUID; text
@@ -110,6 +111,16 @@ type Row struct {
 	CommitTime time.Time
 	LogTime    time.Time
 	Reason     string // why it is Unavailable or Rebuilding, and how to mend that
+	Stale      *Stale // only with Query.Stale; nil: it is the owner's, and no older than MaxAge
+}
+
+// Stale says as of when a row is that is not its owner's newest word.
+type Stale struct {
+	Node     string // whose it is
+	Copy     bool   // a warm copy's: the row is as of Position. Else it is the owner's, older than MaxAge
+	Position string
+	LogTime  time.Time
+	Age      time.Duration // since the last commit folded, by the node's clock
 }
 
 // Get looks up to 1,000 keys up. The rows are in the order of the keys, with a row per view for each.
@@ -172,6 +183,9 @@ func rows(out *freshetv1.GetResponse, keys []Key) ([]Row, error) {
 		all[i] = Row{
 			View: c.View, Key: keys[i/views], Status: Status(r.Status), Columns: c.Names, Version: r.Version, Position: r.Position,
 			EventTime: optionalTime(r.EventTime), CommitTime: optionalTime(r.CommitTime), LogTime: optionalTime(r.LogTime), Reason: r.Reason,
+		}
+		if x := r.Stale; x != nil {
+			all[i].Stale = &Stale{Node: x.Node, Copy: x.Copy, Position: x.Position, LogTime: optionalTime(&x.LogTime), Age: time.Duration(x.AgeUs) * time.Microsecond}
 		}
 		if r.Status != freshetv1.Status_PRESENT {
 			continue

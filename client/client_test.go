@@ -103,7 +103,7 @@ func TestGet(t *testing.T) {
 	us := int64(2_000_000)
 	s := &server{answer: &freshetv1.GetResponse{Columns: []*freshetv1.Columns{columns()}, Rows: []*freshetv1.Row{
 		{Status: freshetv1.Status_PRESENT, Values: wire(), Version: 3, Position: "1:0/5:1", EventTime: &us, CommitTime: &us},
-		{Status: freshetv1.Status_EXPIRED, Version: 4}, {Status: freshetv1.Status_UNAVAILABLE, Reason: "view v stands still"},
+		{Status: freshetv1.Status_EXPIRED, Version: 4, Stale: &freshetv1.PartitionLag{Node: "b", Copy: true, Position: "1:0/7:1", LogTime: us, AgeUs: 1_500_000}}, {Status: freshetv1.Status_UNAVAILABLE, Reason: "view v stands still"},
 		{Status: freshetv1.Status_REBUILDING, Reason: "view v is being rebuilt"},
 	}}}
 	c := dial(t, s)
@@ -137,6 +137,9 @@ func TestGet(t *testing.T) {
 	}
 	if b.Status != Expired || b.Status.String() != "EXPIRED" || b.Values != nil || !reflect.DeepEqual(b.Key, keys[1]) {
 		t.Errorf("row %+v", b)
+	}
+	if want := (&Stale{Node: "b", Copy: true, Position: "1:0/7:1", LogTime: time.UnixMicro(us).UTC(), Age: 1500 * time.Millisecond}); a.Stale != nil || !reflect.DeepEqual(b.Stale, want) {
+		t.Errorf("marked %+v and %+v", a.Stale, b.Stale)
 	}
 	if n, err := Value[int64](a, "int"); err != nil || *n != -5 {
 		t.Errorf("int: %v %v", n, err)

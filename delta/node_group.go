@@ -169,7 +169,7 @@ func (n *Node) assigned(generation int32, b []byte) error {
 		case p.Holds(id, s.group.Log(), s.number):
 			s.want = standby
 		default:
-			s.want, s.fits = none, false
+			s.want, s.fits, s.until = none, false, unknown
 		}
 		if (was == owner) != (s.want == owner) {
 			s.term++
@@ -207,7 +207,7 @@ func (n *Node) lost(why error) {
 		if s.want == owner {
 			s.term++
 		}
-		s.want, s.held, s.serving, s.fits = none, false, false, false
+		s.want, s.held, s.serving, s.fits, s.until = none, false, false, false, unknown
 	}
 	n.mu.Unlock()
 	n.stir()

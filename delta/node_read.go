@@ -61,6 +61,7 @@ func (n *Node) follow(ctx context.Context, group *feature.PartitionGroup) error 
 		if err != nil {
 			return err
 		}
+		n.aim(slots, ends)
 		g, within := errgroup.WithContext(ctx)
 		for _, x := range apart(slots, ends, n.near) {
 			g.Go(func() error { return n.read(within, name, x, changed) })

@@ -48,8 +48,9 @@ type slot struct {
 	term    int  // counts changes of ownership, so that one that ended and began again is seen
 	held    bool // claimed: publishes or may still do
 	serving bool
-	told    bool // by Events, that it serves
-	fits    bool // the open state can go on with the log: it is read on
+	told    bool  // by Events, that it serves
+	fits    bool  // the open state can go on with the log: it is read on
+	until   int64 // the record to which it must be folded before it answers as a copy; unknown until it is read on
 
 	mu   sync.Mutex                // held while folding, copying, closing
 	in   []Input                   // memory of what is folded
@@ -59,7 +60,7 @@ type slot struct {
 }
 
 func (n *Node) newSlot(g *feature.PartitionGroup, i int) *slot {
-	s := &slot{n: n, group: g, number: i, kick: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	s := &slot{n: n, group: g, number: i, until: unknown, kick: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 	s.copies = s.newCopies()
 	s.renewed.Store(int32(s.newest()))
 	s.next.Store(s.noted().Offset)

@@ -28,12 +28,17 @@ func (p *Partition) Lookup(viewName string, key []feature.Value) (*Served, error
 		if b == nil && p.shown(viewName) != v { // its rows went meanwhile
 			continue
 		}
-		s, err := decodeServed(b, len(v.names))
-		if err == nil {
-			s.Values = p.newest(v, s.Values)
-		}
-		return s, err
+		return p.served(v, b)
 	}
+}
+
+// served reads a row of a generation of a view; nil is what never was.
+func (p *Partition) served(v *view, b []byte) (*Served, error) {
+	s, err := decodeServed(b, len(v.names))
+	if err == nil {
+		s.Values = p.newest(v, s.Values)
+	}
+	return s, err
 }
 
 // ScanServed calls fn for every entity of a view that is present at a cut, in key order. The cut

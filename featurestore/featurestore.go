@@ -78,7 +78,7 @@ type selected struct {
 func (s *Server) Get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.GetResponse, error) {
 	from := s.o.Now()
 	out, err := s.get(ctx, in)
-	s.metrics.looked(s.o.Now().Sub(from), len(in.Keys), out, err)
+	s.metrics.looked(s.o.Now().Sub(from), in, out, err)
 	return out, err
 }
 
@@ -98,6 +98,7 @@ func (s *Server) get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.
 		out.Columns = append(out.Columns, v.message)
 	}
 	touched, away := map[*delta.Partition]int{}, away{}
+	var lacks []lack
 	for i, k := range in.Keys {
 		key, err := keyOf(views[0].view, k)
 		if err != nil {
@@ -105,7 +106,12 @@ func (s *Server) get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.
 		}
 		p, err := s.o.Node.For(views[0].view, key)
 		if e, ok := errors.AsType[*delta.Elsewhere](err); ok {
-			away.elsewhere(ctx, i, len(views), e, out)
+			unavailable(len(views), e, out)
+			if in.ReturnStale {
+				lacks = append(lacks, lack{i: i, key: key, e: e})
+			} else if e.Address != "" && !isForwarded(ctx) {
+				away[e.Address] = append(away[e.Address], i)
+			}
 			continue
 		}
 		if err != nil {
@@ -116,15 +122,29 @@ func (s *Server) get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.
 				return nil, err
 			}
 			touched[p] = len(out.Lags)
-			out.Lags = append(out.Lags, s.lag(views[0].view.Group.Name, p))
+			m := p.Meta()
+			out.Lags = append(out.Lags, s.lag(p.Group(), p.Number(), &m))
 		}
-		stale := s.stale(in, out.Lags[touched[p]])
+		lag := out.Lags[touched[p]]
+		old := in.MaxAgeUs > 0 && lag.AgeUs > in.MaxAgeUs
+		if old && !in.ReturnStale {
+			refuse(len(views), out)
+			continue
+		}
 		for _, v := range views {
-			row, err := lookup(p, v, key, stale)
+			row, err := lookup(p, v, key)
 			if err != nil {
 				return nil, status.Errorf(codes.Internal, "%s", err)
 			}
+			if old {
+				row.Stale = lag
+			}
 			out.Rows = append(out.Rows, row)
+		}
+	}
+	if len(lacks) > 0 {
+		if err := s.gather(ctx, in, views, lacks, out); err != nil {
+			return nil, err
 		}
 	}
 	if len(away) > 0 {
@@ -133,14 +153,20 @@ func (s *Server) get(ctx context.Context, in *freshetv1.GetRequest) (*freshetv1.
 	return out, nil
 }
 
-func (s *Server) stale(in *freshetv1.GetRequest, lag *freshetv1.PartitionLag) bool {
-	return in.MaxAgeUs > 0 && !in.ReturnStale && s.o.Now().UnixMicro()-lag.CommitTime > in.MaxAgeUs
+// refuse is for a partition that is older than max_age.
+func refuse(views int, out *freshetv1.GetResponse) {
+	for range views {
+		out.Rows = append(out.Rows, &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: "the partition's last commit is older than max_age"})
+	}
 }
 
-func lookup(p *delta.Partition, v *selected, key []feature.Value, stale bool) (*freshetv1.Row, error) {
-	if stale {
-		return &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: "the partition's last commit is older than max_age"}, nil
-	}
+// reader is where lookups read: a partition, or what it was at one place.
+type reader interface {
+	Stopped(view string) (delta.Stopped, bool)
+	Lookup(view string, key []feature.Value) (*delta.Served, error)
+}
+
+func lookup(p reader, v *selected, key []feature.Value) (*freshetv1.Row, error) {
 	// Asked before the row is read: a view that goes on between the two has its new rows by then.
 	// return_stale is about the partition's age, and does not give rows that stand still.
 	if at, stands := p.Stopped(v.view.Name); stands {
@@ -178,19 +204,38 @@ func lookup(p *delta.Partition, v *selected, key []feature.Value, stale bool) (*
 	return row, nil
 }
 
-// wait blocks until the partition has everything up to the asked position, or the deadline passes. An
-// LSN alone is what a writer knows after COMMIT: everything committed below it must be folded.
-func wait(ctx context.Context, p *delta.Partition, text string) error {
+// mark is what min_position asks for. An LSN alone is what a writer knows after COMMIT: everything committed below it must
+// be folded.
+type mark struct {
+	lsn position.LSN // if at is not there
+	at  *position.Position
+}
+
+// least reads min_position; nothing is asked for by "".
+func least(text string) (mark, error) {
 	if text == "" {
-		return nil
+		return mark{}, nil
 	}
 	if lsn, err := position.ParseLSN(text); err == nil {
-		return waited(p.WaitPosition(ctx, lsn))
+		return mark{lsn: lsn}, nil
 	}
 	at, err := position.Parse(text)
 	if err != nil {
-		return status.Errorf(codes.InvalidArgument, "min_position %q: expected an LSN as in 0/16B3748, or epoch:LSN:seq", text)
+		return mark{}, status.Errorf(codes.InvalidArgument, "min_position %q: expected an LSN as in 0/16B3748, or epoch:LSN:seq", text)
 	}
+	return mark{at: &at}, nil
+}
+
+// wait blocks until the partition has everything up to the asked position, or the deadline passes.
+func wait(ctx context.Context, p *delta.Partition, text string) error {
+	m, err := least(text)
+	switch {
+	case text == "" || err != nil:
+		return err
+	case m.at == nil:
+		return waited(p.WaitPosition(ctx, m.lsn))
+	}
+	at := *m.at
 	for {
 		// A partition that the commit did not touch passes it by a heartbeat's resume point.
 		moved, m := p.Moved(), p.Meta()
@@ -216,11 +261,10 @@ func waited(err error) error {
 	}
 }
 
-func (s *Server) lag(group string, p *delta.Partition) *freshetv1.PartitionLag {
-	m := p.Meta()
+func (s *Server) lag(group string, partition int, m *delta.Meta) *freshetv1.PartitionLag {
 	return &freshetv1.PartitionLag{
-		Group: group, Partition: int32(p.Number()), Position: m.Position.String(), LogTime: m.LogTime,
-		CommitTime: m.CommitTime, Resume: m.Resume.String(), Node: s.o.Name,
+		Group: group, Partition: int32(partition), Position: m.Position.String(), LogTime: m.LogTime, CommitTime: m.CommitTime,
+		Resume: m.Resume.String(), Node: s.o.Name, AgeUs: s.o.Now().UnixMicro() - m.CommitTime,
 	}
 }
 
@@ -367,7 +411,8 @@ func (s *Server) Describe(_ context.Context, in *freshetv1.DescribeRequest) (*fr
 	for _, g := range catalog.Groups {
 		for _, p := range s.o.Node.Partitions(g.Name) {
 			if groups[g.Name] {
-				out.Partitions = append(out.Partitions, s.lag(g.Name, p))
+				m := p.Meta()
+				out.Partitions = append(out.Partitions, s.lag(g.Name, p.Number(), &m))
 			}
 		}
 	}

@@ -59,14 +59,10 @@ func isForwarded(ctx context.Context) bool {
 	return ok && len(md.Get(forwarded)) > 0
 }
 
-// elsewhere notes a key of another node's, whose rows begin at a place in the answer. They are UNAVAILABLE until
-// that node has answered.
-func (a away) elsewhere(ctx context.Context, i, views int, e *delta.Elsewhere, out *freshetv1.GetResponse) {
+// unavailable is what a key of another node's is until that node has answered.
+func unavailable(views int, e *delta.Elsewhere, out *freshetv1.GetResponse) {
 	for range views {
 		out.Rows = append(out.Rows, &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: e.Error()})
-	}
-	if e.Address != "" && !isForwarded(ctx) {
-		a[e.Address] = append(a[e.Address], i)
 	}
 }
 

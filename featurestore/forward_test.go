@@ -19,25 +19,31 @@ import (
 // peer is one of several nodes, answering at a real address.
 type peer struct {
 	node   *delta.Node
+	server *Server
 	client freshetv1.FeatureStoreClient
-	stop   func()
+	deaf   func() // from here on nobody reaches it, though the node goes on
+	stop   func() // as a loss would: the group is not told
 }
 
-func startPeer(t *testing.T, w *world, o delta.NodeOptions, id string) *peer {
+func startPeer(t *testing.T, w *world, o delta.NodeOptions, id string, more ...grpc.ServerOption) *peer {
 	t.Helper()
 	l := must((&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0"))(t)
 	o.Dir = t.TempDir()
-	o.Member = &delta.MemberOptions{ID: id, Address: l.Addr().String(), Session: 6 * time.Second}
+	m := delta.MemberOptions{ID: id, Address: l.Addr().String(), Session: 6 * time.Second}
+	if o.Member != nil {
+		m.Standbys = o.Member.Standbys
+	}
+	o.Member = &m
 	node := must(delta.OpenNode(o))(t)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended, served := make(chan error, 1), make(chan error, 1)
 	go func() { ended <- node.Run(ctx) }()
 	server := New(Options{Node: node, Name: id, Topics: w.topics, Registry: w.registry, Now: func() time.Time { return w.clock }})
-	s := grpc.NewServer()
+	s := grpc.NewServer(more...)
 	freshetv1.RegisterFeatureStoreServer(s, server)
 	go func() { served <- s.Serve(l) }()
 	conn := must(grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials())))(t)
-	p := &peer{node: node, client: freshetv1.NewFeatureStoreClient(conn)}
+	p := &peer{node: node, server: server, deaf: s.Stop, client: freshetv1.NewFeatureStoreClient(conn)}
 	stopped := false
 	p.stop = func() {
 		if stopped {

@@ -234,7 +234,19 @@ func TestMaxAge(t *testing.T) {
 	in.MaxAgeUs--
 	same(t, "older", rows(w.get(in)), []string{"UNAVAILABLE", "UNAVAILABLE"})
 	in.ReturnStale = true
-	same(t, "older, wanted all the same", rows(w.get(in)), []string{"PRESENT, int64 2", "NOT_FOUND"})
+	out := w.get(in)
+	same(t, "older, wanted all the same", rows(out), []string{"PRESENT, int64 2", "NOT_FOUND"})
+	for i, row := range out.Rows {
+		if x := row.Stale; x == nil || x.Copy || x.Node != "here" || x.AgeUs != 5_000_000 || x.Position == "" {
+			t.Errorf("row %d is marked %v", i, x)
+		}
+	}
+	in.MaxAgeUs++
+	for i, row := range w.get(in).Rows {
+		if row.Stale != nil {
+			t.Errorf("row %d, as old as allowed, is marked %v", i, row.Stale)
+		}
+	}
 }
 
 // The passing of log time alone expires an entity.

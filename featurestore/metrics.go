@@ -19,6 +19,7 @@ type metrics struct {
 	seconds  prometheus.Histogram
 	keys     prometheus.Counter
 	rows     []prometheus.Counter // by status
+	stale    prometheus.Counter
 	deltas   prometheus.Counter
 }
 
@@ -33,6 +34,9 @@ func newMetrics(o Options, subscriptions func() float64) *metrics {
 			Buckets: prometheus.ExponentialBuckets(16e-6, 4, 9), // 16 µs to 1 s
 		}),
 		keys: prometheus.NewCounter(prometheus.CounterOpts{Name: "freshet_lookup_keys_total", Help: "Keys asked for."}),
+		stale: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "freshet_lookup_stale_rows_total", Help: "Rows answered that are marked stale: from a warm copy, or older than max_age.",
+		}),
 		deltas: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "freshet_subscribe_deltas_total", Help: "Deltas sent to subscribers.",
 		}),
@@ -44,20 +48,20 @@ func newMetrics(o Options, subscriptions func() float64) *metrics {
 	for i := range len(freshetv1.Status_name) {
 		m.rows = append(m.rows, rows.WithLabelValues(freshetv1.Status(i).String()))
 	}
-	o.Metrics.MustRegister(m.requests, m.seconds, m.keys, m.deltas, rows, &partitions{o},
+	o.Metrics.MustRegister(m.requests, m.seconds, m.keys, m.stale, m.deltas, rows, &partitions{o}, &copies{o},
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "freshet_subscriptions", Help: "Subscriptions that are open."}, subscriptions))
 	return m
 }
 
 // looked counts one answered Get.
-func (m *metrics) looked(took time.Duration, keys int, out *freshetv1.GetResponse, err error) {
+func (m *metrics) looked(took time.Duration, in *freshetv1.GetRequest, out *freshetv1.GetResponse, err error) {
 	if err == nil {
 		m.ok.Inc()
 	} else {
 		m.requests.WithLabelValues(status.Code(err).String()).Inc()
 	}
 	m.seconds.Observe(took.Seconds())
-	m.keys.Add(float64(keys))
+	m.keys.Add(float64(len(in.Keys)))
 	rows := out.GetRows()
 	for i := 0; i < len(rows); {
 		from := i
@@ -65,6 +69,14 @@ func (m *metrics) looked(took time.Duration, keys int, out *freshetv1.GetRespons
 			i++
 		}
 		m.rows[rows[from].Status].Add(float64(i - from))
+	}
+	if !in.ReturnStale {
+		return
+	}
+	for _, row := range rows {
+		if row.Stale != nil {
+			m.stale.Inc()
+		}
 	}
 }
 
@@ -171,6 +183,51 @@ func (c *partitions) Collect(out chan<- prometheus.Metric) {
 					out <- prometheus.MustNewConstMetric(generationEntities(), prometheus.GaugeValue, float64(n), group.Name, strconv.Itoa(p.Number()), view, result)
 				}
 			}
+		}
+	}
+}
+
+// copies shows the warm copies that the node keeps for others, as of the scrape.
+type copies struct{ o Options }
+
+func copyDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("freshet_copy_"+name, help, []string{"group", "partition"}, nil)
+}
+
+func copyDescs() (ready, lag, offset *prometheus.Desc) {
+	return copyDesc("ready", "1 when the warm copy answers lookups with return_stale if its owner does not: it has been at the end of the log."),
+		copyDesc("lag_seconds", "Age of the last commit that the warm copy has folded."),
+		copyDesc("offset", "Next record of the changes topic that the warm copy folds.")
+}
+
+// Describe implements prometheus.Collector.
+func (c *copies) Describe(out chan<- *prometheus.Desc) {
+	ready, lag, offset := copyDescs()
+	out <- ready
+	out <- lag
+	out <- offset
+}
+
+// Collect implements prometheus.Collector.
+func (c *copies) Collect(out chan<- prometheus.Metric) {
+	ready, lag, offset := copyDescs()
+	now := c.o.Now()
+	for _, g := range c.o.Node.Catalog().Groups {
+		for i := range g.Partitions {
+			p, fit := c.o.Node.Copy(g.Name, i)
+			if _, err := c.o.Node.Partition(g.Name, i); err == nil || p == nil {
+				continue
+			}
+			tell := func(d *prometheus.Desc, x float64) {
+				out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, x, g.Name, strconv.Itoa(i))
+			}
+			m, yes := p.Meta(), 0.0
+			if fit {
+				yes = 1
+			}
+			tell(ready, yes)
+			tell(lag, now.Sub(time.UnixMicro(m.CommitTime)).Seconds())
+			tell(offset, float64(m.Offset))
 		}
 	}
 }

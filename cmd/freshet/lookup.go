@@ -71,10 +71,12 @@ func remoteFor(c *cobra.Command, limit time.Duration, run func(ctx context.Conte
 
 func getCommand() *cobra.Command {
 	var after string
+	var stale bool
 	c := &cobra.Command{
 		Use: "get VIEW KEY...", Short: "Look one entity up", Args: cobra.MinimumNArgs(2),
-		Example: "  freshet get plane_delays N14228\n  freshet get carrier_punctuality JFK B6 -o json",
+		Example: "  freshet get plane_delays N14228\n  freshet get carrier_punctuality JFK B6 -o json\n  freshet get plane_delays N14228 --return-stale",
 	}
+	c.Flags().BoolVar(&stale, "return-stale", false, "when the owner of the entity cannot be reached, take what a warm copy has; it is marked")
 	c.Flags().StringVar(&after, "min-position", "", "wait until this LSN or position is folded")
 	return remote(c, func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error {
 		key := &freshetv1.Key{}
@@ -82,7 +84,7 @@ func getCommand() *cobra.Command {
 			key.Values = append(key.Values, &freshetv1.Value{Kind: &freshetv1.Value_String_{String_: k}})
 		}
 		r, err := freshetv1.NewFeatureStoreClient(conn).Get(ctx, &freshetv1.GetRequest{
-			Selections: []*freshetv1.Selection{{View: args[0]}}, Keys: []*freshetv1.Key{key}, MinPosition: after,
+			Selections: []*freshetv1.Selection{{View: args[0]}}, Keys: []*freshetv1.Key{key}, MinPosition: after, ReturnStale: stale,
 		})
 		if err != nil {
 			return err
@@ -111,6 +113,11 @@ func printRow(r *freshetv1.GetResponse, args []string, output string) error {
 		if row.Reason != "" {
 			out["reason"] = row.Reason
 		}
+		if x := row.Stale; x != nil {
+			out["stale"] = map[string]any{
+				"node": x.Node, "copy": x.Copy, "position": x.Position, "log_time": instant(&x.LogTime), "age_seconds": time.Duration(x.AgeUs * 1000).Seconds(),
+			}
+		}
 		e := json.NewEncoder(os.Stdout)
 		e.SetIndent("", "  ")
 		return e.Encode([]any{out})
@@ -122,6 +129,9 @@ func printRow(r *freshetv1.GetResponse, args []string, output string) error {
 	}
 	if row.Reason != "" {
 		fmt.Fprintf(w, "reason\t%s\n", row.Reason)
+	}
+	if x := row.Stale; x != nil {
+		fmt.Fprintf(w, "stale\tas of %s, %s ago, by node %s\n", x.Position, time.Duration(x.AgeUs*1000).Round(time.Millisecond), x.Node)
 	}
 	for i, name := range columns.Names {
 		if i < len(row.Values) {

@@ -17,6 +17,7 @@ import (
 	freshetv1 "github.com/freshet-io/freshet/api/freshet/v1"
 	"github.com/freshet-io/freshet/delta"
 	"github.com/freshet-io/freshet/delta/checkpoint"
+	"github.com/freshet-io/freshet/internal/feature"
 	"github.com/freshet-io/freshet/internal/topic/assign"
 )
 
@@ -93,7 +94,7 @@ func (s *system) nodeEvents() delta.Events {
 	}
 }
 
-// Nodes tells who owns which partition, and how far those of this node are.
+// Nodes tells who owns which partition and who keeps copies, and how far those of this node are.
 func (a admin) Nodes(context.Context, *freshetv1.NodesRequest) (*freshetv1.NodesResponse, error) {
 	if err := a.needsNode(); err != nil {
 		return nil, err
@@ -116,13 +117,34 @@ func (a admin) Nodes(context.Context, *freshetv1.NodesRequest) (*freshetv1.Nodes
 				out.Traffic = append(out.Traffic, traffic(p, m.Stats.Changes))
 			}
 			out.Partitions = append(out.Partitions, lag)
+			if plan != nil {
+				out.Copies = append(out.Copies, a.copies(plan, g, i)...)
+			}
 		}
 	}
 	return out, nil
 }
 
+// copies tells who keeps warm copies of a partition, and how far that of this node is. One that is made for a partition to
+// move is not told of.
+func (a admin) copies(plan *assign.Plan, g *feature.PartitionGroup, i int) []*freshetv1.PartitionLag {
+	var out []*freshetv1.PartitionLag
+	for _, id := range plan.Copies(g.Log(), i) {
+		if plan.Warms(id, g.Log(), i) {
+			continue
+		}
+		lag := &freshetv1.PartitionLag{Group: g.Name, Partition: int32(i), Node: id, Copy: true}
+		if p, _ := a.s.node.Copy(g.Name, i); p != nil && id == a.s.nodeName() {
+			m := p.Meta()
+			lag.Position, lag.LogTime, lag.CommitTime, lag.Resume = m.Position.String(), m.LogTime, m.CommitTime, m.Resume.String()
+		}
+		out = append(out, lag)
+	}
+	return out
+}
+
 func nodesCommand() *cobra.Command {
-	c := &cobra.Command{Use: "nodes", Short: "List who owns which partition", Example: "  freshet nodes", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "nodes", Short: "List who owns which partition, and who has a warm copy", Example: "  freshet nodes", Args: cobra.NoArgs}
 	return remote(c, func(ctx context.Context, conn *grpc.ClientConn, _ []string, output string) error {
 		r, err := freshetv1.NewAdminClient(conn).Nodes(ctx, &freshetv1.NodesRequest{})
 		if err != nil {
@@ -131,15 +153,16 @@ func nodesCommand() *cobra.Command {
 		if output == "json" {
 			return json.NewEncoder(os.Stdout).Encode(r)
 		}
-		slices.SortStableFunc(r.Partitions, func(a, b *freshetv1.PartitionLag) int { return cmp.Compare(a.Node, b.Node) })
+		all := slices.Concat(r.Partitions, r.Copies)
+		slices.SortStableFunc(all, func(a, b *freshetv1.PartitionLag) int { return cmp.Compare(a.Node, b.Node) })
 		has := map[string]*freshetv1.PartitionTraffic{}
 		for _, t := range r.Traffic {
 			has[fmt.Sprint(t.Group, "/", t.Partition)] = t
 		}
 		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "NODE\tGROUP\tPARTITION\tPOSITION\tLOG TIME\tCHANGES\tHOT KEYS")
-		for _, p := range r.Partitions {
-			node, at := p.Node, "-"
+		fmt.Fprintln(w, "NODE\tGROUP\tPARTITION\tROLE\tPOSITION\tLOG TIME\tCHANGES\tHOT KEYS")
+		for _, p := range all {
+			node, at, role := p.Node, "-", "owner"
 			if node == "" {
 				node = "(moving)"
 			}
@@ -148,10 +171,12 @@ func nodesCommand() *cobra.Command {
 				at, when = p.Position, instant(&p.LogTime)
 			}
 			changes, hot := "-", "-"
-			if t := has[fmt.Sprint(p.Group, "/", p.Partition)]; t != nil {
+			if p.Copy {
+				role = "copy"
+			} else if t := has[fmt.Sprint(p.Group, "/", p.Partition)]; t != nil {
 				changes, hot = fmt.Sprint(t.Changes), hotNames(t)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%v\t%s\t%s\n", node, p.Group, p.Partition, at, when, changes, hot)
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%v\t%s\t%s\n", node, p.Group, p.Partition, role, at, when, changes, hot)
 		}
 		if err := w.Flush(); err != nil {
 			return err

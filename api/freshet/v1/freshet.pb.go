@@ -502,14 +502,16 @@ func (x *Selection) GetFeatures() []string {
 
 // GetRequest asks for features of entities. All selected views share the entity.
 type GetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Selections    []*Selection           `protobuf:"bytes,1,rep,name=selections,proto3" json:"selections,omitempty"`
-	FeatureSet    string                 `protobuf:"bytes,2,opt,name=feature_set,json=featureSet,proto3" json:"feature_set,omitempty"`     // instead of selections
-	Keys          []*Key                 `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`                                   // at most 1,000
-	MinPosition   string                 `protobuf:"bytes,4,opt,name=min_position,json=minPosition,proto3" json:"min_position,omitempty"`  // epoch:LSN:seq, or an LSN alone; waited for until the deadline
-	MaxAgeUs      int64                  `protobuf:"varint,5,opt,name=max_age_us,json=maxAgeUs,proto3" json:"max_age_us,omitempty"`        // refuse rows of partitions whose lag is larger; 0: any
-	ReturnStale   bool                   `protobuf:"varint,6,opt,name=return_stale,json=returnStale,proto3" json:"return_stale,omitempty"` // with max_age_us: give them all the same
-	Encoding      Encoding               `protobuf:"varint,7,opt,name=encoding,proto3,enum=freshet.v1.Encoding" json:"encoding,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Selections  []*Selection           `protobuf:"bytes,1,rep,name=selections,proto3" json:"selections,omitempty"`
+	FeatureSet  string                 `protobuf:"bytes,2,opt,name=feature_set,json=featureSet,proto3" json:"feature_set,omitempty"`    // instead of selections
+	Keys        []*Key                 `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`                                  // at most 1,000
+	MinPosition string                 `protobuf:"bytes,4,opt,name=min_position,json=minPosition,proto3" json:"min_position,omitempty"` // epoch:LSN:seq, or an LSN alone; waited for until the deadline
+	MaxAgeUs    int64                  `protobuf:"varint,5,opt,name=max_age_us,json=maxAgeUs,proto3" json:"max_age_us,omitempty"`       // refuse rows of partitions whose lag is larger; 0: any
+	// Give rows all the same, marked stale, where they are older than max_age_us, or where the partition's owner cannot be
+	// reached or there is none at the moment and a warm copy has them. min_position still holds.
+	ReturnStale   bool     `protobuf:"varint,6,opt,name=return_stale,json=returnStale,proto3" json:"return_stale,omitempty"`
+	Encoding      Encoding `protobuf:"varint,7,opt,name=encoding,proto3,enum=freshet.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -595,16 +597,19 @@ func (x *GetRequest) GetEncoding() Encoding {
 
 // Row is what was found for one key and one selection.
 type Row struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Status        Status                 `protobuf:"varint,1,opt,name=status,proto3,enum=freshet.v1.Status" json:"status,omitempty"`
-	Values        []*Value               `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`                               // in the order of the selection's columns; only when PRESENT
-	EventTime     *int64                 `protobuf:"varint,3,opt,name=event_time,json=eventTime,proto3,oneof" json:"event_time,omitempty"` // microseconds, like all times here
-	CommitTime    *int64                 `protobuf:"varint,4,opt,name=commit_time,json=commitTime,proto3,oneof" json:"commit_time,omitempty"`
-	LogTime       *int64                 `protobuf:"varint,5,opt,name=log_time,json=logTime,proto3,oneof" json:"log_time,omitempty"`
-	Position      string                 `protobuf:"bytes,6,opt,name=position,proto3" json:"position,omitempty"`
-	Version       uint64                 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
-	Packed        []byte                 `protobuf:"bytes,8,opt,name=packed,proto3" json:"packed,omitempty"` // encoding PACKED
-	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"` // why it is UNAVAILABLE or REBUILDING, and how to mend that
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Status     Status                 `protobuf:"varint,1,opt,name=status,proto3,enum=freshet.v1.Status" json:"status,omitempty"`
+	Values     []*Value               `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`                               // in the order of the selection's columns; only when PRESENT
+	EventTime  *int64                 `protobuf:"varint,3,opt,name=event_time,json=eventTime,proto3,oneof" json:"event_time,omitempty"` // microseconds, like all times here
+	CommitTime *int64                 `protobuf:"varint,4,opt,name=commit_time,json=commitTime,proto3,oneof" json:"commit_time,omitempty"`
+	LogTime    *int64                 `protobuf:"varint,5,opt,name=log_time,json=logTime,proto3,oneof" json:"log_time,omitempty"`
+	Position   string                 `protobuf:"bytes,6,opt,name=position,proto3" json:"position,omitempty"`
+	Version    uint64                 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	Packed     []byte                 `protobuf:"bytes,8,opt,name=packed,proto3" json:"packed,omitempty"` // encoding PACKED
+	Reason     string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"` // why it is UNAVAILABLE or REBUILDING, and how to mend that
+	// Only with return_stale: whose the row is and as of when, where without that it would be UNAVAILABLE. The row is the
+	// entity's as of the copy's position, or, where it is older than max_age_us, of at least that position.
+	Stale         *PartitionLag `protobuf:"bytes,10,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -702,6 +707,13 @@ func (x *Row) GetReason() string {
 	return ""
 }
 
+func (x *Row) GetStale() *PartitionLag {
+	if x != nil {
+		return x.Stale
+	}
+	return nil
+}
+
 // Columns names the columns of one selection, in order.
 type Columns struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -781,6 +793,8 @@ type PartitionLag struct {
 	CommitTime    int64                  `protobuf:"varint,5,opt,name=commit_time,json=commitTime,proto3" json:"commit_time,omitempty"`
 	Resume        string                 `protobuf:"bytes,6,opt,name=resume,proto3" json:"resume,omitempty"` // everything committed below this LSN is folded
 	Node          string                 `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"`
+	Copy          bool                   `protobuf:"varint,8,opt,name=copy,proto3" json:"copy,omitempty"`                // it is a warm copy, and node not the owner
+	AgeUs         int64                  `protobuf:"varint,9,opt,name=age_us,json=ageUs,proto3" json:"age_us,omitempty"` // of the last commit folded, as max_age_us judges it, by the clock of the node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -862,6 +876,20 @@ func (x *PartitionLag) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *PartitionLag) GetCopy() bool {
+	if x != nil {
+		return x.Copy
+	}
+	return false
+}
+
+func (x *PartitionLag) GetAgeUs() int64 {
+	if x != nil {
+		return x.AgeUs
+	}
+	return 0
 }
 
 // GetResponse has one row per (key, selection), keys outermost, in the order of the request.
@@ -2915,9 +2943,11 @@ func (*NodesRequest) Descriptor() ([]byte, []int) {
 }
 
 type NodesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Partitions    []*PartitionLag        `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
-	Traffic       []*PartitionTraffic    `protobuf:"bytes,2,rep,name=traffic,proto3" json:"traffic,omitempty"` // of the partitions of the node that was asked
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Partitions []*PartitionLag        `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	Traffic    []*PartitionTraffic    `protobuf:"bytes,2,rep,name=traffic,proto3" json:"traffic,omitempty"` // of the partitions of the node that was asked
+	// Warm copies, by group, partition and who keeps them. How far one is only its own node tells.
+	Copies        []*PartitionLag `protobuf:"bytes,3,rep,name=copies,proto3" json:"copies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2962,6 +2992,13 @@ func (x *NodesResponse) GetPartitions() []*PartitionLag {
 func (x *NodesResponse) GetTraffic() []*PartitionTraffic {
 	if x != nil {
 		return x.Traffic
+	}
+	return nil
+}
+
+func (x *NodesResponse) GetCopies() []*PartitionLag {
+	if x != nil {
+		return x.Copies
 	}
 	return nil
 }
@@ -3991,7 +4028,7 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\n" +
 	"max_age_us\x18\x05 \x01(\x03R\bmaxAgeUs\x12!\n" +
 	"\freturn_stale\x18\x06 \x01(\bR\vreturnStale\x120\n" +
-	"\bencoding\x18\a \x01(\x0e2\x14.freshet.v1.EncodingR\bencoding\"\xd8\x02\n" +
+	"\bencoding\x18\a \x01(\x0e2\x14.freshet.v1.EncodingR\bencoding\"\x88\x03\n" +
 	"\x03Row\x12*\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x12.freshet.v1.StatusR\x06status\x12)\n" +
 	"\x06values\x18\x02 \x03(\v2\x11.freshet.v1.ValueR\x06values\x12\"\n" +
@@ -4003,7 +4040,9 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\bposition\x18\x06 \x01(\tR\bposition\x12\x18\n" +
 	"\aversion\x18\a \x01(\x04R\aversion\x12\x16\n" +
 	"\x06packed\x18\b \x01(\fR\x06packed\x12\x16\n" +
-	"\x06reason\x18\t \x01(\tR\x06reasonB\r\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12.\n" +
+	"\x05stale\x18\n" +
+	" \x01(\v2\x18.freshet.v1.PartitionLagR\x05staleB\r\n" +
 	"\v_event_timeB\x0e\n" +
 	"\f_commit_timeB\v\n" +
 	"\t_log_time\"f\n" +
@@ -4011,7 +4050,7 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\x04view\x18\x01 \x01(\tR\x04view\x12\x1b\n" +
 	"\tkey_names\x18\x02 \x03(\tR\bkeyNames\x12\x14\n" +
 	"\x05names\x18\x03 \x03(\tR\x05names\x12\x14\n" +
-	"\x05types\x18\x04 \x03(\tR\x05types\"\xc6\x01\n" +
+	"\x05types\x18\x04 \x03(\tR\x05types\"\xf1\x01\n" +
 	"\fPartitionLag\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x1a\n" +
@@ -4020,7 +4059,9 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\vcommit_time\x18\x05 \x01(\x03R\n" +
 	"commitTime\x12\x16\n" +
 	"\x06resume\x18\x06 \x01(\tR\x06resume\x12\x12\n" +
-	"\x04node\x18\a \x01(\tR\x04node\"\x8f\x01\n" +
+	"\x04node\x18\a \x01(\tR\x04node\x12\x12\n" +
+	"\x04copy\x18\b \x01(\bR\x04copy\x12\x15\n" +
+	"\x06age_us\x18\t \x01(\x03R\x05ageUs\"\x8f\x01\n" +
 	"\vGetResponse\x12-\n" +
 	"\acolumns\x18\x01 \x03(\v2\x13.freshet.v1.ColumnsR\acolumns\x12#\n" +
 	"\x04rows\x18\x02 \x03(\v2\x0f.freshet.v1.RowR\x04rows\x12,\n" +
@@ -4196,12 +4237,13 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\x05stage\x18\x02 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x14\n" +
 	"\x05place\x18\x04 \x01(\tR\x05place\"\x0e\n" +
-	"\fNodesRequest\"\x81\x01\n" +
+	"\fNodesRequest\"\xb3\x01\n" +
 	"\rNodesResponse\x128\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2\x18.freshet.v1.PartitionLagR\n" +
 	"partitions\x126\n" +
-	"\atraffic\x18\x02 \x03(\v2\x1c.freshet.v1.PartitionTrafficR\atraffic\"\x8f\x01\n" +
+	"\atraffic\x18\x02 \x03(\v2\x1c.freshet.v1.PartitionTrafficR\atraffic\x120\n" +
+	"\x06copies\x18\x03 \x03(\v2\x18.freshet.v1.PartitionLagR\x06copies\"\x8f\x01\n" +
 	"\x10PartitionTraffic\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x18\n" +
@@ -4392,83 +4434,85 @@ var file_freshet_v1_freshet_proto_depIdxs = []int32{
 	0,  // 5: freshet.v1.GetRequest.encoding:type_name -> freshet.v1.Encoding
 	1,  // 6: freshet.v1.Row.status:type_name -> freshet.v1.Status
 	2,  // 7: freshet.v1.Row.values:type_name -> freshet.v1.Value
-	8,  // 8: freshet.v1.GetResponse.columns:type_name -> freshet.v1.Columns
-	7,  // 9: freshet.v1.GetResponse.rows:type_name -> freshet.v1.Row
-	9,  // 10: freshet.v1.GetResponse.lags:type_name -> freshet.v1.PartitionLag
-	4,  // 11: freshet.v1.SubscribeRequest.keys:type_name -> freshet.v1.Key
-	4,  // 12: freshet.v1.Delta.key:type_name -> freshet.v1.Key
-	2,  // 13: freshet.v1.Delta.features:type_name -> freshet.v1.Value
-	8,  // 14: freshet.v1.SubscribeResponse.columns:type_name -> freshet.v1.Columns
-	12, // 15: freshet.v1.SubscribeResponse.deltas:type_name -> freshet.v1.Delta
-	8,  // 16: freshet.v1.View.columns:type_name -> freshet.v1.Columns
-	17, // 17: freshet.v1.View.stopped:type_name -> freshet.v1.StoppedView
-	16, // 18: freshet.v1.View.compared:type_name -> freshet.v1.Comparison
-	59, // 19: freshet.v1.Comparison.columns:type_name -> freshet.v1.Comparison.ColumnsEntry
-	15, // 20: freshet.v1.DescribeResponse.views:type_name -> freshet.v1.View
-	9,  // 21: freshet.v1.DescribeResponse.partitions:type_name -> freshet.v1.PartitionLag
-	21, // 22: freshet.v1.PlanRequest.files:type_name -> freshet.v1.File
-	23, // 23: freshet.v1.PlanResponse.changes:type_name -> freshet.v1.PlannedChange
-	21, // 24: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
-	23, // 25: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
-	9,  // 26: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
-	41, // 27: freshet.v1.NodesResponse.traffic:type_name -> freshet.v1.PartitionTraffic
-	42, // 28: freshet.v1.PartitionTraffic.hot_keys:type_name -> freshet.v1.HotKey
-	54, // 29: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
-	55, // 30: freshet.v1.StatesResponse.copies:type_name -> freshet.v1.PartitionCopy
-	58, // 31: freshet.v1.GenerationsResponse.partitions:type_name -> freshet.v1.PartitionGeneration
-	6,  // 32: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
-	6,  // 33: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
-	11, // 34: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
-	14, // 35: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
-	20, // 36: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
-	24, // 37: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
-	27, // 38: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
-	29, // 39: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
-	30, // 40: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
-	32, // 41: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
-	34, // 42: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
-	35, // 43: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
-	36, // 44: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
-	37, // 45: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
-	26, // 46: freshet.v1.Admin.View:input_type -> freshet.v1.ViewRequest
-	38, // 47: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
-	39, // 48: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
-	43, // 49: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
-	44, // 50: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
-	46, // 51: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
-	48, // 52: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
-	50, // 53: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
-	52, // 54: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
-	56, // 55: freshet.v1.Peers.Generations:input_type -> freshet.v1.GenerationsRequest
-	10, // 56: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
-	10, // 57: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
-	13, // 58: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
-	18, // 59: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
-	22, // 60: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
-	25, // 61: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
-	28, // 62: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
-	19, // 63: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
-	31, // 64: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
-	33, // 65: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
-	19, // 66: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
-	19, // 67: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
-	19, // 68: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
-	19, // 69: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
-	19, // 70: freshet.v1.Admin.View:output_type -> freshet.v1.Progress
-	19, // 71: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
-	40, // 72: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
-	19, // 73: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
-	45, // 74: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
-	47, // 75: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
-	49, // 76: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
-	51, // 77: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
-	53, // 78: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
-	57, // 79: freshet.v1.Peers.Generations:output_type -> freshet.v1.GenerationsResponse
-	56, // [56:80] is the sub-list for method output_type
-	32, // [32:56] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	9,  // 8: freshet.v1.Row.stale:type_name -> freshet.v1.PartitionLag
+	8,  // 9: freshet.v1.GetResponse.columns:type_name -> freshet.v1.Columns
+	7,  // 10: freshet.v1.GetResponse.rows:type_name -> freshet.v1.Row
+	9,  // 11: freshet.v1.GetResponse.lags:type_name -> freshet.v1.PartitionLag
+	4,  // 12: freshet.v1.SubscribeRequest.keys:type_name -> freshet.v1.Key
+	4,  // 13: freshet.v1.Delta.key:type_name -> freshet.v1.Key
+	2,  // 14: freshet.v1.Delta.features:type_name -> freshet.v1.Value
+	8,  // 15: freshet.v1.SubscribeResponse.columns:type_name -> freshet.v1.Columns
+	12, // 16: freshet.v1.SubscribeResponse.deltas:type_name -> freshet.v1.Delta
+	8,  // 17: freshet.v1.View.columns:type_name -> freshet.v1.Columns
+	17, // 18: freshet.v1.View.stopped:type_name -> freshet.v1.StoppedView
+	16, // 19: freshet.v1.View.compared:type_name -> freshet.v1.Comparison
+	59, // 20: freshet.v1.Comparison.columns:type_name -> freshet.v1.Comparison.ColumnsEntry
+	15, // 21: freshet.v1.DescribeResponse.views:type_name -> freshet.v1.View
+	9,  // 22: freshet.v1.DescribeResponse.partitions:type_name -> freshet.v1.PartitionLag
+	21, // 23: freshet.v1.PlanRequest.files:type_name -> freshet.v1.File
+	23, // 24: freshet.v1.PlanResponse.changes:type_name -> freshet.v1.PlannedChange
+	21, // 25: freshet.v1.ApplyRequest.files:type_name -> freshet.v1.File
+	23, // 26: freshet.v1.ApplyResponse.changes:type_name -> freshet.v1.PlannedChange
+	9,  // 27: freshet.v1.NodesResponse.partitions:type_name -> freshet.v1.PartitionLag
+	41, // 28: freshet.v1.NodesResponse.traffic:type_name -> freshet.v1.PartitionTraffic
+	9,  // 29: freshet.v1.NodesResponse.copies:type_name -> freshet.v1.PartitionLag
+	42, // 30: freshet.v1.PartitionTraffic.hot_keys:type_name -> freshet.v1.HotKey
+	54, // 31: freshet.v1.StatesResponse.partitions:type_name -> freshet.v1.PartitionState
+	55, // 32: freshet.v1.StatesResponse.copies:type_name -> freshet.v1.PartitionCopy
+	58, // 33: freshet.v1.GenerationsResponse.partitions:type_name -> freshet.v1.PartitionGeneration
+	6,  // 34: freshet.v1.FeatureStore.Get:input_type -> freshet.v1.GetRequest
+	6,  // 35: freshet.v1.FeatureStore.Stream:input_type -> freshet.v1.GetRequest
+	11, // 36: freshet.v1.FeatureStore.Subscribe:input_type -> freshet.v1.SubscribeRequest
+	14, // 37: freshet.v1.FeatureStore.Describe:input_type -> freshet.v1.DescribeRequest
+	20, // 38: freshet.v1.Admin.Plan:input_type -> freshet.v1.PlanRequest
+	24, // 39: freshet.v1.Admin.Apply:input_type -> freshet.v1.ApplyRequest
+	27, // 40: freshet.v1.Admin.Cut:input_type -> freshet.v1.CutRequest
+	29, // 41: freshet.v1.Admin.Merge:input_type -> freshet.v1.MergeRequest
+	30, // 42: freshet.v1.Admin.Gate:input_type -> freshet.v1.GateRequest
+	32, // 43: freshet.v1.Admin.Model:input_type -> freshet.v1.ModelRequest
+	34, // 44: freshet.v1.Admin.Score:input_type -> freshet.v1.ScoreRequest
+	35, // 45: freshet.v1.Admin.Pipeline:input_type -> freshet.v1.PipelineRequest
+	36, // 46: freshet.v1.Admin.Table:input_type -> freshet.v1.TableRequest
+	37, // 47: freshet.v1.Admin.Snapshot:input_type -> freshet.v1.SnapshotRequest
+	26, // 48: freshet.v1.Admin.View:input_type -> freshet.v1.ViewRequest
+	38, // 49: freshet.v1.Admin.Dead:input_type -> freshet.v1.DeadRequest
+	39, // 50: freshet.v1.Admin.Nodes:input_type -> freshet.v1.NodesRequest
+	43, // 51: freshet.v1.Admin.Verify:input_type -> freshet.v1.VerifyRequest
+	44, // 52: freshet.v1.Peers.WaitCut:input_type -> freshet.v1.WaitCutRequest
+	46, // 53: freshet.v1.Peers.Rows:input_type -> freshet.v1.RowsRequest
+	48, // 54: freshet.v1.Peers.Stage:input_type -> freshet.v1.StageRequest
+	50, // 55: freshet.v1.Peers.Trim:input_type -> freshet.v1.TrimRequest
+	52, // 56: freshet.v1.Peers.States:input_type -> freshet.v1.StatesRequest
+	56, // 57: freshet.v1.Peers.Generations:input_type -> freshet.v1.GenerationsRequest
+	10, // 58: freshet.v1.FeatureStore.Get:output_type -> freshet.v1.GetResponse
+	10, // 59: freshet.v1.FeatureStore.Stream:output_type -> freshet.v1.GetResponse
+	13, // 60: freshet.v1.FeatureStore.Subscribe:output_type -> freshet.v1.SubscribeResponse
+	18, // 61: freshet.v1.FeatureStore.Describe:output_type -> freshet.v1.DescribeResponse
+	22, // 62: freshet.v1.Admin.Plan:output_type -> freshet.v1.PlanResponse
+	25, // 63: freshet.v1.Admin.Apply:output_type -> freshet.v1.ApplyResponse
+	28, // 64: freshet.v1.Admin.Cut:output_type -> freshet.v1.CutResponse
+	19, // 65: freshet.v1.Admin.Merge:output_type -> freshet.v1.Progress
+	31, // 66: freshet.v1.Admin.Gate:output_type -> freshet.v1.GateResponse
+	33, // 67: freshet.v1.Admin.Model:output_type -> freshet.v1.ModelResponse
+	19, // 68: freshet.v1.Admin.Score:output_type -> freshet.v1.Progress
+	19, // 69: freshet.v1.Admin.Pipeline:output_type -> freshet.v1.Progress
+	19, // 70: freshet.v1.Admin.Table:output_type -> freshet.v1.Progress
+	19, // 71: freshet.v1.Admin.Snapshot:output_type -> freshet.v1.Progress
+	19, // 72: freshet.v1.Admin.View:output_type -> freshet.v1.Progress
+	19, // 73: freshet.v1.Admin.Dead:output_type -> freshet.v1.Progress
+	40, // 74: freshet.v1.Admin.Nodes:output_type -> freshet.v1.NodesResponse
+	19, // 75: freshet.v1.Admin.Verify:output_type -> freshet.v1.Progress
+	45, // 76: freshet.v1.Peers.WaitCut:output_type -> freshet.v1.WaitCutResponse
+	47, // 77: freshet.v1.Peers.Rows:output_type -> freshet.v1.RowsResponse
+	49, // 78: freshet.v1.Peers.Stage:output_type -> freshet.v1.StageResponse
+	51, // 79: freshet.v1.Peers.Trim:output_type -> freshet.v1.TrimResponse
+	53, // 80: freshet.v1.Peers.States:output_type -> freshet.v1.StatesResponse
+	57, // 81: freshet.v1.Peers.Generations:output_type -> freshet.v1.GenerationsResponse
+	58, // [58:82] is the sub-list for method output_type
+	34, // [34:58] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_freshet_v1_freshet_proto_init() }

@@ -133,6 +133,15 @@ func (p *Plan) Holds(id, group string, n int) bool {
 	return slices.Contains(at(p.Standbys[group], n), id) || p.Warms(id, group, n)
 }
 
+// Copies gives who is to keep a copy of a partition without owning it.
+func (p *Plan) Copies(group string, n int) []string {
+	out := slices.Clone(at(p.Standbys[group], n))
+	if w := at(p.Warming[group], n); w != "" {
+		out = append(out, w)
+	}
+	return out
+}
+
 // Warms tells whether a partition is to move to a member as soon as its copy has caught up.
 func (p *Plan) Warms(id, group string, n int) bool { return id != "" && at(p.Warming[group], n) == id }
 
