@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/freshet-io/freshet/internal/change"
 	"github.com/freshet-io/freshet/internal/fault"
@@ -28,6 +29,8 @@ type Beside struct {
 	Unfit bool   `json:"unfit,omitempty"` // a view was stopped by the table since it began: it mends nothing
 	Chunk uint32 `json:"chunk"`
 	N     uint64 `json:"n"`
+	// Empty are the views of the table that had no rows where it began: whatever they have by its end, it saw.
+	Empty []string `json:"empty,omitempty"`
 }
 
 // SnapshotDetail is the detail of a snapshot's controls, as JSON; empty means neither.
@@ -131,10 +134,36 @@ func (f *fold) besideBegin(c *change.Control) error {
 	if f.meta.Beside == nil {
 		f.meta.Beside = map[string]Beside{}
 	}
-	f.meta.Beside[c.Table] = Beside{ID: c.ID, Whole: d.Where == ""}
+	b := Beside{ID: c.ID, Whole: d.Where == ""}
+	if b.Empty, err = f.emptyViews(c.Table); err != nil {
+		return err
+	}
+	f.meta.Beside[c.Table] = b
 	f.readBegins(c.Table, d.Where == "")
 	f.mendBegin(c.Table, d.Where == "")
 	return nil
+}
+
+// emptyViews gives the views of a table that have no rows, as a generation that is about to be built.
+func (f *fold) emptyViews(table string) ([]string, error) {
+	var out []string
+	for _, v := range f.order {
+		if v.Source.FullName() != table || f.meta.Stopped[v.Name].Replaced {
+			continue
+		}
+		prefix, empty := keyOf(spaceRow, v.Name), true
+		err := f.batch.Scan(prefix, successor(prefix), func([]byte, []byte) bool {
+			empty = false
+			return false
+		})
+		if err != nil {
+			return nil, err
+		}
+		if empty {
+			out = append(out, v.Name)
+		}
+	}
+	return out, nil
 }
 
 func (f *fold) snapshotEnd(c *change.Control) error {
@@ -154,7 +183,7 @@ func (f *fold) snapshotEnd(c *change.Control) error {
 	if d.Cancelled {
 		f.mendBegin(c.Table, false)
 	} else if b.Whole {
-		if err := f.retractUnseen(c.Table); err != nil {
+		if err := f.retractUnseen(c.Table, b.Empty); err != nil {
 			return err
 		}
 		f.readEnds(c.Table, !b.Unfit)
@@ -184,10 +213,11 @@ func (f *fold) forgetSeen(table string) error {
 	return f.batch.DeleteRange(prefix, successor(prefix))
 }
 
-// retractUnseen takes back the rows of a table that have no mark, here and as a dimension.
-func (f *fold) retractUnseen(table string) error {
+// retractUnseen takes back the rows of a table that have no mark, here and as a dimension. Views that had no rows when marks
+// began have no others.
+func (f *fold) retractUnseen(table string, empty []string) error {
 	for _, v := range f.order {
-		if v.Source.FullName() != table || f.meta.Stopped[v.Name].Replaced {
+		if v.Source.FullName() != table || f.meta.Stopped[v.Name].Replaced || slices.Contains(empty, v.Name) {
 			continue
 		}
 		prefix := keyOf(spaceRow, v.Name)
@@ -238,49 +268,75 @@ func (f *fold) lose(v *view, o *contribution) error {
 	return nil
 }
 
-// unseenBytes bounds what eachUnseen holds of stored rows at once.
+// unseenBytes bounds what eachUnseen holds of keys at once.
 const unseenBytes = 1 << 20
 
 // eachUnseen calls fn for the rows under a prefix whose primary key has no mark, in order. It goes
 // over rows and marks piece by piece, beside each other.
 func (f *fold) eachUnseen(prefix []byte, table string, fn func(pk, value []byte) error) error {
 	marks, end := keyOf(spaceSeen, table), successor(prefix)
+	var keys []byte // primary keys, one after another
+	var ends []int
 	for from := prefix; from != nil; {
-		var pks, values [][]byte
+		keys, ends = keys[:0], ends[:0]
 		var next []byte
-		size := 0
-		err := f.batch.Scan(from, end, func(key, value []byte) bool {
-			if size >= unseenBytes {
+		err := f.batch.Scan(from, end, func(key, _ []byte) bool {
+			if len(keys) >= unseenBytes {
 				next = bytes.Clone(key)
 				return false
 			}
-			pks, values = append(pks, bytes.Clone(key[len(prefix):])), append(values, bytes.Clone(value))
-			size += len(key) + len(value)
+			keys = append(keys, key[len(prefix):]...)
+			ends = append(ends, len(keys))
 			return true
 		})
-		if err != nil || len(pks) == 0 {
+		if err != nil || len(ends) == 0 {
 			return err
 		}
-		seen := map[string]bool{}
-		first, last := append(bytes.Clone(marks), pks[0]...), append(bytes.Clone(marks), pks[len(pks)-1]...)
-		err = f.batch.Scan(first, append(last, 0), func(key, _ []byte) bool {
-			seen[string(key[len(marks):])] = true
-			return true
-		})
+		unseen, err := f.unmarked(marks, keys, ends)
 		if err != nil {
 			return err
 		}
-		for i, pk := range pks {
-			if seen[string(pk)] {
-				continue
+		for _, pk := range unseen {
+			value, err := f.batch.Get(append(bytes.Clone(prefix), pk...))
+			if err != nil {
+				return err
 			}
-			if err := fn(pk, values[i]); err != nil {
+			if err := fn(pk, value); err != nil {
 				return err
 			}
 		}
 		from = next
 	}
 	return nil
+}
+
+// unmarked gives those of some primary keys, which are in order and one after another in keys, that have no mark.
+func (f *fold) unmarked(marks, keys []byte, ends []int) (unseen [][]byte, err error) {
+	first, last := keys[:ends[0]], keys
+	if n := len(ends); n > 1 {
+		last = keys[ends[n-2]:]
+	}
+	i, begin := 0, 0
+	err = f.batch.Scan(append(bytes.Clone(marks), first...), append(append(bytes.Clone(marks), last...), 0), func(key, _ []byte) bool {
+		for i < len(ends) {
+			pk := keys[begin:ends[i]]
+			order := bytes.Compare(pk, key[len(marks):])
+			if order > 0 {
+				return true
+			}
+			begin, i = ends[i], i+1
+			if order == 0 {
+				return true
+			}
+			unseen = append(unseen, bytes.Clone(pk))
+		}
+		return false
+	})
+	for ; i < len(ends); i++ {
+		unseen = append(unseen, bytes.Clone(keys[begin:ends[i]]))
+		begin = ends[i]
+	}
+	return unseen, err
 }
 
 // truncate takes back every row of a table, here and as a dimension.
