@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
@@ -17,6 +19,11 @@ import (
 // forwarded marks a request that another node sent on: it is answered here or not at all, so that two
 // nodes with different plans never send one around.
 const forwarded = "freshet-forwarded"
+
+const (
+	dialAgain = time.Second // the longest pause between tries to connect to a node
+	dialWait  = 5 * time.Second
+)
 
 // away are the keys of a request that other nodes answer for, by address; indices into the request.
 type away map[string][]int
@@ -33,7 +40,9 @@ func (o *others) client(address string) (freshetv1.FeatureStoreClient, error) {
 	conn := o.conns[address]
 	if conn == nil {
 		var err error
-		if conn, err = grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+		// A node that is back is asked again soon: gRPC's own pauses grow to two minutes.
+		again := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: dialAgain / 10, Multiplier: 1.6, Jitter: 0.2, MaxDelay: dialAgain}, MinConnectTimeout: dialWait}
+		if conn, err = grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(again)); err != nil {
 			return nil, fmt.Errorf("%w", err)
 		}
 		if o.conns == nil {
