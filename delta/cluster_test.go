@@ -47,6 +47,7 @@ type cluster struct {
 	nodes   map[string]*running
 	folding func(partition int) // if set, is called after each fold of any node
 	near    int64               // if set, what nodes count as caught up
+	refold  int                 // if set, the bytes that nodes fold at a time of raw
 }
 
 type running struct {
@@ -169,6 +170,10 @@ func (c *cluster) start(id, dir string, o NodeOptions) *running {
 			c.t.Logf("%s: %d restored from checkpoint %d at %d", id, p, m.Number, m.Offset)
 			n.tell("restored")
 		},
+		Refolded: func(_ string, p int, records int64, _ time.Duration) {
+			c.t.Logf("%s: %d made of raw, %d records", id, p, records)
+			n.tell("refolded")
+		},
 		Planned: func(generation int32, p *assign.Plan) {
 			c.t.Logf("%s: plan %d: owners %v, warming %v, copies %v", id, generation, p.Owners, p.Warming, p.Standbys)
 			n.tell("planned")
@@ -193,6 +198,9 @@ func (c *cluster) start(id, dir string, o NodeOptions) *running {
 	}
 	if c.near != 0 {
 		n.near = c.near
+	}
+	if c.refold != 0 {
+		n.refoldBytes = c.refold
 	}
 	var once sync.Once
 	n.close = func() {

@@ -46,6 +46,8 @@ type NodeOptions struct {
 	// Needed gives the first record of a partition's changes that something else than checkpoints still needs, after
 	// each checkpoint. Records below both are deleted from Kafka, but the last one; nil: nothing is ever deleted.
 	Needed func(ctx context.Context, group string, partition int) (int64, error)
+	// Raw gives what was deleted from Kafka: by it a state is made anew of which every checkpoint is lost; nil: nothing does.
+	Raw RawLog
 	// Member says how partitions are shared with other nodes; nil: this node is alone and has them all.
 	Member *MemberOptions
 	Events Events
@@ -64,6 +66,10 @@ type Events struct {
 	Restoring func(group string, partition int, done, total int64)
 	// Passed tells of a checkpoint that could not be used; the one before it is tried.
 	Passed func(group string, partition int, number uint64, err error)
+	// Refolding tells how far a state is that is folded from the raw log, in offsets; Refolded, that it has come to where
+	// Kafka's log begins.
+	Refolding func(group string, partition int, done, total int64)
+	Refolded  func(group string, partition int, records int64, took time.Duration)
 	// Checkpointed tells of a checkpoint that was put, or why it could not be: then the next time.
 	Checkpointed func(group string, partition int, up checkpoint.Uploaded, err error)
 	// Owns tells that this node began, or ceased, to answer and publish for a partition; at its beginning,
@@ -91,6 +97,8 @@ type Node struct {
 	group  *topic.Member // nil: alone
 	near   int64         // records that a state may be behind to count as caught up
 
+	refoldBytes int // of what is made anew of raw are folded at a time
+
 	mu        sync.Mutex
 	plan      *assign.Plan
 	asked     bool // for a new plan, because the one that was there did not fit
@@ -117,7 +125,7 @@ func OpenNode(o NodeOptions) (*Node, error) {
 	}
 	n := &Node{
 		o: o, cache: state.NewCache(o.Memory / 2), memory: NewMemory(o.Memory / 2), slots: map[string][]*slot{}, changed: make(chan struct{}),
-		published: map[outboxID]uint64{}, moved: make(chan struct{}), near: assign.DefaultLag,
+		published: map[outboxID]uint64{}, moved: make(chan struct{}), near: assign.DefaultLag, refoldBytes: refoldBytes,
 	}
 	if o.Member != nil && o.Member.Lag > 0 {
 		n.near = o.Member.Lag

@@ -134,8 +134,8 @@ func (s *slot) restore(ctx context.Context, log checkpoint.Log, there bool) (*Pa
 	if err != nil && there {
 		err = errors.Join(err, os.Rename(aside, dir))
 	}
-	if errors.Is(err, checkpoint.ErrNone) && log.Start == 0 {
-		return s.openState() // every checkpoint is damaged, which was told; the log has everything
+	if errors.Is(err, checkpoint.ErrNone) && (log.Start == 0 || s.n.o.Raw != nil) {
+		return s.openState() // every checkpoint is damaged, which was told; the log has everything, or the raw log
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w", err)

@@ -2,9 +2,11 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/freshet-io/freshet/delta"
@@ -45,6 +47,7 @@ func TestStateIsRebuiltFromRaw(t *testing.T) {
 	live := n.Partitions("tail")
 	endNode()
 	var folded int64
+	var states []map[string][]byte
 	for i, p := range live {
 		dir := filepath.Join(t.TempDir(), "rebuilt")
 		rebuilt := must(delta.OpenPartition(delta.PartitionOptions{Catalog: s.catalog, Group: "tail", Partition: i, Dir: dir, Schemas: s.registry}))(t)
@@ -70,20 +73,63 @@ func TestStateIsRebuiltFromRaw(t *testing.T) {
 		if len(want) < 20 {
 			t.Fatalf("partition %d: the state has %d keys: nothing to compare", i, len(want))
 		}
-		for k, v := range want {
-			if !bytes.Equal(got[k], v) {
-				t.Fatalf("partition %d, key %x: rebuilt %x, live %x", i, k, got[k], v)
-			}
-			delete(got, k)
-		}
-		for k := range got {
-			t.Fatalf("partition %d, key %x is only in what was rebuilt", i, k)
-		}
+		sameContents(t, i, got, want)
+		states = append(states, want)
 	}
 	if appended == 0 || folded < appended {
 		t.Fatalf("%d records folded, %d appended", folded, appended)
 	}
 	t.Logf("%d records in raw, %d folded: equal", appended, folded)
+
+	// The node does the same where its state is lost and the topic has been cut short.
+	head, before := must(log.Head(ctx))(t), map[int32]int64{}
+	for i, end := range head.Offsets {
+		before[int32(i)] = end
+	}
+	must(0, s.topics.DeleteBefore(ctx, s.topics.Changes("tail"), before))(t)
+	s.dir = t.TempDir()
+	var asked atomic.Int64
+	s.raw = func(ctx context.Context, _ string, partition int, from int64, fn func(offset int64, value []byte) error) (int64, error) {
+		asked.Add(1)
+		return log.Replay(ctx, partition, from, fn)
+	}
+	n, endNode = s.node()
+	patient, cancel := testkit.Patience(t)
+	defer cancel()
+	for i, p := range n.Partitions("tail") {
+		for {
+			moved := p.Moved()
+			if p.Meta().Offset >= live[i].Meta().Offset {
+				break
+			}
+			select {
+			case <-moved:
+			case <-patient.Done():
+				t.Fatalf("partition %d stays at %d", i, p.Meta().Offset)
+			}
+		}
+	}
+	endNode()
+	if got := asked.Load(); got != int64(len(states)) {
+		t.Errorf("raw was asked for %d partitions of %d", got, len(states))
+	}
+	for i, want := range states {
+		sameContents(t, i, contents(t, filepath.Join(s.dir, "tail", partitionDir(i))), want)
+	}
+}
+
+func sameContents(t *testing.T, partition int, got, want map[string][]byte) {
+	t.Helper()
+	for k, v := range want {
+		if !bytes.Equal(got[k], v) {
+			t.Fatalf("partition %d, key %x: rebuilt %x, live %x", partition, k, got[k], v)
+		}
+	}
+	for k := range got {
+		if _, ok := want[k]; !ok {
+			t.Fatalf("partition %d, key %x is only in what was rebuilt", partition, k)
+		}
+	}
 }
 
 func partitionDir(i int) string { return fmt.Sprintf("p%04d", i) }

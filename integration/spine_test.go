@@ -62,6 +62,7 @@ type system struct {
 	shapes   []*feature.Table
 	source   pgwire.Source
 	dir      string
+	raw      delta.RawLog // of nodes; nil: none
 }
 
 func newSystem(t *testing.T) *system {
@@ -125,7 +126,7 @@ func (s *system) capture() (*capture.Runner, func()) {
 
 func (s *system) node() (*delta.Node, func()) {
 	s.t.Helper()
-	n := must(delta.OpenNode(delta.NodeOptions{Name: "test", Dir: s.dir, Catalog: s.catalog, Topics: s.topics, Registry: s.registry}))(s.t)
+	n := must(delta.OpenNode(delta.NodeOptions{Name: "test", Dir: s.dir, Catalog: s.catalog, Topics: s.topics, Registry: s.registry, Raw: s.raw}))(s.t)
 	ctx, cancel := context.WithCancel(s.t.Context())
 	done := make(chan error, 1)
 	go func() {

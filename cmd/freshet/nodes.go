@@ -27,6 +27,7 @@ func (s *system) nodeOptions() delta.NodeOptions {
 		Name: s.cfg.Name, Dir: filepath.Join(s.cfg.DataDir, "state"), Catalog: s.catalog, Topics: s.topics, Registry: s.registry,
 		Memory: int64(s.cfg.State.Memory), Retention: time.Duration(s.cfg.Kafka.Retention), Point: crashPoint(),
 		Checkpoints: s.store, Every: time.Duration(s.cfg.State.CheckpointInterval), Events: s.nodeEvents(), Added: s.added, Ended: s.ended(), Removed: s.removed(),
+		Raw: s.replayRaw,
 	}
 	if s.cfg.Kafka.Changes != "all" {
 		o.Needed = s.needed
@@ -70,6 +71,10 @@ func (s *system) nodeEvents() delta.Events {
 			rate := int64(float64(m.Bytes()) / max(took.Seconds(), 1e-3))
 			s.log.Info("restored", "group", group, "partition", partition, "checkpoint", m.Number, "position", m.Position,
 				"log_time", time.UnixMicro(m.LogTime).UTC(), "bytes", m.Bytes(), "took", took, "bytes_per_second", rate)
+		},
+		Refolding: s.tellRefolding(),
+		Refolded: func(group string, partition int, records int64, took time.Duration) {
+			s.log.Warn("a state was lost with its checkpoints and is made anew of raw", "group", group, "partition", partition, "records", records, "took", took)
 		},
 		Passed: func(group string, partition int, number uint64, err error) {
 			s.log.Error("a checkpoint cannot be used", "group", group, "partition", partition, "checkpoint", number, "error", err)

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/freshet-io/freshet/internal/change"
+	"github.com/freshet-io/freshet/internal/fault"
 	"github.com/freshet-io/freshet/snapshots/raw"
 )
 
@@ -17,6 +19,35 @@ func (s *system) openRaw() {
 		})
 		s.raw[g.Name] = l
 		s.onClose(func() { l.Close() }) //nolint:errcheck // it only reads and what it wrote is synced
+	}
+}
+
+// replayRaw gives what raw/<group> has of a partition's changes; see [delta.RawLog].
+func (s *system) replayRaw(ctx context.Context, group string, partition int, from int64, fn func(offset int64, value []byte) error) (int64, error) {
+	l := s.raw[group]
+	if l == nil {
+		return 0, fault.New(fault.NotFound, "what group %s receives of another one is not kept", group)
+	}
+	return l.Replay(ctx, partition, from, fn)
+}
+
+// tellRefolding logs how far states are that are made of raw, at each tenth.
+func (s *system) tellRefolding() func(group string, partition int, done, total int64) {
+	type place struct {
+		group     string
+		partition int
+	}
+	var mu sync.Mutex
+	told := map[place]int64{}
+	return func(group string, partition int, done, total int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		at, tenth := place{group, partition}, 10*done/max(total, 1)
+		if last, ok := told[at]; ok && last >= tenth {
+			return
+		}
+		told[at] = tenth
+		s.log.Info("a state is made anew of raw", "group", group, "partition", partition, "records", done, "of", total)
 	}
 }
 

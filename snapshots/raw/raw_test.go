@@ -31,6 +31,7 @@ type log struct {
 	group *feature.PartitionGroup
 	parts [][]record
 	start map[int32]int64
+	begin []int64 // what start was at first
 	cuts  []change.CutRecord
 	ends  [][]int64 // by cut
 }
@@ -70,6 +71,7 @@ func random(r *rand.Rand, partitions, cuts int) *log {
 	for i := range next {
 		next[i] = r.Int64N(5)
 		l.start[int32(i)] = next[i]
+		l.begin = append(l.begin, next[i])
 	}
 	lsn, now := position.LSN(1), int64(1_359_000_000_000_000)
 	put := func(p int, value []byte) {
@@ -128,7 +130,10 @@ func (l *log) same(t *testing.T, st store.Store, ends []int64) {
 	t.Helper()
 	raw := l.open(t, st)
 	for p, records := range l.parts {
-		for _, from := range []int64{0, ends[p] / 2} {
+		if n, err := raw.Replay(t.Context(), p, l.begin[p]-1, nil); fault.ClassOf(err) != fault.NotFound {
+			t.Fatalf("partition %d from before its first record: %d, %v", p, n, err)
+		}
+		for _, from := range []int64{l.begin[p], ends[p] / 2} {
 			var got []record
 			end, err := raw.Replay(t.Context(), p, from, func(offset int64, value []byte) error {
 				got = append(got, record{offset, bytes.Clone(value)})

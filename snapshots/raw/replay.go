@@ -13,7 +13,7 @@ import (
 
 // Replay calls fn for the records of a partition with an offset of at least from, in order: what a fold
 // takes to come to the state of the newest version. The value is valid only during the call. It gives
-// the first offset that the table does not hold.
+// the first offset that the table does not hold. It fails where the table begins later than from.
 func (l *Log) Replay(ctx context.Context, partition int, from int64, fn func(offset int64, value []byte) error) (int64, error) {
 	t, err := l.open(ctx, 0, false)
 	if err != nil {
@@ -32,6 +32,15 @@ func (l *Log) Replay(ctx context.Context, partition int, from int64, fn func(off
 	files, err := inOrder(s, int32(partition))
 	if err != nil {
 		return 0, fault.Wrap(fault.Failed, err, "partition %d", partition).At("table %s", t.Path())
+	}
+	if len(files) == 0 || from < files[0].first { // nothing was there, or the topic did not have it any more at the first append
+		begins, err := begins(ctx, t, AppID(l.o.Group.Log()))
+		if err != nil {
+			return 0, err
+		}
+		if partition >= len(begins) || from < begins[partition] {
+			return 0, fault.New(fault.NotFound, "record %d of partition %d is not there: its records begin at %v by partition", from, partition, begins).At("table %s", t.Path())
+		}
 	}
 	last := int64(-1)
 	for _, f := range files {
@@ -61,6 +70,22 @@ func (l *Log) Replay(ctx context.Context, partition int, from int64, fn func(off
 		}
 	}
 	return head.Offsets[partition], nil
+}
+
+// begins gives, by partition, the offset that the table's first append began with.
+func begins(ctx context.Context, t *table.Table, app string) ([]int64, error) {
+	entries, err := t.Versions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(entries, func(e table.Entry) bool {
+		return slices.ContainsFunc(e.Txns, func(x table.Txn) bool { return x.AppID == app })
+	})
+	if i < 0 {
+		return nil, fault.New(fault.Failed, "the log's first entry of %s is missing", app).At("table %s", t.Path())
+	}
+	v, err := versionOf(entries[i])
+	return v.From, err
 }
 
 // span is a file and the offsets in it.
