@@ -133,7 +133,7 @@ func (l *log) same(t *testing.T, st store.Store, ends []int64) {
 		if n, err := raw.Replay(t.Context(), p, l.begin[p]-1, nil); fault.ClassOf(err) != fault.NotFound {
 			t.Fatalf("partition %d from before its first record: %d, %v", p, n, err)
 		}
-		for _, from := range []int64{l.begin[p], ends[p] / 2} {
+		for _, from := range []int64{l.begin[p], max(l.begin[p], ends[p]/2)} {
 			var got []record
 			end, err := raw.Replay(t.Context(), p, from, func(offset int64, value []byte) error {
 				got = append(got, record{offset, bytes.Clone(value)})
