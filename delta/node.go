@@ -146,7 +146,7 @@ func OpenNode(o NodeOptions) (*Node, error) {
 	g, ctx := errgroup.WithContext(context.Background())
 	g.SetLimit(foldersAtOnce)
 	for _, s := range n.all {
-		s.want, s.held, s.serving, s.fits = owner, true, true, true
+		s.want, s.held, s.serving, s.fits = owner, true, true, n.o.Raw == nil
 		g.Go(func() error { return s.open(ctx) })
 	}
 	if err := g.Wait(); err != nil {

@@ -18,8 +18,8 @@ const refoldBytes = 4 << 20
 // refold folds from the raw log what Kafka has no more: a state that is lost, and every checkpoint of it, is folded again
 // from the first record on, an old one from where it is. Records are the same bytes there, so the state is the same one. Cut
 // off, it goes on where it was.
-func (s *slot) refold(ctx context.Context, p *Partition) error {
-	n := s.n
+func (s *slot) refold(ctx context.Context) error {
+	n, p := s.n, s.opened()
 	if n.o.Raw == nil {
 		return nil
 	}
@@ -43,9 +43,13 @@ func (s *slot) refold(ctx context.Context, p *Partition) error {
 		if len(in) == 0 {
 			return nil
 		}
-		if err := p.Fold(ctx, in); err != nil {
+		s.mu.Lock()
+		err := p.Fold(ctx, in)
+		s.mu.Unlock()
+		if err != nil {
 			return err
 		}
+		s.next.Store(p.Meta().Offset)
 		clear(in)
 		in, size = in[:0], 0
 		if f := n.o.Events.Refolding; f != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/freshet-io/freshet/delta/checkpoint"
 	"github.com/freshet-io/freshet/internal/fault"
 )
 
@@ -42,17 +43,28 @@ func (s *slot) fit(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.position() < log.Start {
+		if s.position() < log.Start && s.copied(ctx) {
 			if err := s.renew(ctx); err != nil {
 				return err
 			}
 		}
+	}
+	if err := s.refold(ctx); err != nil {
+		return err
 	}
 	s.n.mu.Lock()
 	s.fits = s.want != none
 	s.n.mu.Unlock()
 	s.n.reread()
 	return nil
+}
+
+// copied tells whether there may be a checkpoint.
+func (s *slot) copied(ctx context.Context) bool {
+	s.copying.Lock()
+	defer s.copying.Unlock()
+	_, err := s.copies.Newest(ctx)
+	return !errors.Is(err, checkpoint.ErrNone)
 }
 
 // renew fetches a newer state into a directory of its own.

@@ -162,14 +162,11 @@ func (s *slot) openState() (*Partition, error) {
 }
 
 // open opens the partition's state, from a checkpoint where there is none or the log does not reach back
-// to it, or from the raw log, and lets the group's reader fold on.
+// to it, and lets the group's reader fold on.
 func (s *slot) open(ctx context.Context) error {
 	p, err := s.recover(ctx)
 	if err != nil {
 		return err
-	}
-	if err := s.refold(ctx, p); err != nil {
-		return errors.Join(err, p.Close())
 	}
 	s.next.Store(p.Meta().Offset)
 	s.p.Store(p)

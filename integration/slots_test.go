@@ -484,15 +484,31 @@ apiVersion: freshet/v1
 	conn := must(grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials())))(t)
 	defer conn.Close() //nolint:errcheck // a test's end
 	admin := freshetv1.NewAdminClient(conn)
-	cut := func() (*freshetv1.CutResponse, error) {
+	var p *process
+	while := func(ask func(context.Context) error) error { // what a process that ends does not answer nobody waits for
+		asking, end := context.WithCancel(ctx)
+		defer end()
+		go func() {
+			select {
+			case <-p.done:
+				end()
+			case <-asking.Done():
+			}
+		}()
 		for {
-			out, err := admin.Cut(ctx, &freshetv1.CutRequest{}, grpc.WaitForReady(true))
-			if grpcstatus.Code(err) != codes.DeadlineExceeded || ctx.Err() != nil { // else the machine is busy
-				return out, err
+			err := ask(asking)
+			if grpcstatus.Code(err) != codes.DeadlineExceeded || asking.Err() != nil { // else the machine is busy
+				return err
 			}
 		}
 	}
-	verifies := func() error {
+	cut := func() error {
+		return while(func(ctx context.Context) error {
+			_, err := admin.Cut(ctx, &freshetv1.CutRequest{}, grpc.WaitForReady(true))
+			return err
+		})
+	}
+	verifies := func(ctx context.Context) error {
 		stream, err := admin.Verify(ctx, &freshetv1.VerifyRequest{}, grpc.WaitForReady(true))
 		for err == nil {
 			var p *freshetv1.Progress
@@ -509,15 +525,11 @@ apiVersion: freshet/v1
 		}
 		return err
 	}
-	verified := func() error {
-		for {
-			if err := verifies(); grpcstatus.Code(err) != codes.DeadlineExceeded || ctx.Err() != nil { // as above
-				return err
-			}
-		}
+	verified := func() error { return while(verifies) }
+	p = h.up(config, "")
+	if err := cut(); err != nil { // the first snapshot is there
+		t.Fatalf("%v\n%s", err, p.log)
 	}
-	p := h.up(config, "")
-	must(cut())(t) // the first snapshot is there
 	stop := h.busy()
 	defer stop()
 	for _, at := range []string{"capture.before-cut:2", "capture.cut-in-topics:1", "capture.cut-in-topics:2", "sql capture.before-cut:2", "sql capture.cut-in-topics:1", "sql capture.paused:2"} {
@@ -529,7 +541,7 @@ apiVersion: freshet/v1
 		if sql {
 			err = verified()
 		} else {
-			_, err = cut()
+			err = cut()
 		}
 		if err == nil || !p.killed() {
 			t.Fatalf("%s: it was not killed: %v\n%s", at, err, p.log)
