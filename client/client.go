@@ -69,7 +69,9 @@ func (c *Client) Close() error {
 type Query struct {
 	View     string
 	Features []string // of View; none means all
-	Set      string   // a feature set, instead of View; every key has a row per view of it
+	// Generation of View; 0: the one that is shown. One that is held and built gives the rows it would show, without a version.
+	Generation uint32
+	Set        string // a feature set, instead of View; every key has a row per view of it
 	// After waits until this LSN or position is folded: what a writer knows after COMMIT.
 	After string
 	// MaxAge gives Unavailable for partitions whose last commit is older; 0: any age.
@@ -151,7 +153,7 @@ func (q Query) request(keys []Key) (*freshetv1.GetRequest, error) {
 		FeatureSet: q.Set, MinPosition: q.After, MaxAgeUs: q.MaxAge.Microseconds(), ReturnStale: q.Stale,
 	}
 	if q.View != "" {
-		in.Selections = []*freshetv1.Selection{{View: q.View, Features: q.Features}}
+		in.Selections = []*freshetv1.Selection{{View: q.View, Features: q.Features, Generation: q.Generation}}
 	}
 	var err error
 	in.Keys, err = wireKeys(keys)

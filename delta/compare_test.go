@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -132,7 +133,7 @@ func heldHistory(t *testing.T, r *rand.Rand) (l *log, first, switched int64) {
 // has folded everything at once.
 func TestAHeldGenerationIsCompared(t *testing.T) {
 	s := seed(t)
-	held, changed, atOnce, lossesSeen, all := 0, 0, 0, 0, Compared{}
+	held, changed, atOnce, lossesSeen, lookedUp, all := 0, 0, 0, 0, 0, Compared{}
 	for n := range uint64(8) {
 		r := rand.New(rand.NewPCG(s, 8000+n))
 		before, after := generations(t)
@@ -181,6 +182,7 @@ func TestAHeldGenerationIsCompared(t *testing.T) {
 				all.Add(sameAsBecomes(t, p, c))
 				held++
 			}
+			lookedUp += sameAsLookedUp(t, p, building)
 			if r.IntN(12) == 0 {
 				closed(t, p)
 				o.Memory, o.BatchBytes = NewMemory([]int64{1, 1 << 20}[r.IntN(2)]), []int{1, 1 << 20}[r.IntN(2)]
@@ -211,9 +213,56 @@ func TestAHeldGenerationIsCompared(t *testing.T) {
 		}
 		lossesSeen += len(losses)
 	}
-	if held < 10 || changed < 4 || atOnce < 3 || lossesSeen < 10 || all.Equal == 0 || all.Differ == 0 || all.OnlyOld == 0 || all.OnlyNew == 0 || all.Wider == 0 {
-		t.Errorf("SEED=%d: compared %d times while it was held, %+v, and switched %d times, %d at once, with %d losses", s, held, all, changed, atOnce, lossesSeen)
+	if held < 10 || lookedUp < 100 || changed < 4 || atOnce < 3 || lossesSeen < 10 || all.Equal == 0 || all.Differ == 0 || all.OnlyOld == 0 || all.OnlyNew == 0 || all.Wider == 0 {
+		t.Errorf("SEED=%d: looked up %d rows and compared %d times while it was held, %+v, and switched %d times, %d at once, with %d losses", s, lookedUp, held, all, changed, atOnce, lossesSeen)
 	}
+}
+
+// sameAsLookedUp checks what lookups by each generation give: of the one that is shown what lookups give, of one that is held the rows of its
+// twin, and of one that is not built none. It gives how many rows were there.
+func sameAsLookedUp(t *testing.T, p *Partition, building Stopped) (n int) {
+	t.Helper()
+	line, twin := p.lines["delays"], p.lines["becomes"][0]
+	shown := p.shown("delays").Generation
+	for _, plane := range []string{"A", "B", "C", "D", "nobody"} {
+		key := []feature.Value{feature.OfString(plane)}
+		want, err := p.Lookup("delays", key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.LookupGeneration("delays", shown, key); err != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%s by generation %d: %+v, %v, want %+v", plane, shown, got, err, want)
+		}
+		got, err := p.LookupGeneration("delays", 3-shown, key)
+		if !building.Built {
+			if e, ok := errors.AsType[*NotShown](err); !ok || got != nil || e.Building != (shown == 1) {
+				t.Fatalf("%s by generation %d: %+v, %v", plane, 3-shown, got, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%s of the generation that is held: %v", plane, err)
+		}
+		if want, err = p.Lookup("becomes", key); err != nil {
+			t.Fatal(err)
+		}
+		m := p.Meta()
+		if got.Status != want.Status || got.EventTime != want.EventTime && got.Status == Present || got.Version != 0 || got.Position != m.Position || got.LogTime != m.LogTime {
+			t.Fatalf("%s of the generation that is held: %+v, want %+v", plane, got, want)
+		}
+		for i, name := range line[1].names {
+			if got.Status == Present && got.Values[i] != want.Values[slices.Index(twin.names, name)] {
+				t.Fatalf("%s of the generation that is held: %+v, want %+v", plane, got, want)
+			}
+		}
+		if got.Status == Present {
+			n++
+		}
+	}
+	if _, err := p.LookupGeneration("delays", 9, []feature.Value{feature.OfString("A")}); err == nil {
+		t.Error("rows of a generation that there is not")
+	}
+	return n
 }
 
 // folds folds the log up to a record.

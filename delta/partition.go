@@ -70,6 +70,7 @@ type Partition struct {
 	wide     *wide // how far a wide cell is that was left in the middle
 
 	stopped atomic.Pointer[map[string]Stopped] // of meta, for lookups
+	rows    heldRows
 
 	mu       sync.Mutex
 	meta     Meta
@@ -198,6 +199,9 @@ func (p *Partition) Close() error {
 	p.hand.drop(p.o.Memory)
 	p.hand.on = false
 	p.mu.Unlock()
+	p.rows.mu.Lock()
+	p.rows.closed = true
+	p.rows.mu.Unlock()
 	p.work.discard()
 	err := p.work.before.Renew()
 	p.cache.clear()

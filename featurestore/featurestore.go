@@ -71,7 +71,9 @@ type selected struct {
 	view    *feature.View
 	outputs []feature.Field
 	columns []int // ordinals of outputs
-	message *freshetv1.Columns
+	// generation is the one that was asked for; 0: whichever is shown.
+	generation uint32
+	message    *freshetv1.Columns
 }
 
 // Get looks entities up (CONTRACT section 7).
@@ -169,22 +171,26 @@ type reader interface {
 func lookup(p reader, v *selected, key []feature.Value) (*freshetv1.Row, error) {
 	// Asked before the row is read: a view that goes on between the two has its new rows by then.
 	// return_stale is about the partition's age, and does not give rows that stand still.
-	if at, stands := p.Stopped(v.view.Name); stands {
+	if at, stands := p.Stopped(v.view.Name); stands && v.shown(p) {
 		row := &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: at.Fault(v.view.Name).Error()}
 		if at.Mending { // nobody has to do anything
 			row.Status = freshetv1.Status_REBUILDING
 		}
 		return row, nil
 	}
-	served, err := p.Lookup(v.view.Name, key)
+	served, err := find(p, v, key)
+	if e, ok := errors.AsType[*delta.NotShown](err); ok {
+		row := &freshetv1.Row{Status: freshetv1.Status_UNAVAILABLE, Reason: e.Error()}
+		if e.Building {
+			row.Status = freshetv1.Status_REBUILDING
+		}
+		return row, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	if served == nil || (served.Status == delta.NotFound && served.Version == 0) {
-		return &freshetv1.Row{Status: freshetv1.Status_NOT_FOUND}, nil
-	}
 	row := &freshetv1.Row{Version: served.Version}
-	if served.Version > 0 { // an entity that was EXPIRED from the start has no delta to tell of
+	if served.Version > 0 || v.generation > 0 && served.LogTime > 0 { // who never was, or was EXPIRED from the start, has no delta to tell of
 		row.Position, row.CommitTime, row.LogTime = served.Position.String(), &served.CommitTime, &served.LogTime
 	}
 	switch served.Status {
@@ -202,6 +208,26 @@ func lookup(p reader, v *selected, key []feature.Value) (*freshetv1.Row, error) 
 	}
 	row.Values = toValues(served.Values, v)
 	return row, nil
+}
+
+// shown tells whether it is of the generation that is shown.
+func (v *selected) shown(p reader) bool {
+	part, now := p.(*delta.Partition)
+	if v.generation == 0 || !now {
+		return v.generation == 0
+	}
+	shown, _, _ := part.Generation(v.view.Name)
+	return v.generation == shown
+}
+
+func find(p reader, v *selected, key []feature.Value) (*delta.Served, error) {
+	if v.generation == 0 {
+		return p.Lookup(v.view.Name, key)
+	}
+	if part, now := p.(*delta.Partition); now {
+		return part.LookupGeneration(v.view.Name, v.generation, key)
+	}
+	return nil, &delta.NotShown{Why: "a warm copy gives rows of whichever generation is shown, and of none that is named"}
 }
 
 // mark is what min_position asks for. An LSN alone is what a writer knows after COMMIT: everything committed below it must
@@ -301,6 +327,9 @@ func (s *Server) resolve(in *freshetv1.GetRequest) ([]*selected, error) {
 			return nil, status.Errorf(codes.InvalidArgument, "views %s and %s are about different entities: ask for them separately", out[0].view.Name, v.view.Name)
 		}
 		v, err := v.only(sel.Features)
+		if err == nil {
+			v, err = v.by(sel.Generation)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -324,6 +353,19 @@ func (v *selected) only(features []string) (*selected, error) {
 	}
 	x.message = columns(v.view, x.columns)
 	return x, nil
+}
+
+// by gives a selection by one generation of its view; 0: as it is.
+func (v *selected) by(generation uint32) (*selected, error) {
+	if generation == 0 {
+		return v, nil
+	}
+	if newest := v.view.Generation; generation > newest {
+		return nil, status.Errorf(codes.NotFound, "view %s has no generation %d; its newest is %d", v.view.Name, generation, newest)
+	}
+	x := *v
+	x.generation = generation
+	return &x, nil
 }
 
 func names(c *feature.Catalog) string {

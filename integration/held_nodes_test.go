@@ -255,6 +255,7 @@ func TestAHeldGenerationOverNodes(t *testing.T) {
 	}
 
 	idle := c.missed(ctx, r, session)
+	c.holds(ctx, conn, idle)
 	if out, code := c.cli(ctx, idle, "switch", "trips", "--timeout", "0"); code != 0 || !strings.Contains(out, "trips switches at ") {
 		t.Fatalf("exit %d: %s%s", code, out, c.logs())
 	}
@@ -264,6 +265,45 @@ func TestAHeldGenerationOverNodes(t *testing.T) {
 		})
 	}
 	c.settled(ctx)
+}
+
+// holds looks every aircraft up by the generation that is held, at a node that has no partition.
+func (c *cluster) holds(ctx context.Context, conn *pgx.Conn, idle *member) {
+	c.t.Helper()
+	client := must(grpc.NewClient(idle.grpc, grpc.WithTransportCredentials(insecure.NewCredentials())))(c.t)
+	defer client.Close() //nolint:errcheck // a test's end
+	in := &freshetv1.GetRequest{Selections: []*freshetv1.Selection{{View: "trips", Generation: 2}}}
+	var tails []string
+	for i := range 60 {
+		tails = append(tails, fmt.Sprintf("n%d", i))
+		in.Keys = append(in.Keys, &freshetv1.Key{Values: []*freshetv1.Value{{Kind: &freshetv1.Value_String_{String_: tails[i]}}}})
+	}
+	var r *freshetv1.GetResponse
+	for {
+		var err error
+		r, err = freshetv1.NewFeatureStoreClient(client).Get(ctx, in)
+		if err == nil && !slices.ContainsFunc(r.Rows, func(row *freshetv1.Row) bool { return row.Status == freshetv1.Status_UNAVAILABLE }) {
+			break
+		}
+		if ctx.Err() != nil {
+			c.t.Fatalf("%v %v%s", r, err, c.logs())
+		}
+		pause(ctx, 200*time.Millisecond)
+	}
+	is := heldRows(ctx, c.t, conn, 2)
+	for i, row := range r.Rows {
+		want, there := is[tails[i]]
+		if !there {
+			if row.Status != freshetv1.Status_NOT_FOUND {
+				c.t.Errorf("%s is %v", tails[i], row)
+			}
+			continue
+		}
+		if row.Status != freshetv1.Status_PRESENT || row.Version != 0 || row.Position == "" || row.Values[0].GetInt64() != int64(want.trips) ||
+			row.Values[1].GetDecimal() != want.fare || row.Values[2].GetDecimal() != want.least {
+			c.t.Errorf("%s is %v, want %+v", tails[i], row, want)
+		}
+	}
 }
 
 // missed looks at what is said while a node is away, at a node that has nothing, which it gives, and at the capture. Where the machine is

@@ -84,6 +84,13 @@ func TestAViewThatIsHeld(t *testing.T) {
 			w.t.Errorf("%s is %v, want %d", account, row, want)
 		}
 	}
+	gets := func(w *world, account, generation string, code int, want string) {
+		w.t.Helper()
+		out, is := command(w.t, getCommand(), "spent", account, "--generation", generation, "-o", "json", "--server", w.sys.grpcAddr)
+		if is != code || !regexp.MustCompile(want).MatchString(strings.Join(strings.Fields(out), "")) {
+			w.t.Errorf("%s by generation %s: exit %d, want %d with %s:\n%s", account, generation, is, code, want, out)
+		}
+	}
 	life("as it was", old, func(w *world) {
 		w.equals()
 		compares(w, "^spent: generation 1 is shown; no two were compared")
@@ -100,11 +107,15 @@ func TestAViewThatIsHeld(t *testing.T) {
 			"  columns, in how many of both: total 1\n")
 		w.exec("insert into public.items (id, account, n) values (3, 'A', 6), (4, 'C', 7)")
 		items(w, "A", 2)
+		gets(w, "A", "2", 0, `"status":"PRESENT",.*"values":{"items":1,"total":\d+},"version":0`)
+		gets(w, "A", "1", 0, `"status":"PRESENT",.*"values":{"items":2,"total":null},"version":2`)
+		gets(w, "A", "3", 4, `viewspenthasnogeneration3;itsnewestis2`)
 		w.equalsOrWaits()
 	})
 	life("compared anew", more, func(w *world) {
 		w.exec("insert into public.items (id, account, n) values (6, 'E', 6)")
 		items(w, "E", 1)
+		gets(w, "E", "2", 0, `"status":"NOT_FOUND"`)
 		compares(w, "0 entities are equal, 1 differ only in columns that are new, 1 in others, 2 are not shown any more, 0 are shown now\n"+
 			"  columns, in how many of both: total 2, items 1\n", "--anew")
 		if out, code := command(t, switchCommand(), "spent", "--server", w.sys.grpcAddr); code != 0 || !strings.HasPrefix(out, "spent switches at ") {
@@ -112,6 +123,8 @@ func TestAViewThatIsHeld(t *testing.T) {
 		}
 		w.built()
 		items(w, "A", 1)
+		gets(w, "A", "2", 0, `"status":"PRESENT",.*"values":{"items":1,"total":\d+},"version":3`)
+		gets(w, "A", "1", 0, `"reason":"generation1ofviewspentgivesnorows:generation2isshown","status":"UNAVAILABLE"`)
 		if row, _ := w.served("spent", "E"); row.Status != freshetv1.Status_NOT_FOUND {
 			t.Errorf("E is %v", row)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"text/tabwriter"
@@ -72,28 +73,34 @@ func remoteFor(c *cobra.Command, limit time.Duration, run func(ctx context.Conte
 func getCommand() *cobra.Command {
 	var after string
 	var stale bool
+	var generation uint32
 	c := &cobra.Command{
 		Use: "get VIEW KEY...", Short: "Look one entity up", Args: cobra.MinimumNArgs(2),
-		Example: "  freshet get plane_delays N14228\n  freshet get carrier_punctuality JFK B6 -o json\n  freshet get plane_delays N14228 --return-stale",
+		Example: "  freshet get plane_delays N14228\n  freshet get carrier_punctuality JFK B6 -o json\n  freshet get plane_delays N14228 --return-stale\n" +
+			"  freshet get plane_delays N14228 --generation 2",
+		Long: "Looks one entity up, at any node. --generation N asks for one generation of the view: for the row that one which is held (freshet apply --hold) would show,\n" +
+			"under its own columns, as of the position that is printed; it has no version. Other readers never see it. Of the generation that is shown it gives what is shown; of one\n" +
+			"that is built still, or is not shown any more, no row, and why.",
 	}
 	c.Flags().BoolVar(&stale, "return-stale", false, "when the owner of the entity cannot be reached, take what a warm copy has; it is marked")
 	c.Flags().StringVar(&after, "min-position", "", "wait until this LSN or position is folded")
+	c.Flags().Uint32Var(&generation, "generation", 0, "of the view; 0: the one that is shown")
 	return remote(c, func(ctx context.Context, conn *grpc.ClientConn, args []string, output string) error {
 		key := &freshetv1.Key{}
 		for _, k := range args[1:] {
 			key.Values = append(key.Values, &freshetv1.Value{Kind: &freshetv1.Value_String_{String_: k}})
 		}
 		r, err := freshetv1.NewFeatureStoreClient(conn).Get(ctx, &freshetv1.GetRequest{
-			Selections: []*freshetv1.Selection{{View: args[0]}}, Keys: []*freshetv1.Key{key}, MinPosition: after, ReturnStale: stale,
+			Selections: []*freshetv1.Selection{{View: args[0], Generation: generation}}, Keys: []*freshetv1.Key{key}, MinPosition: after, ReturnStale: stale,
 		})
 		if err != nil {
 			return err
 		}
-		return printRow(r, args, output)
+		return printRow(c.OutOrStdout(), r, args, output)
 	})
 }
 
-func printRow(r *freshetv1.GetResponse, args []string, output string) error {
+func printRow(to io.Writer, r *freshetv1.GetResponse, args []string, output string) error {
 	row, columns := r.Rows[0], r.Columns[0]
 	values, key := map[string]any{}, map[string]any{}
 	for i, v := range row.Values {
@@ -118,14 +125,17 @@ func printRow(r *freshetv1.GetResponse, args []string, output string) error {
 				"node": x.Node, "copy": x.Copy, "position": x.Position, "log_time": instant(&x.LogTime), "age_seconds": time.Duration(x.AgeUs * 1000).Seconds(),
 			}
 		}
-		e := json.NewEncoder(os.Stdout)
+		e := json.NewEncoder(to)
 		e.SetIndent("", "  ")
 		return e.Encode([]any{out})
 	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "status\t%s\n", row.Status)
 	if row.Version > 0 {
-		fmt.Fprintf(w, "version\t%d\nposition\t%s\nlog_time\t%v\n", row.Version, row.Position, instant(row.LogTime))
+		fmt.Fprintf(w, "version\t%d\n", row.Version)
+	}
+	if row.Position != "" {
+		fmt.Fprintf(w, "position\t%s\nlog_time\t%v\n", row.Position, instant(row.LogTime))
 	}
 	if row.Reason != "" {
 		fmt.Fprintf(w, "reason\t%s\n", row.Reason)

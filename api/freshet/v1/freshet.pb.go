@@ -449,9 +449,12 @@ func (x *Key) GetValues() []*Value {
 
 // Selection names features of one view; none means all.
 type Selection struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	View          string                 `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
-	Features      []string               `protobuf:"bytes,2,rep,name=features,proto3" json:"features,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	View     string                 `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Features []string               `protobuf:"bytes,2,rep,name=features,proto3" json:"features,omitempty"`
+	// 0: the generation that is shown. The newest one, where it is held and built, gives the rows it would show, as of the partition's position, without a
+	// version; one that is neither gives UNAVAILABLE, or REBUILDING while it is built.
+	Generation    uint32 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -498,6 +501,13 @@ func (x *Selection) GetFeatures() []string {
 		return x.Features
 	}
 	return nil
+}
+
+func (x *Selection) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 // GetRequest asks for features of entities. All selected views share the entity.
@@ -4012,10 +4022,13 @@ const file_freshet_v1_freshet_proto_rawDesc = "" +
 	"\tValueList\x12)\n" +
 	"\x06values\x18\x01 \x03(\v2\x11.freshet.v1.ValueR\x06values\"0\n" +
 	"\x03Key\x12)\n" +
-	"\x06values\x18\x01 \x03(\v2\x11.freshet.v1.ValueR\x06values\";\n" +
+	"\x06values\x18\x01 \x03(\v2\x11.freshet.v1.ValueR\x06values\"[\n" +
 	"\tSelection\x12\x12\n" +
 	"\x04view\x18\x01 \x01(\tR\x04view\x12\x1a\n" +
-	"\bfeatures\x18\x02 \x03(\tR\bfeatures\"\x9f\x02\n" +
+	"\bfeatures\x18\x02 \x03(\tR\bfeatures\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\rR\n" +
+	"generation\"\x9f\x02\n" +
 	"\n" +
 	"GetRequest\x125\n" +
 	"\n" +
