@@ -183,7 +183,8 @@ func TestAViewThatChanges(t *testing.T) {
 	}
 }
 
-// equalsOrWaits verifies while a generation is built: then it says so, and there is no other difference.
+// equalsOrWaits verifies while a generation is built, which may take the place of the other meanwhile: then it says so, and there is no other
+// difference.
 func (w *world) equalsOrWaits() {
 	w.t.Helper()
 	reports, err := w.sys.verify(w.t.Context(), nil, func(string) {})
@@ -191,7 +192,7 @@ func (w *world) equalsOrWaits() {
 		w.t.Fatal(err)
 	}
 	for _, r := range reports {
-		if r.DifferenceCount > 0 || r.Error != "" && !strings.Contains(r.Error, "is built beside generation") {
+		if r.DifferenceCount > 0 || r.Error != "" && !strings.Contains(r.Error, "took the place of generation") {
 			w.t.Errorf("%+v", r)
 		}
 	}

@@ -110,10 +110,11 @@ func TestAViewThatIsHeld(t *testing.T) {
 		gets(w, "A", "2", 0, `"status":"PRESENT",.*"values":{"items":1,"total":\d+},"version":0`)
 		gets(w, "A", "1", 0, `"status":"PRESENT",.*"values":{"items":2,"total":null},"version":2`)
 		gets(w, "A", "3", 4, `viewspenthasnogeneration3;itsnewestis2`)
-		w.equalsOrWaits()
+		w.equals()
 	})
 	life("compared anew", more, func(w *world) {
 		w.exec("insert into public.items (id, account, n) values (6, 'E', 6)")
+		w.equals()
 		items(w, "E", 1)
 		gets(w, "E", "2", 0, `"status":"NOT_FOUND"`)
 		compares(w, "0 entities are equal, 1 differ only in columns that are new, 1 in others, 2 are not shown any more, 0 are shown now\n"+

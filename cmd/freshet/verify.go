@@ -28,17 +28,23 @@ type truth struct {
 	cut  change.CutRecord
 	put  capture.Cut
 	rows map[string]*verify.Expected // by view
+	by   map[string]uint32           // the generation of the view that it was asked by
 }
 
 // ask puts a cut that equals a snapshot of the source and asks the source under that snapshot.
 func (s *system) ask(ctx context.Context, views []*feature.View) (truth, error) {
-	t := truth{rows: map[string]*verify.Expected{}}
+	t := truth{rows: map[string]*verify.Expected{}, by: map[string]uint32{}}
 	if s.runner == nil {
 		return t, fault.New(fault.Usage, "this process does not capture, so it cannot cut where the source stands").
 			ToMend("ask the process that captures, or up: freshet verify --server CAPTURE")
 	}
 	if err := s.steady(); err != nil {
 		return t, err
+	}
+	by := map[string]*feature.View{}
+	for _, v := range views {
+		by[v.Name] = s.shownBy(ctx, v)
+		t.by[v.Name] = by[v.Name].Generation
 	}
 	cut, err := s.runner.Cut(ctx, true)
 	if err != nil {
@@ -57,11 +63,31 @@ func (s *system) ask(ctx context.Context, views []*feature.View) (truth, error) 
 			t.rows[v.Name] = &verify.Expected{View: v.Name, LogTime: cut.LogTime, Outputs: v.Outputs(), Whole: why}
 			continue
 		}
-		if t.rows[v.Name], err = verify.Truth(ctx, conn, v, cut.LogTime); err != nil {
+		if t.rows[v.Name], err = verify.Truth(ctx, conn, by[v.Name], cut.LogTime); err != nil {
 			return t, err
+		}
+		if by[v.Name] != v {
+			t.rows[v.Name] = t.rows[v.Name].As(by[v.Name], v)
 		}
 	}
 	return t, nil
+}
+
+// shownBy gives the definition of a view that is shown in all partitions, while another one is built or held; the newest where they do not agree.
+func (s *system) shownBy(ctx context.Context, v *feature.View) *feature.View {
+	if len(v.Before) == 0 {
+		return v
+	}
+	all := s.peers.Generations(ctx, v)
+	for _, g := range all {
+		if g.Missing != nil || g.Shown != all[0].Shown {
+			return v
+		}
+	}
+	if i := slices.IndexFunc(v.Before, func(old *feature.View) bool { return old.Generation == all[0].Shown }); i >= 0 {
+		return v.Before[i]
+	}
+	return v
 }
 
 // verify compares served rows, delta topics, tables and predictions with the source at a new cut. The
@@ -110,12 +136,12 @@ func (s *system) verify(ctx context.Context, names []string, tell func(string)) 
 		if t.rows[m.View.Name] == nil {
 			continue
 		}
-		t := truth{cut: t.cut.In(m.View.Group.Name), rows: t.rows}
+		t := truth{cut: t.cut.In(m.View.Group.Name), rows: t.rows, by: t.by}
 		reached, err := s.peers.WaitCuts(ctx, m.View, t.cut.ID)
 		if err != nil {
 			return reports, err
 		}
-		if why := standsStill(m.View, reached); why != "" {
+		if why := standsStill(m.View, reached, t.by[m.View.Name]); why != "" {
 			reports = append(reports, verify.PredictionsStandStill(modelOf(m), t.cut, why))
 			tell(line(reports[len(reports)-1]))
 			continue
@@ -159,7 +185,7 @@ func (s *system) verifyView(ctx context.Context, v *feature.View, t truth) ([]*v
 	if err != nil {
 		return nil, err
 	}
-	if why := standsStill(v, reached); why != "" {
+	if why := standsStill(v, reached, t.by[v.Name]); why != "" {
 		return verify.StandsStill(v, t.cut, why), nil
 	}
 	expected := t.rows[v.Name]
@@ -199,15 +225,18 @@ func modelOf(m *scoring.Model) *verify.Model {
 }
 
 // standsStill says why a view cannot be compared with the source: it was not folded up to a cut somewhere, or
-// its events are not all that the source has. Empty: it can.
-func standsStill(v *feature.View, reached []peers.Reached) string {
+// its events are not all that the source has, or another generation is shown there than the source was asked by. Empty: it can.
+func standsStill(v *feature.View, reached []peers.Reached, asked uint32) string {
 	var late, others uint64
 	for _, r := range reached {
 		if at, stands := r.Stopped[v.Name]; stands {
 			return at.Fault(v.Name).Error()
 		}
-		if g := max(r.Generations[v.Name], 1); g != v.Generation {
+		switch g := max(r.Generations[v.Name], 1); {
+		case g < asked:
 			return fmt.Sprintf("its generation %d is built beside generation %d, which is shown until then", v.Generation, g)
+		case g > asked:
+			return fmt.Sprintf("its generation %d took the place of generation %d before the cut: run it again", g, asked)
 		}
 		late, others = late+r.Late, others+r.NotEvents
 	}
@@ -241,7 +270,8 @@ func verifyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "verify", Short: "Compare served rows, delta topics, tables and predictions with the source at one cut",
 		Long: "Puts a cut that equals a snapshot of the source, merges and scores at it, asks the source by SQL made\n" +
-			"from the definitions, and compares row by row. Prints differences; exit 1 on any.",
+			"from the definitions, and compares row by row. Prints differences; exit 1 on any. Of a view that is defined\n" +
+			"anew it judges what is shown, by the definition of that, until the new one takes its place.",
 		Example: "  freshet verify\n  freshet verify --view plane_delays -o json", Args: cobra.NoArgs,
 	}
 	c.Flags().StringSliceVar(&views, "view", nil, "only these views")

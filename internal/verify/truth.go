@@ -38,6 +38,31 @@ type Row struct {
 	Values    []feature.Value
 }
 
+// As gives what is expected by an earlier generation of a view as readers have it, who know the columns of the newest: one that the earlier has
+// not is NULL.
+func (e *Expected) As(earlier, newest *feature.View) *Expected {
+	out := *e
+	out.Outputs, out.NotComparable, out.Near, out.Rows = newest.Outputs(), map[string]string{}, map[string]bool{}, slices.Clone(e.Rows)
+	from := make([]int, len(out.Outputs))
+	for i, o := range out.Outputs {
+		from[i] = earlier.Output(o.Name)
+		if why, not := e.NotComparable[o.Name]; not {
+			out.NotComparable[o.Name] = why
+		}
+		out.Near[o.Name] = e.Near[o.Name]
+	}
+	for i, r := range e.Rows {
+		values := make([]feature.Value, len(from))
+		for k, at := range from {
+			if at >= 0 {
+				values[k] = r.Values[at]
+			}
+		}
+		out.Rows[i].Values = values
+	}
+	return &out
+}
+
 // MarshalJSON writes the row.
 func (r Row) MarshalJSON() ([]byte, error) {
 	b := []byte{byte(len(r.Key))}

@@ -149,3 +149,31 @@ func keep(t *testing.T, e *verify.Expected) {
 		t.Errorf("kept as JSON it is %+v, was %+v", back, *e)
 	}
 }
+
+// What an earlier generation expects is under the columns of the newest: those that both have, by name; NULL in those that are new.
+func TestExpectedByAnEarlierGeneration(t *testing.T) {
+	of := func(generation uint32, names ...string) *feature.View {
+		v := &feature.View{Name: "v", Generation: generation}
+		for _, n := range names {
+			v.Features = append(v.Features, feature.Feature{Field: feature.Field{Name: n, Type: feature.Type{Kind: feature.Int64}}})
+		}
+		return v
+	}
+	old, newest := of(1, "a", "b", "c"), of(2, "c", "d", "a")
+	e := &verify.Expected{
+		View: "v", LogTime: 7, Outputs: old.Outputs(), NotComparable: map[string]string{"b": "why b", "c": "why c"}, Near: map[string]bool{"a": true, "b": true},
+		Rows: []verify.Row{{Key: []feature.Value{feature.OfInt(9)}, EventTime: feature.OfMicros(5), Values: []feature.Value{feature.OfInt(1), feature.OfInt(2), feature.OfInt(3)}}},
+	}
+	got := e.As(old, newest)
+	want := []feature.Value{feature.OfInt(3), {}, feature.OfInt(1)}
+	if len(got.Rows) != 1 || !slices.Equal(got.Rows[0].Values, want) || got.Rows[0].Key[0] != feature.OfInt(9) || got.Rows[0].EventTime != feature.OfMicros(5) ||
+		len(got.Outputs) != 3 || got.Outputs[1].Name != "d" || got.LogTime != 7 {
+		t.Errorf("%+v", got)
+	}
+	if len(got.NotComparable) != 1 || got.NotComparable["c"] != "why c" || !got.Near["a"] || got.Near["b"] || got.Near["c"] {
+		t.Errorf("%+v", got)
+	}
+	if len(e.Rows[0].Values) != 3 || len(e.Outputs) != 3 || e.Outputs[0].Name != "a" {
+		t.Errorf("what was expected has changed: %+v", e)
+	}
+}
