@@ -215,6 +215,7 @@ func TestAHeldGenerationOverNodes(t *testing.T) {
 	c := newCluster(t, url, 3, "")
 	file := filepath.Join(c.dir, "definitions", "definitions.yaml")
 	must(0, os.WriteFile(file, []byte(heldDefinitions), 0o600))(t)
+	binary(t) // that takes minutes where the machine is busy, and nobody waits for it here
 	ctx, cancel := testkit.Patience(t)
 	defer cancel()
 	conn := must(pgx.Connect(ctx, url))(t)
