@@ -31,8 +31,42 @@ type truth struct {
 	by   map[string]uint32           // the generation of the view that it was asked by
 }
 
-// ask puts a cut that equals a snapshot of the source and asks the source under that snapshot.
-func (s *system) ask(ctx context.Context, views []*feature.View) (truth, error) {
+// asks is how often the source is asked at most where generations of a view take each other's place before the cut.
+const asks = 5
+
+// ask puts a cut that equals a snapshot of the source and asks the source under that snapshot, by what is shown of each
+// view there.
+func (s *system) ask(ctx context.Context, views []*feature.View) (t truth, err error) {
+	for range asks {
+		if t, err = s.askOnce(ctx, views); err != nil {
+			return t, err
+		}
+		over, err := s.overtaken(ctx, views, t)
+		if err != nil || !over {
+			return t, err
+		}
+	}
+	return t, nil // the views of which that is true are told
+}
+
+// overtaken tells whether a later generation of a view than the source was asked by is shown at the cut.
+func (s *system) overtaken(ctx context.Context, views []*feature.View, t truth) (bool, error) {
+	for _, v := range views {
+		if t.by[v.Name] == v.Generation {
+			continue
+		}
+		reached, err := s.peers.WaitCuts(ctx, v, t.cut.ID)
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(reached, func(r peers.Reached) bool { return max(r.Generations[v.Name], 1) > t.by[v.Name] }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (s *system) askOnce(ctx context.Context, views []*feature.View) (truth, error) {
 	t := truth{rows: map[string]*verify.Expected{}, by: map[string]uint32{}}
 	if s.runner == nil {
 		return t, fault.New(fault.Usage, "this process does not capture, so it cannot cut where the source stands").
