@@ -2,6 +2,7 @@ package hop
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -164,7 +165,7 @@ func encodeRecord(l *Layout, rec *Record) []byte {
 	b := rec.append(nil)
 	switch rec.Kind {
 	case Partials:
-		b = append(b, byte(len(rec.Entities)))
+		b = binary.AppendUvarint(b, uint64(len(rec.Entities)))
 		for i := range rec.Entities {
 			e := &rec.Entities[i]
 			var tiles []byte
@@ -182,12 +183,12 @@ func encodeRecord(l *Layout, rec *Record) []byte {
 			b = appendEntity(b, e.Key, e.Was, e.Is, len(e.Tiles), tiles)
 		}
 	case Rows:
-		b = append(b, byte(len(rec.Rows)))
+		b = binary.AppendUvarint(b, uint64(len(rec.Rows)))
 		for i := range rec.Rows {
 			b = appendRow(b, rec.Rows[i].In, &rec.Rows[i].Row)
 		}
 	case Control:
-		b = append(b, byte(rec.Since))
+		b = binary.AppendUvarint(b, rec.Since)
 		b = change.AppendControl(appendBytes(b, rec.Stands), rec.Control)
 	}
 	return b
