@@ -27,7 +27,7 @@ test-kafka: ## what speaks Kafka, on a real Apache Kafka, and KILLS of three bro
 	go build -o bin/realkafka ./internal/testkit/realkafka
 	@# those of delta that read and write Kafka; of integration not those with the embedded one, which `make test` has, nor one that takes minutes
 	bin/realkafka -- sh -c "go test -count=1 -timeout $(TIMEOUT) -p 1 ./internal/topic && \
-		go test -count=1 -timeout $(TIMEOUT) -run 'Node|Elsewhere|WarmCopy|Checkpoint|Takeover|38Digits|DeadTopic|FarBehind|CatchesUp|GrewFrom|LostAfter|Input|LastRecord|LogIsGone' ./delta && \
+		go test -count=1 -timeout $(TIMEOUT) -run 'Node|Elsewhere|WarmCopy|Checkpoint|Takeover|38Digits|DeadTopic|FarBehind|CatchesUp|GrewFrom|LostAfter|Input|LastRecord|LogIsGone|MadeOfRaw' ./delta && \
 		go test -count=1 -timeout $(TIMEOUT) -skip 'IsKilled|KillsOverAHop|TestCaptureKills|OneVeryLarge|ZombieChangesNothing|DoNotTakeTurns|TestKillsLoseNothing|TestCompose' ./integration"
 	bin/realkafka -- go test -count=1 -run KafkaStreams ./internal/bench
 	bin/realkafka -brokers 3 -- go test -count=1 -timeout 0 -run TestKillsOverNodesAndBrokers -v ./integration
