@@ -135,7 +135,20 @@ func TestAStateIsMadeOfRaw(t *testing.T) {
 		t.Helper()
 		n := c.start("a", dir, o)
 		delete(c.nodes, "a")
-		err := <-n.end
+		var err error
+		ended := false
+		c.until("it is refused", func() bool {
+			select {
+			case err = <-n.end:
+				ended = true
+			default:
+			}
+			return ended || len(n.Partitions("shop")) == shopPartitions
+		})
+		if !ended {
+			n.stop()
+			err = <-n.end
+		}
 		n.close()
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("it ends with %v, want %q", err, want)
